@@ -1,0 +1,373 @@
+//! The one model that every protocol is translated into: runs and spans, borrowing from the request body.
+//!
+//! A decoder fills these and hands them to [`crate::tables`]; nothing downstream knows which protocol a row came from,
+//! except by its `source` column. Absent values are the zero of their type (nil UUID, empty string, 0 nanoseconds),
+//! because that is also what the tables store; only what has a meaningful zero is an `Option`.
+
+use std::borrow::Cow;
+
+use uuid::Uuid;
+
+/// Nanoseconds since the Unix epoch; 0 = not given.
+pub type UnixNanos = i64;
+
+/// What an operation is. Stored as its lower-case name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Kind {
+    Llm,
+    Chain,
+    Tool,
+    Agent,
+    Retriever,
+    Embedding,
+    Parser,
+    Prompt,
+    Workflow,
+    Task,
+    Guardrail,
+    Evaluator,
+    Reranker,
+    /// Nothing more specific is known.
+    #[default]
+    Span,
+}
+
+impl Kind {
+    /// Every kind with its stored name.
+    pub const ALL: [(Kind, &'static str); 14] = [
+        (Kind::Llm, "llm"),
+        (Kind::Chain, "chain"),
+        (Kind::Tool, "tool"),
+        (Kind::Agent, "agent"),
+        (Kind::Retriever, "retriever"),
+        (Kind::Embedding, "embedding"),
+        (Kind::Parser, "parser"),
+        (Kind::Prompt, "prompt"),
+        (Kind::Workflow, "workflow"),
+        (Kind::Task, "task"),
+        (Kind::Guardrail, "guardrail"),
+        (Kind::Evaluator, "evaluator"),
+        (Kind::Reranker, "reranker"),
+        (Kind::Span, "span"),
+    ];
+
+    /// The name stored in the `kind` column.
+    pub const fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The kind of that (lower-case) name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, n)| *n == name).map(|(kind, _)| *kind)
+    }
+}
+
+/// How an operation ended. Stored as its lower-case name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Status {
+    /// Ended without an error.
+    #[default]
+    Ok,
+    /// Ended with an error.
+    Error,
+    /// Not ended as far as we were told.
+    Running,
+    /// Ended by its caller.
+    Cancelled,
+}
+
+impl Status {
+    /// Every status with its stored name.
+    pub const ALL: [(Status, &'static str); 4] =
+        [(Status::Ok, "ok"), (Status::Error, "error"), (Status::Running, "running"), (Status::Cancelled, "cancelled")];
+
+    /// The name stored in the `status` column.
+    pub const fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The status of that (lower-case) name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, n)| *n == name).map(|(status, _)| *status)
+    }
+}
+
+/// An attribute's value. What OTLP can say, this can say; [`Value::type_tag`] keeps the type beside the stored text.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Value<'a> {
+    /// OTLP's empty `AnyValue`, JSON's null.
+    Empty,
+    /// Text, stored as it is.
+    Str(Cow<'a, str>),
+    /// Stored as `true` or `false`.
+    Bool(bool),
+    /// Stored in decimal.
+    Int(i64),
+    /// Stored as the shortest decimal that reads back the same; `NaN`, `inf`, `-inf`.
+    Double(f64),
+    /// Stored as base64.
+    Bytes(Cow<'a, [u8]>),
+    /// An array, already rendered as JSON.
+    Array(Cow<'a, str>),
+    /// A key-value list, already rendered as a JSON object.
+    Map(Cow<'a, str>),
+}
+
+impl Value<'_> {
+    /// One ASCII letter per type; the `*_types` columns hold one per attribute, in the attributes' order.
+    pub const fn type_tag(&self) -> u8 {
+        match self {
+            Value::Empty => b'e',
+            Value::Str(_) => b's',
+            Value::Bool(_) => b'b',
+            Value::Int(_) => b'i',
+            Value::Double(_) => b'd',
+            Value::Bytes(_) => b'y',
+            Value::Array(_) => b'a',
+            Value::Map(_) => b'm',
+        }
+    }
+}
+
+/// A key and its value. Keys may repeat; order and repeats are kept.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attribute<'a> {
+    /// The attribute's name.
+    pub key: Cow<'a, str>,
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+/// Token counts of one model call; 0 = not given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// All input tokens, cached ones included.
+    pub prompt: u32,
+    /// All output tokens, reasoning included.
+    pub completion: u32,
+    /// Input and output.
+    pub total: u32,
+    /// Input tokens read from a cache.
+    pub cached: u32,
+    /// Output tokens spent on reasoning.
+    pub reasoning: u32,
+}
+
+/// What a run and a span have in common: the meaning that §7 of the protocol notes calls the LLM fields.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Llm<'a> {
+    /// What the operation is.
+    pub kind: Kind,
+    /// The model that answered, else the one asked for.
+    pub model: Cow<'a, str>,
+    /// Who serves the model.
+    pub provider: Cow<'a, str>,
+    /// Token counts.
+    pub tokens: Tokens,
+    /// Cost in US dollars times 10^8; `None` = unknown (never 0 for unknown).
+    pub cost_usd_e8: Option<i64>,
+    /// Sampling temperature.
+    pub temperature: Option<f64>,
+    /// What went in: text or JSON, as the client wrote it.
+    pub inputs: Cow<'a, str>,
+    /// What came out.
+    pub outputs: Cow<'a, str>,
+    /// The attribute that `inputs` was moved from; empty if it came from a field of its own.
+    pub inputs_attribute: Cow<'a, str>,
+    /// The attribute that `outputs` was moved from.
+    pub outputs_attribute: Cow<'a, str>,
+    /// The conversation or thread.
+    pub session_id: Cow<'a, str>,
+    /// The end user.
+    pub user_id: Cow<'a, str>,
+    /// Free labels.
+    pub tags: Vec<Cow<'a, str>>,
+    /// The error's class, e.g. an exception type.
+    pub error_kind: Cow<'a, str>,
+    /// The error's text.
+    pub error_message: Cow<'a, str>,
+}
+
+/// Something that happened during a span, at an instant.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Event<'a> {
+    /// When.
+    pub time: UnixNanos,
+    /// What.
+    pub name: Cow<'a, str>,
+    /// More about it.
+    pub attributes: Vec<Attribute<'a>>,
+    /// Attributes the SDK dropped before sending.
+    pub dropped_attributes: u32,
+}
+
+/// A pointer from a span to another one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Link<'a> {
+    /// The other trace.
+    pub trace_id: Uuid,
+    /// The other span, padded as in [`span_uuid`].
+    pub span_id: Uuid,
+    /// W3C trace state.
+    pub trace_state: Cow<'a, str>,
+    /// More about it.
+    pub attributes: Vec<Attribute<'a>>,
+    /// Attributes the SDK dropped before sending.
+    pub dropped_attributes: u32,
+    /// W3C trace flags.
+    pub flags: u32,
+}
+
+/// What the spans of one OTLP resource and scope share. A native span has an empty one.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Origin<'a> {
+    /// `service.name` of the resource.
+    pub service_name: Cow<'a, str>,
+    /// All resource attributes.
+    pub resource_attributes: Vec<Attribute<'a>>,
+    /// Schema URL of the resource.
+    pub resource_schema_url: Cow<'a, str>,
+    /// Instrumentation scope name.
+    pub scope_name: Cow<'a, str>,
+    /// Instrumentation scope version.
+    pub scope_version: Cow<'a, str>,
+    /// Scope attributes.
+    pub scope_attributes: Vec<Attribute<'a>>,
+    /// Schema URL of the scope.
+    pub scope_schema_url: Cow<'a, str>,
+}
+
+/// One span. Final when it arrives: never patched.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Span<'a> {
+    /// The trace it belongs to (an OTLP trace id is these 16 bytes), or the run of a native span.
+    pub run_id: Uuid,
+    /// Its own id, padded as in [`span_uuid`].
+    pub span_id: Uuid,
+    /// Its parent's; nil for a root.
+    pub parent_span_id: Uuid,
+    /// What was done.
+    pub name: Cow<'a, str>,
+    /// How it ended.
+    pub status: Status,
+    /// The status message as sent.
+    pub status_message: Cow<'a, str>,
+    /// OTLP span kind (0 unspecified, 1 internal, 2 server, 3 client, 4 producer, 5 consumer).
+    pub span_kind: u8,
+    /// When it began.
+    pub start_time: UnixNanos,
+    /// When it ended.
+    pub end_time: UnixNanos,
+    /// W3C trace state.
+    pub trace_state: Cow<'a, str>,
+    /// W3C trace flags and OTLP's remote bits.
+    pub flags: u32,
+    /// The LLM fields.
+    pub llm: Llm<'a>,
+    /// Everything the client sent that has no column of its own, and the small things that have.
+    pub attributes: Vec<Attribute<'a>>,
+    /// What happened during it.
+    pub events: Vec<Event<'a>>,
+    /// Other spans it points to.
+    pub links: Vec<Link<'a>>,
+    /// Attributes the SDK dropped before sending.
+    pub dropped_attributes: u32,
+    /// Events the SDK dropped before sending.
+    pub dropped_events: u32,
+    /// Links the SDK dropped before sending.
+    pub dropped_links: u32,
+}
+
+/// Which write of a run a row is. Both are kept, and merged when read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RunOp {
+    /// A creation that leaves the run open.
+    Post = 1,
+    /// A later change, or a creation that is already complete; wins over a post.
+    #[default]
+    Patch = 2,
+}
+
+/// One write of a run: its creation, or a change. A field at its zero means "not provided".
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Run<'a> {
+    /// Its id; for OTLP the trace id.
+    pub run_id: Uuid,
+    /// The root run of its tree; equal to `run_id` for a root.
+    pub trace_id: Uuid,
+    /// Its parent; nil for a root.
+    pub parent_run_id: Uuid,
+    /// Which write this is.
+    pub op: RunOp,
+    /// What was done.
+    pub name: Cow<'a, str>,
+    /// How it ended; `None` = not provided (shown as running until something ends it).
+    pub status: Option<Status>,
+    /// When it began.
+    pub start_time: UnixNanos,
+    /// When it ended.
+    pub end_time: UnixNanos,
+    /// LangSmith's sortable path from the root.
+    pub dotted_order: Cow<'a, str>,
+    /// LangSmith's project name, OTLP's service name.
+    pub session_name: Cow<'a, str>,
+    /// The SDK that sent it.
+    pub sdk: Cow<'a, str>,
+    /// Its version.
+    pub sdk_version: Cow<'a, str>,
+    /// The LLM fields.
+    pub llm: Llm<'a>,
+    /// Metadata: everything the client sent that has no column of its own.
+    pub attributes: Vec<Attribute<'a>>,
+    /// LangSmith's events, a JSON array as text.
+    pub events: Cow<'a, str>,
+}
+
+/// What is billed, counted when an envelope is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meter {
+    /// Runs and spans stored.
+    SpanIngested,
+    /// Uncompressed bytes of the request body.
+    SpanBytes,
+}
+
+impl Meter {
+    /// The name stored in the `meter` column and in plans.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Meter::SpanIngested => "span_ingested",
+            Meter::SpanBytes => "span_bytes",
+        }
+    }
+}
+
+/// An OTLP span id as a UUID: left-padded with zero bytes, so that it reads back as the last 16 hex digits.
+pub fn span_uuid(id: [u8; 8]) -> Uuid {
+    let mut bytes = [0; 16];
+    bytes[8..].copy_from_slice(&id);
+    Uuid::from_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_discriminants() {
+        for (kind, name) in Kind::ALL {
+            assert_eq!((kind.as_str(), Kind::parse(name)), (name, Some(kind)));
+        }
+        for (status, name) in Status::ALL {
+            assert_eq!((status.as_str(), Status::parse(name)), (name, Some(status)));
+        }
+    }
+
+    #[test]
+    fn span_id_reads_back_as_its_hex() {
+        let id = span_uuid([0x4c, 0x2b, 0xa6, 0x6a, 0xaa, 0x84, 0x7a, 0x55]);
+        assert_eq!(id.to_string(), "00000000-0000-0000-4c2b-a66aaa847a55");
+    }
+}
