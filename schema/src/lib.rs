@@ -1,5 +1,16 @@
-//! Everything that crosses a boundary, as data: ids, the run/span model, the row encoders with their column lists, the
-//! envelope codec and the migrations. Pure except for the `migrate` binary: nothing here opens a connection.
+//! Everything that crosses a boundary, as data. Pure except for the `migrate` binary: nothing else here opens a
+//! connection.
+//!
+//! * [`ids`]: one newtype per thing that has an id.
+//! * [`model`]: runs and spans, which every protocol is translated into.
+//! * [`tables`]: the tables' columns, and rows of the model written into them.
+//! * [`columns`]: how one column's rows become bytes at the edge.
+//! * [`envelope`]: the rows of one request on their way through a stream.
+//! * [`block`]: envelopes appended into one ClickHouse Native block.
 
+pub mod block;
+pub mod columns;
+pub mod envelope;
 pub mod ids;
 pub mod model;
+pub mod tables;

@@ -1,0 +1,384 @@
+//! The envelope: one accepted request's rows for one org, as appended to a shard's stream.
+//!
+//! All integers are little-endian. Everything before a length is of fixed size, so a reader never searches.
+//!
+//! ```text
+//! "TBE1"                                   magic and format version
+//! envelope_id org_id workspace_id          16 bytes each, as in RFC 9562
+//! project_id api_key_id
+//! received_at                              i64, Unix nanoseconds
+//! source                                   u8, see Source
+//! sections                                 u8, how many follow; per section:
+//!   table u8, version u16, rows u32, bytes u32
+//!   per column of that table version:
+//!     constant u8                          1 = the segments hold one row, to be repeated
+//!     per segment of the column's type: length u32
+//!     the segments' bytes
+//! ```
+
+use uuid::Uuid;
+
+use crate::columns::{ColumnType, MAX_SEGMENTS, Segment};
+use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use crate::model::UnixNanos;
+use crate::tables::{Rows, Table};
+
+const MAGIC: &[u8; 4] = b"TBE1";
+/// Rows in one section. Far above any request's cap; bounds what a corrupt length can make a reader allocate.
+pub const SECTION_ROWS_MAX: u32 = 1 << 20;
+
+/// The protocol a request came in by. Stored by name in the `source` column.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum Source {
+    OtlpProtobuf = 1,
+    OtlpJson = 2,
+    Native = 3,
+    OtlpGrpc = 4,
+}
+
+impl Source {
+    const ALL: [Source; 4] = [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc];
+
+    /// The name stored in the `source` column.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Source::OtlpProtobuf => "otlp_protobuf",
+            Source::OtlpJson => "otlp_json",
+            Source::Native => "native",
+            Source::OtlpGrpc => "otlp_grpc",
+        }
+    }
+}
+
+/// Whose rows an envelope holds. Made from a resolved tenant only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Header {
+    pub envelope_id: EnvelopeId,
+    pub org_id: OrgId,
+    pub workspace_id: WorkspaceId,
+    pub project_id: ProjectId,
+    pub api_key_id: ApiKeyId,
+    /// When the edge read the request.
+    pub received_at: UnixNanos,
+    pub source: Source,
+}
+
+/// Writes an envelope, section by section.
+#[derive(Debug)]
+pub struct Writer {
+    out: Vec<u8>,
+}
+
+const SECTIONS_AT: usize = 4 + 5 * 16 + 8 + 1;
+
+impl Writer {
+    /// Starts an envelope. `capacity` is a guess at its final size in bytes.
+    pub fn new(header: &Header, capacity: usize) -> Self {
+        let mut out = Vec::with_capacity(capacity.max(256));
+        out.extend_from_slice(MAGIC);
+        for id in [
+            header.envelope_id.0,
+            header.org_id.0,
+            header.workspace_id.0,
+            header.project_id.0,
+            header.api_key_id.0,
+        ] {
+            out.extend_from_slice(id.as_bytes());
+        }
+        out.extend_from_slice(&header.received_at.to_le_bytes());
+        out.push(header.source as u8);
+        out.push(0);
+        Self { out }
+    }
+
+    /// Adds a table's rows; nothing if there are none.
+    pub fn section(&mut self, rows: &impl Rows) {
+        if rows.rows() == 0 {
+            return;
+        }
+        let (table, out) = (rows.table(), &mut self.out);
+        out[SECTIONS_AT] += 1;
+        out.push(table.id);
+        out.extend_from_slice(&table.version.to_le_bytes());
+        out.extend_from_slice(&rows.rows().to_le_bytes());
+        let length_at = out.len();
+        out.extend_from_slice(&[0; 4]);
+        for column in rows.columns() {
+            debug_assert_eq!(column.rows(), rows.rows(), "ragged columns");
+            out.push(u8::from(column.is_constant()));
+            for segment in column.segments() {
+                out.extend_from_slice(&(segment.len() as u32).to_le_bytes());
+            }
+            for segment in column.segments() {
+                out.extend_from_slice(segment);
+            }
+        }
+        let length = (out.len() - length_at - 4) as u32;
+        out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
+    }
+
+    /// The envelope's bytes.
+    pub fn finish(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// Why bytes are not an envelope that this build can read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum DecodeError {
+    #[error("not an envelope: it does not begin with {MAGIC:?}")]
+    Magic,
+    #[error("cut off at byte {0}")]
+    Truncated(usize),
+    #[error("{0} bytes follow the last section")]
+    Trailing(usize),
+    #[error("unknown source {0}")]
+    Source(u8),
+    #[error("unknown table {id} version {version}; was it written by a newer release?")]
+    Table { id: u8, version: u16 },
+    #[error("{table}: {rows} rows, more than {SECTION_ROWS_MAX}")]
+    Rows { table: &'static str, rows: u32 },
+    #[error("{table}.{column}: segment {segment} has {bytes} bytes, which does not fit its {elements} elements")]
+    Segment { table: &'static str, column: &'static str, segment: usize, bytes: usize, elements: u64 },
+}
+
+/// A decoded envelope, borrowing its bytes.
+#[derive(Debug)]
+pub struct Envelope<'a> {
+    /// Whose rows these are.
+    pub header: Header,
+    /// The rows, per table.
+    pub sections: Vec<Section<'a>>,
+}
+
+/// One table's rows in an envelope.
+#[derive(Debug)]
+pub struct Section<'a> {
+    /// Which table, at which version.
+    pub table: &'static Table,
+    /// How many rows.
+    pub rows: u32,
+    /// The columns in the table's order, checked against their types.
+    pub columns: Vec<ColumnBytes<'a>>,
+}
+
+/// One column in an envelope.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ColumnBytes<'a> {
+    /// The segments hold one row that stands for all.
+    pub constant: bool,
+    /// The segments; unused ones are empty.
+    pub segments: [&'a [u8]; MAX_SEGMENTS],
+}
+
+impl<'a> Envelope<'a> {
+    /// Reads an envelope. Every length is checked, so that appending a section to a block cannot fail; whether a string
+    /// segment really holds that many strings is left to the server.
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader { bytes, at: 0 };
+        if reader.take(4)? != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        let header = Header {
+            envelope_id: EnvelopeId(reader.uuid()?),
+            org_id: OrgId(reader.uuid()?),
+            workspace_id: WorkspaceId(reader.uuid()?),
+            project_id: ProjectId(reader.uuid()?),
+            api_key_id: ApiKeyId(reader.uuid()?),
+            received_at: i64::from_le_bytes(reader.array()?),
+            source: {
+                let [source] = reader.array()?;
+                Source::ALL.into_iter().find(|s| *s as u8 == source).ok_or(DecodeError::Source(source))?
+            },
+        };
+        let [count] = reader.array()?;
+        let sections = (0..count).map(|_| reader.section()).collect::<Result<_, _>>()?;
+        match bytes.len() - reader.at {
+            0 => Ok(Self { header, sections }),
+            left => Err(DecodeError::Trailing(left)),
+        }
+    }
+}
+
+struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
+        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
+        let end = end.ok_or(DecodeError::Truncated(self.bytes.len()))?;
+        let taken = &self.bytes[self.at..end];
+        self.at = end;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let mut array = [0; N];
+        array.copy_from_slice(self.take(N)?);
+        Ok(array)
+    }
+
+    fn uuid(&mut self) -> Result<Uuid, DecodeError> {
+        Ok(Uuid::from_bytes(self.array()?))
+    }
+
+    fn u32(&mut self) -> Result<u32, DecodeError> {
+        Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    fn section(&mut self) -> Result<Section<'a>, DecodeError> {
+        let [id] = self.array()?;
+        let version = u16::from_le_bytes(self.array()?);
+        let rows = self.u32()?;
+        let length = self.u32()? as usize;
+        let mut body = Reader { bytes: self.take(length)?, at: 0 };
+        let table = Table::find(id, version).ok_or(DecodeError::Table { id, version })?;
+        if rows > SECTION_ROWS_MAX {
+            return Err(DecodeError::Rows { table: table.name, rows });
+        }
+        let mut columns = Vec::with_capacity(table.columns.len());
+        for spec in table.columns {
+            let [constant] = body.array()?;
+            let mut column = ColumnBytes { constant: constant != 0, ..Default::default() };
+            let types = spec.ty.segments();
+            let mut lengths = [0; MAX_SEGMENTS];
+            for length in &mut lengths[..types.len()] {
+                *length = body.u32()? as usize;
+            }
+            for (segment, length) in column.segments.iter_mut().zip(lengths) {
+                *segment = body.take(length)?;
+            }
+            let held = if column.constant { rows.min(1) } else { rows };
+            check_segments(spec.ty, held, &column).map_err(|(segment, elements)| DecodeError::Segment {
+                table: table.name,
+                column: spec.name,
+                segment,
+                bytes: lengths[segment],
+                elements,
+            })?;
+            columns.push(column);
+        }
+        match length - body.at {
+            0 => Ok(Section { table, rows, columns }),
+            left => Err(DecodeError::Trailing(left)),
+        }
+    }
+}
+
+/// Checks that fixed segments have the size their element count says. Fails with (segment, elements).
+fn check_segments(ty: ColumnType, rows: u32, column: &ColumnBytes<'_>) -> Result<(), (usize, u64)> {
+    let mut elements = u64::from(rows);
+    for (i, kind) in ty.segments().iter().enumerate() {
+        let bytes = column.segments[i];
+        let fits = match kind {
+            Segment::Fixed(width) => bytes.len() as u64 == elements * *width as u64,
+            Segment::Lengths => bytes.len() as u64 == elements * 4,
+            Segment::Strings => bytes.len() as u64 >= elements,
+        };
+        if !fits {
+            return Err((i, elements));
+        }
+        if *kind == Segment::Lengths {
+            elements = lengths(bytes).map(u64::from).sum();
+        }
+    }
+    Ok(())
+}
+
+/// The values of a lengths segment.
+pub(crate) fn lengths(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::model::{Attribute, Event, Llm, Meter, Origin, Run, Span, Value};
+    use crate::tables::{BillingRows, RunRows, SpanRows};
+
+    pub(crate) fn header() -> Header {
+        let id = |n: u128| Uuid::from_u128(n);
+        Header {
+            envelope_id: EnvelopeId(id(1)),
+            org_id: OrgId(id(2)),
+            workspace_id: WorkspaceId(id(3)),
+            project_id: ProjectId(id(4)),
+            api_key_id: ApiKeyId(id(5)),
+            received_at: 1_795_241_935_570_826_453,
+            source: Source::OtlpProtobuf,
+        }
+    }
+
+    /// An envelope of all three tables, `n` spans, none of them alike.
+    pub(crate) fn sample(n: usize) -> Vec<u8> {
+        let header = header();
+        let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
+        let origin = Origin { service_name: "svc".into(), ..Default::default() };
+        for i in 0..n {
+            let attribute = |k: &'static str, v: usize| Attribute { key: k.into(), value: Value::Int(v as i64) };
+            let span = Span {
+                run_id: Uuid::from_u128(i as u128),
+                name: format!("span {i}").into(),
+                attributes: (0..i % 4).map(|k| attribute("k", k)).collect(),
+                events: (0..i % 3).map(|e| Event { attributes: vec![attribute("e", e); e], ..Default::default() }).collect(),
+                llm: Llm { temperature: (i % 2 == 0).then_some(0.5), ..Default::default() },
+                ..Default::default()
+            };
+            spans.push(header.project_id, &origin, i > 0, &span);
+        }
+        runs.push(header.project_id, &Run::default(), 7);
+        bills.push(header.project_id, header.api_key_id, header.envelope_id, header.received_at, Meter::SpanIngested, 9);
+        let mut writer = Writer::new(&header, 0);
+        writer.section(&spans);
+        writer.section(&runs);
+        writer.section(&bills);
+        writer.finish()
+    }
+
+    #[test]
+    fn reads_what_it_wrote() {
+        let bytes = sample(5);
+        let envelope = Envelope::decode(&bytes).unwrap();
+        assert_eq!(envelope.header, header());
+        let tables: Vec<_> = envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect();
+        assert_eq!(tables, [("span", 5), ("run", 1), ("billing_meter", 1)]);
+    }
+
+    #[test]
+    fn an_empty_table_is_left_out() {
+        let mut writer = Writer::new(&header(), 0);
+        writer.section(&SpanRows::default());
+        assert!(Envelope::decode(&writer.finish()).unwrap().sections.is_empty());
+    }
+
+    #[test]
+    fn cut_anywhere_is_an_error_and_not_a_panic() {
+        let bytes = sample(3);
+        for end in 0..bytes.len() {
+            assert!(Envelope::decode(&bytes[..end]).is_err(), "cut at {end}");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert_eq!(Envelope::decode(&longer).unwrap_err(), DecodeError::Trailing(1));
+    }
+
+    #[test]
+    fn any_flipped_byte_is_read_or_refused_without_a_panic() {
+        let bytes = sample(3);
+        for at in 0..bytes.len() {
+            for bit in [0x01, 0x80] {
+                let mut broken = bytes.clone();
+                broken[at] ^= bit;
+                if let Ok(envelope) = Envelope::decode(&broken) {
+                    let mut block = crate::block::Block::new(envelope.sections[0].table);
+                    block.append(&envelope.header, &envelope.sections[0]);
+                }
+            }
+        }
+    }
+}
