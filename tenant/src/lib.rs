@@ -1,1 +1,41 @@
-//! Placeholder until the first commit.
+//! Policy, and the only doors to shared stores. Knows nothing of HTTP.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | [`settings`] | how a program reads its `TRACEBILITY_*` settings |
+//! | [`secret`] | values that never reach a log |
+//! | [`api_key`] | the form of an API key, and its hash |
+//! | [`resolver`] | from a presented key to a [`TenantContext`] |
+//! | [`context`] | who a request is from and what its org may do |
+//! | [`shard`] | which stream an org's envelopes go to |
+//! | [`keys`] | every Redis key there is |
+//! | [`redis`] | connections to Redis, and whether it can be trusted |
+//! | [`postgres`] | the pool of connections to the registry |
+//! | [`clickhouse`] | the door through which rows enter ClickHouse |
+//! | [`registry`] | changes to orgs, projects and keys |
+//! | [`clock`] | time, so that tests need not wait |
+//!
+//! Invariants:
+//!
+//! - Only the resolver makes a [`TenantContext`] (a `compile_fail` example in [`context`]).
+//! - No other module than [`keys`] spells a Redis key, and no other than [`clickhouse`] holds a raw client.
+//! - Parameters are bound, never formatted into SQL; the names in an insert are in the program's text.
+//! - No secret is printed: those types print `***`.
+//! - Every pool, cache and wait has a named limit.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod api_key;
+pub mod clickhouse;
+pub mod clock;
+pub mod keys;
+pub mod postgres;
+pub mod redis;
+pub mod registry;
+pub mod resolver;
+pub mod secret;
+pub mod settings;
+pub mod shard;
+
+pub use resolver::context::TenantContext;
+pub use resolver::{ResolveError, Resolver, context};

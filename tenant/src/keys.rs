@@ -1,0 +1,149 @@
+//! Every Redis key there is. No other module may spell one.
+//!
+//! A key that belongs to an org starts with `{<org_id>}:`, which is also its Redis Cluster hash tag; what belongs to a
+//! shard carries the stream's name as its tag. Org keys and shard keys never meet in one script or transaction.
+
+use std::fmt;
+
+use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
+use schema::ids::{ApiKeyId, OrgId};
+
+use crate::shard::Shard;
+
+/// The prefix of all streams; the legacy stream is named by it alone.
+const INGEST: &str = "tracebility:ingest:v1";
+
+/// The consumer group of every ingest stream.
+pub const INGEST_GROUP: &str = "ingest";
+
+/// The name of a Redis key or channel.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RedisKey(String);
+
+impl RedisKey {
+    /// The stream of a shard: `tracebility:ingest:v1:<n>`. Never trimmed by MAXLEN.
+    pub fn shard_stream(shard: Shard) -> Self {
+        Self(format!("{INGEST}:{shard}"))
+    }
+
+    /// Who owns a shard, with the fencing epoch (hash): `{tracebility:ingest:v1:<n>}:lease`.
+    pub fn shard_lease(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:lease"))
+    }
+
+    /// The batch of a shard that is being inserted (hash): `{tracebility:ingest:v1:<n>}:intent`.
+    pub fn shard_intent(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:intent"))
+    }
+
+    /// A shard's dead letters (stream, capped in bytes): `{tracebility:ingest:v1:<n>}:dlq`.
+    pub fn shard_dlq(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:dlq"))
+    }
+
+    /// The stream of envelopes written before tenancy: `tracebility:ingest:v1`.
+    pub fn legacy_stream() -> Self {
+        Self(INGEST.to_owned())
+    }
+
+    /// The legacy stream's dead letters: `tracebility:ingest:v1:dlq`.
+    pub fn legacy_dlq() -> Self {
+        Self(format!("{INGEST}:dlq"))
+    }
+
+    /// The resolver's shared cache of one API key: `apikey:<public_id>`.
+    pub fn api_key(public_id: &str) -> Self {
+        Self(format!("apikey:{public_id}"))
+    }
+
+    /// The channel that announces revoked keys: `apikey:invalidate`.
+    pub fn api_key_invalidate() -> Self {
+        Self("apikey:invalidate".to_owned())
+    }
+
+    /// The counter of revocations, polled by those that missed the announcement: `apikey:epoch`.
+    pub fn api_key_epoch() -> Self {
+        Self("apikey:epoch".to_owned())
+    }
+
+    /// A key's rate limiter, the theoretical arrival time in µs: `{<org>}:rl:<api_key_id>`.
+    pub fn rate_limit(org: OrgId, key: ApiKeyId) -> Self {
+        Self(format!("{{{org}}}:rl:{key}"))
+    }
+
+    /// What an org used of a meter in a period `YYYYMM`: `{<org>}:quota:<YYYYMM>:<meter>`.
+    pub fn quota(org: OrgId, period: u32, meter: &'static str) -> Self {
+        Self(format!("{{{org}}}:quota:{period}:{meter}"))
+    }
+
+    /// Whether an org is over a hard quota in a period `YYYYMM`: `{<org>}:quota:over:<YYYYMM>`.
+    pub fn quota_over(org: OrgId, period: u32) -> Self {
+        Self(format!("{{{org}}}:quota:over:{period}"))
+    }
+
+    /// Who holds an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
+    pub fn eval_concurrency(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:eval:concurrency"))
+    }
+
+    /// The key as Redis sees it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RedisKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl ToRedisArgs for RedisKey {
+    fn write_redis_args<W: ?Sized + RedisWrite>(&self, out: &mut W) {
+        out.write_arg(self.0.as_bytes());
+    }
+}
+
+impl ToSingleRedisArg for RedisKey {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_spelled_as_documented() {
+        let org: OrgId = "11111111-1111-1111-1111-111111111111".parse().unwrap();
+        let key: ApiKeyId = "22222222-2222-2222-2222-222222222222".parse().unwrap();
+        let shard = Shard::new(11).unwrap();
+        let spelled = [
+            (RedisKey::shard_stream(shard), "tracebility:ingest:v1:11"),
+            (RedisKey::shard_lease(shard), "{tracebility:ingest:v1:11}:lease"),
+            (RedisKey::shard_intent(shard), "{tracebility:ingest:v1:11}:intent"),
+            (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
+            (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
+            (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),
+            (RedisKey::api_key("abc"), "apikey:abc"),
+            (RedisKey::api_key_invalidate(), "apikey:invalidate"),
+            (RedisKey::api_key_epoch(), "apikey:epoch"),
+            (
+                RedisKey::rate_limit(org, key),
+                "{11111111-1111-1111-1111-111111111111}:rl:22222222-2222-2222-2222-222222222222",
+            ),
+            (
+                RedisKey::quota(org, 202_611, "span_ingested"),
+                "{11111111-1111-1111-1111-111111111111}:quota:202611:span_ingested",
+            ),
+            (RedisKey::quota_over(org, 202_611), "{11111111-1111-1111-1111-111111111111}:quota:over:202611"),
+            (RedisKey::eval_concurrency(org), "{11111111-1111-1111-1111-111111111111}:eval:concurrency"),
+        ];
+        for (key, expected) in spelled {
+            assert_eq!(key.as_str(), expected);
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Changes to orgs, projects and keys. Placeholder.

@@ -1,0 +1,206 @@
+//! [`TenantContext`]: who a request is from and what its org may do.
+//!
+//! It lives below the resolver because only the resolver may make one: code that holds a context has resolved a key,
+//! and code that has none cannot reach a tenant's data.
+//!
+//! ```compile_fail
+//! // No constructor is visible from outside …
+//! let context = tenant::context::TenantContext::new(todo!());
+//! ```
+//!
+//! ```compile_fail
+//! // … and no field is either.
+//! let context = tenant::context::TenantContext { org_id: todo!(), ..todo!() };
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+
+use super::{KeyRecord, ResolveError};
+
+/// What a key may be allowed to do, as written in `api_keys.scopes`.
+pub mod scope {
+    /// Send runs and spans.
+    pub const INGEST_WRITE: &str = "ingest:write";
+    /// Read the org's runs and spans.
+    pub const TRACES_READ: &str = "traces:read";
+    /// Operate the installation: the operator listener's admin routes.
+    pub const ADMIN: &str = "admin:*";
+    /// Our own services: not rate limited, but metered.
+    pub const INTERNAL: &str = "internal:*";
+}
+
+/// Where an org stands. Stored in `tenants.status`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TenantStatus {
+    /// A demonstration.
+    Demo,
+    /// Trying the product.
+    Trial,
+    /// Paying, or self-hosted.
+    Active,
+    /// Refused for now; its data stays.
+    Frozen,
+    /// Gone for good.
+    Archived,
+}
+
+impl TenantStatus {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Demo, "demo"),
+        (Self::Trial, "trial"),
+        (Self::Active, "active"),
+        (Self::Frozen, "frozen"),
+        (Self::Archived, "archived"),
+    ];
+
+    /// The name stored in Postgres.
+    pub const fn as_str(self) -> &'static str {
+        Self::ALL[self as usize].1
+    }
+
+    /// The status of that name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, n)| *n == name).map(|(status, _)| *status)
+    }
+
+    /// Whether requests of such an org are served.
+    pub const fn is_served(self) -> bool {
+        matches!(self, Self::Demo | Self::Trial | Self::Active)
+    }
+}
+
+impl fmt::Display for TenantStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An org's plan with its overrides merged in. Limits of −1 are unlimited; 0 forbids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The plan's name, such as `pro`.
+    pub name: Box<str>,
+    /// Requests per second that a key may sustain.
+    pub rps: i32,
+    /// Requests that a key may send at once.
+    pub burst: i32,
+    /// Evaluations that the org may run at the same time.
+    pub eval_slots: i32,
+}
+
+/// The scopes of a key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Scopes(Box<[Box<str>]>);
+
+impl Scopes {
+    /// Those scopes.
+    pub fn new(scopes: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
+        Self(scopes.into_iter().map(Into::into).collect())
+    }
+
+    /// Whether `needed` is among them, by name or by a held `area:*`.
+    pub fn allow(&self, needed: &str) -> bool {
+        let area = needed.split_once(':').map(|(area, _)| area);
+        self.0.iter().any(|held| **held == *needed || (area.is_some() && held.strip_suffix(":*") == area))
+    }
+
+    /// Each scope.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|scope| &**scope)
+    }
+}
+
+/// Who a request is from and what its org may do: the outcome of resolving a key. Cheap to clone only as `Arc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantContext {
+    org_id: OrgId,
+    workspace_id: WorkspaceId,
+    project_id: ProjectId,
+    api_key_id: ApiKeyId,
+    plan: Plan,
+    scopes: Scopes,
+    status: TenantStatus,
+}
+
+impl TenantContext {
+    pub(super) fn new(record: &KeyRecord) -> Arc<Self> {
+        Arc::new(Self {
+            org_id: record.org_id,
+            workspace_id: record.workspace_id,
+            project_id: record.project_id,
+            api_key_id: record.api_key_id,
+            plan: record.plan.clone(),
+            scopes: record.scopes.clone(),
+            status: record.status,
+        })
+    }
+
+    /// The org.
+    pub const fn org_id(&self) -> OrgId {
+        self.org_id
+    }
+
+    /// The workspace of the key's project.
+    pub const fn workspace_id(&self) -> WorkspaceId {
+        self.workspace_id
+    }
+
+    /// The key's project.
+    pub const fn project_id(&self) -> ProjectId {
+        self.project_id
+    }
+
+    /// The row id of the key (not its public id).
+    pub const fn api_key_id(&self) -> ApiKeyId {
+        self.api_key_id
+    }
+
+    /// The org's plan, overrides merged in.
+    pub const fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// What the key may do.
+    pub const fn scopes(&self) -> &Scopes {
+        &self.scopes
+    }
+
+    /// Where the org stands.
+    pub const fn status(&self) -> TenantStatus {
+        self.status
+    }
+
+    /// Refuses unless the key holds `needed`, a constant of [`scope`].
+    pub fn require(&self, needed: &'static str) -> Result<(), ResolveError> {
+        if self.scopes.allow(needed) { Ok(()) } else { Err(ResolveError::MissingScope { needed }) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wildcard_covers_its_own_area_only() {
+        let scopes = Scopes::new(["ingest:write", "admin:*"]);
+        for needed in ["ingest:write", "admin:*", "admin:quotas"] {
+            assert!(scopes.allow(needed), "{needed}");
+        }
+        for needed in ["ingest:read", "ingest:*", "internal:*", "administrator:x", "admin", ""] {
+            assert!(!scopes.allow(needed), "{needed}");
+        }
+        assert!(!Scopes::new(["*", ":*"]).allow("ingest:write"));
+    }
+
+    #[test]
+    fn every_status_has_its_stored_name() {
+        for (status, name) in TenantStatus::ALL {
+            assert_eq!((status.as_str(), TenantStatus::parse(name)), (name, Some(status)));
+        }
+        assert_eq!(TenantStatus::parse("Active"), None);
+        assert!(TenantStatus::Trial.is_served() && !TenantStatus::Frozen.is_served());
+    }
+}

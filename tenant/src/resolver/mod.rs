@@ -1,0 +1,353 @@
+//! From a presented API key to a [`TenantContext`].
+//!
+//! A hit in the process's cache costs a keyed digest of the presented secret, compared in constant time, and no I/O. A
+//! miss asks the registry once, however many requests wait for it, and argon2 is run once per key while its row stays
+//! the same. What an attacker sends is bounded in every direction: junk is refused by its form, unknown ids and wrong
+//! secrets are remembered in a cache of their own that cannot evict a good key, argon2 runs behind a semaphore, and so do
+//! look-ups.
+//!
+//! Invariants: an entry is trusted for [`POSITIVE_TTL`] from when it was loaded, never extended by a hit; expiry,
+//! revocation and the org's status are checked on every hit; the registry being down is [`ResolveError::Unavailable`],
+//! never "unknown".
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+use crate::api_key::{self, PresentedKey};
+use crate::clock::{Clock, SystemClock};
+
+mod cache;
+pub mod context;
+mod flight;
+mod postgres;
+
+use cache::{Digest, Entry, KeyCache, Negative};
+use context::{Plan, Scopes, TenantContext, TenantStatus};
+use flight::SingleFlight;
+pub use postgres::PostgresSource;
+
+/// How long an entry is trusted after it was loaded.
+pub const POSITIVE_TTL: Duration = Duration::from_secs(60);
+/// How long an unknown id or a wrong secret is remembered.
+pub const NEGATIVE_TTL: Duration = Duration::from_secs(30);
+/// How long a failed look-up stands before the next one is tried, so that an outage is not made worse by every request.
+pub const FAILURE_TTL: Duration = Duration::from_millis(500);
+/// How long an entry may still be used when the registry cannot be asked, counted from when it was loaded.
+pub const STALE_MAX: Duration = Duration::from_secs(15 * 60);
+/// How many keys are kept.
+pub const KEYS_MAX: usize = 100_000;
+/// How many unknown ids and wrong secrets are remembered.
+pub const NEGATIVES_MAX: usize = 100_000;
+/// How many look-ups may be under way, each for another key. Beyond it a request is told to come again.
+pub const LOOKUPS_MAX: usize = 256;
+/// How many argon2 verifications may run at the same time.
+pub const VERIFICATIONS_MAX: usize = 2;
+/// How long a request waits for its turn to be verified.
+pub const VERIFICATION_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Why a key was not accepted. Messages are for the client; the cause of [`ResolveError::Unavailable`] is for our log.
+#[derive(Clone, Debug, Error)]
+pub enum ResolveError {
+    /// No such key, or a wrong secret, or no key at all by its form: the three are not told apart. (401)
+    #[error("the API key is not valid")]
+    Unknown,
+    /// The key was revoked. (401)
+    #[error("the API key was revoked")]
+    Revoked,
+    /// The key's time is over. (401)
+    #[error("the API key has expired")]
+    Expired,
+    /// The org is not served at present. (403)
+    #[error("the organization is {status}")]
+    Frozen {
+        /// Frozen or archived.
+        status: TenantStatus,
+    },
+    /// The key is good, but not for this. (403)
+    #[error("the API key lacks the scope {needed}")]
+    MissingScope {
+        /// What it would have needed.
+        needed: &'static str,
+    },
+    /// The key cannot be checked now, and is not known from before. (503)
+    #[error("API keys cannot be checked at present")]
+    Unavailable(#[source] Arc<SourceError>),
+}
+
+/// Why the registry gave no answer about a key.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// Postgres failed or could not be reached in time.
+    #[error("the registry did not answer: {0}")]
+    Postgres(#[from] sqlx::Error),
+    /// Too much is being looked up or verified already.
+    #[error("more than {limit} {what} at once")]
+    Busy {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit that was reached.
+        limit: usize,
+    },
+    /// The key's row holds something that this version cannot read.
+    #[error("the registry's row is broken: {0}")]
+    Broken(String),
+}
+
+/// All that the registry knows about one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRecord {
+    /// The row's id.
+    pub api_key_id: ApiKeyId,
+    /// The org it belongs to.
+    pub org_id: OrgId,
+    /// The workspace of its project.
+    pub workspace_id: WorkspaceId,
+    /// Its project.
+    pub project_id: ProjectId,
+    /// The argon2 hash of its secret.
+    pub hash: crate::secret::Secret<String>,
+    /// What it may do.
+    pub scopes: Scopes,
+    /// When it ends, in milliseconds since the Unix epoch.
+    pub expires_at_unix_ms: Option<i64>,
+    /// Whether it was revoked.
+    pub revoked: bool,
+    /// Where the org stands.
+    pub status: TenantStatus,
+    /// The org's plan, overrides merged in.
+    pub plan: Plan,
+}
+
+/// Where keys are looked up when the cache does not know them. A trait because there are several in a row (a shared
+/// cache in front of Postgres) and so that tests can count.
+pub trait KeySource: Send + Sync + 'static {
+    /// The key of that public id, `None` when there is none.
+    fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a>;
+}
+
+/// A look-up under way.
+pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Option<KeyRecord>, SourceError>> + Send + 'a>>;
+
+/// Turns presented keys into contexts. One per process, shared by `clone`.
+#[derive(Clone)]
+pub struct Resolver {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    source: Box<dyn KeySource>,
+    clock: Arc<dyn Clock>,
+    cache: KeyCache,
+    flights: SingleFlight<Result<Arc<Entry>, ResolveError>>,
+    verifications: Arc<Semaphore>,
+    stats: Counters,
+}
+
+#[derive(Default)]
+struct Counters {
+    lookups: AtomicU64,
+    verifications: AtomicU64,
+}
+
+/// What a resolver has done since it was made, for metrics and tests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResolverStats {
+    /// Questions to the source.
+    pub lookups: u64,
+    /// Runs of argon2.
+    pub verifications: u64,
+}
+
+impl fmt::Debug for Resolver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Resolver").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    /// A resolver in front of that source.
+    pub fn new(source: impl KeySource) -> Self {
+        Self::with_clock(source, Arc::new(SystemClock::new()))
+    }
+
+    /// A resolver whose cache goes by that clock.
+    pub fn with_clock(source: impl KeySource, clock: Arc<dyn Clock>) -> Self {
+        let inner = Inner {
+            source: Box::new(source),
+            clock,
+            cache: KeyCache::new(KEYS_MAX, NEGATIVES_MAX),
+            flights: SingleFlight::new(LOOKUPS_MAX),
+            verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            stats: Counters::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The context of a presented key. Scopes are for the caller to check: [`TenantContext::require`].
+    pub async fn resolve(&self, presented: &str) -> Result<Arc<TenantContext>, ResolveError> {
+        let inner = &self.inner;
+        let key = PresentedKey::parse(presented).map_err(|_| ResolveError::Unknown)?;
+        let digest = inner.cache.digest(key.secret());
+        let now = inner.clock.monotonic();
+        let cached = inner.cache.key(key.public_id());
+        if let Some(entry) = &cached
+            && entry.is_fresh(now)
+            && let Some(verdict) = entry.verdict(&digest)
+        {
+            return inner.admit(entry, verdict);
+        }
+        inner.resolve_slowly(key, digest, cached).await
+    }
+
+    /// What has been done so far.
+    pub fn stats(&self) -> ResolverStats {
+        let Counters { lookups, verifications } = &self.inner.stats;
+        ResolverStats { lookups: lookups.load(Ordering::Relaxed), verifications: verifications.load(Ordering::Relaxed) }
+    }
+}
+
+impl Inner {
+    /// Everything but a hit on a fresh, verified entry.
+    #[cold]
+    async fn resolve_slowly(
+        self: &Arc<Self>,
+        key: PresentedKey<'_>,
+        digest: Digest,
+        cached: Option<Arc<Entry>>,
+    ) -> Result<Arc<TenantContext>, ResolveError> {
+        let now = self.clock.monotonic();
+        let entry = match cached {
+            Some(entry) if entry.is_fresh(now) => entry,
+            stale => match self.load(key.public_id(), stale.clone()).await {
+                Ok(entry) => entry,
+                // Better an entry that may be out of date than refusing a customer because of our own outage.
+                Err(error @ ResolveError::Unavailable(_)) => match stale {
+                    Some(entry) if entry.is_usable(now) => entry,
+                    _ => return Err(error),
+                },
+                Err(error) => return Err(error),
+            },
+        };
+        let verdict = match entry.verdict(&digest) {
+            Some(verdict) => verdict,
+            None => self.verify(&entry, key, digest).await?,
+        };
+        self.admit(&entry, verdict)
+    }
+
+    /// The entry of a public id from the source, at most one question at a time per id.
+    async fn load(self: &Arc<Self>, public_id: &str, stale: Option<Arc<Entry>>) -> Result<Arc<Entry>, ResolveError> {
+        let id_digest = self.cache.digest(public_id);
+        if let Some(negative) = self.cache.negative(&id_digest, self.clock.monotonic()) {
+            return Err(negative.into_error());
+        }
+        let this = Arc::clone(self);
+        let id = public_id.to_owned();
+        let flight = self.flights.join(public_id, move || async move { this.ask(&id, id_digest, stale).await });
+        let busy = |what| ResolveError::Unavailable(Arc::new(SourceError::Busy { what, limit: LOOKUPS_MAX }));
+        match flight {
+            Some(flight) => flight.answer().await.unwrap_or_else(|| Err(busy("look-ups given up"))),
+            None => Err(busy("look-ups")),
+        }
+    }
+
+    /// Asks the source and remembers its answer, whatever it is.
+    async fn ask(
+        &self,
+        public_id: &str,
+        id_digest: Digest,
+        stale: Option<Arc<Entry>>,
+    ) -> Result<Arc<Entry>, ResolveError> {
+        // Someone may have been faster between our look into the cache and our turn.
+        if let Some(entry) = self.cache.key(public_id).filter(|entry| entry.is_fresh(self.clock.monotonic())) {
+            return Ok(entry);
+        }
+        self.stats.lookups.fetch_add(1, Ordering::Relaxed);
+        let answer = self.source.find(public_id).await;
+        let now = self.clock.monotonic();
+        match answer {
+            Ok(Some(record)) => {
+                let entry = Arc::new(Entry::new(record, stale.as_deref(), now));
+                self.cache.insert_key(public_id, Arc::clone(&entry));
+                Ok(entry)
+            }
+            Ok(None) => {
+                self.cache.remove_key(public_id);
+                self.cache.insert_negative(id_digest, Negative::Unknown, now + NEGATIVE_TTL);
+                Err(ResolveError::Unknown)
+            }
+            Err(error) => {
+                tracing::warn!(%error, public_id, "an API key could not be looked up");
+                let negative = Negative::Unavailable(Arc::new(error));
+                self.cache.insert_negative(id_digest, negative.clone(), now + FAILURE_TTL);
+                Err(negative.into_error())
+            }
+        }
+    }
+
+    /// Runs argon2 on a secret that this process has not seen succeed or fail lately. True when the secret is right.
+    async fn verify(&self, entry: &Arc<Entry>, key: PresentedKey<'_>, digest: Digest) -> Result<bool, ResolveError> {
+        let pair = self.cache.digest_pair(key.public_id(), key.secret());
+        let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
+        let busy = || unavailable(SourceError::Busy { what: "verifications", limit: VERIFICATIONS_MAX });
+        // The entry's own turn first, so that a burst of requests with one key runs argon2 once.
+        let turn = tokio::time::timeout(VERIFICATION_WAIT_MAX, entry.turn.lock()).await;
+        let _turn = turn.map_err(|_elapsed| busy())?;
+        if let Some(verdict) = entry.verdict(&digest) {
+            return Ok(verdict);
+        }
+        if let Some(negative) = self.cache.negative(&pair, self.clock.monotonic()) {
+            return Err(negative.into_error());
+        }
+        let permit = tokio::time::timeout(VERIFICATION_WAIT_MAX, Arc::clone(&self.verifications).acquire_owned()).await;
+        let permit = permit.ok().and_then(Result::ok).ok_or_else(busy)?;
+        self.stats.verifications.fetch_add(1, Ordering::Relaxed);
+        let (hash, secret) = (entry.record.hash.clone(), crate::secret::Secret::new(key.secret().to_owned()));
+        let verified = tokio::task::spawn_blocking(move || {
+            // Held until argon2 is done, also when the request has gone away.
+            let _permit = permit;
+            api_key::verify(secret.expose(), hash.expose())
+        })
+        .await;
+        match verified {
+            Ok(Ok(true)) => {
+                entry.set_verified(digest);
+                Ok(true)
+            }
+            Ok(Ok(false)) => {
+                let until = self.clock.monotonic() + NEGATIVE_TTL;
+                self.cache.insert_negative(pair, Negative::Unknown, until);
+                Ok(false)
+            }
+            Ok(Err(error)) => Err(unavailable(SourceError::Broken(error.to_string()))),
+            Err(error) => Err(unavailable(SourceError::Broken(error.to_string()))),
+        }
+    }
+
+    /// The checks that are made on every hit. Nothing about a key is told to who does not hold its secret.
+    fn admit(&self, entry: &Entry, secret_is_right: bool) -> Result<Arc<TenantContext>, ResolveError> {
+        let record = &entry.record;
+        if !secret_is_right {
+            return Err(ResolveError::Unknown);
+        }
+        if record.revoked {
+            return Err(ResolveError::Revoked);
+        }
+        if record.expires_at_unix_ms.is_some_and(|end| self.clock.unix_ms() >= end) {
+            return Err(ResolveError::Expired);
+        }
+        if !record.status.is_served() {
+            return Err(ResolveError::Frozen { status: record.status });
+        }
+        Ok(Arc::clone(&entry.context))
+    }
+}
+
+#[cfg(test)]
+mod tests;

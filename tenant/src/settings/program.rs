@@ -1,0 +1,141 @@
+//! What a program does with its arguments: run, or print its help, version or effective configuration and exit.
+
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use super::{Declared, Errors, Need, Values};
+
+/// The exit status of a program whose arguments or settings are wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// A program that is configured by environment variables alone.
+pub struct Program {
+    /// The binary's name.
+    pub name: &'static str,
+    /// Its version.
+    pub version: &'static str,
+    /// What it does, one or two sentences.
+    pub about: &'static str,
+    /// A whole command line that works.
+    pub example: &'static str,
+    /// Every setting it reads.
+    pub settings: &'static [&'static dyn Declared],
+}
+
+/// What to do after reading arguments and environment.
+#[derive(Debug)]
+pub enum Start<C> {
+    /// Serve with this configuration.
+    Run(C),
+    /// Print this and exit.
+    Exit(Exit),
+}
+
+/// What a program prints before it exits, and its status.
+#[derive(Debug, Default)]
+pub struct Exit {
+    /// For standard output.
+    pub stdout: String,
+    /// For standard error.
+    pub stderr: String,
+    /// 0 when what was asked for was done, 2 when arguments or settings are wrong.
+    pub code: u8,
+}
+
+impl Exit {
+    /// Prints both texts; give the result back from `main`.
+    pub fn print(&self) -> ExitCode {
+        // A closed pipe (`program --help | head -1`) is no reason to fail.
+        let _closed = std::io::stdout().write_all(self.stdout.as_bytes()).is_err();
+        let _closed = std::io::stderr().write_all(self.stderr.as_bytes()).is_err();
+        ExitCode::from(self.code)
+    }
+
+    fn ok(stdout: String) -> Self {
+        Self { stdout, ..Self::default() }
+    }
+
+    fn wrong(stderr: String) -> Self {
+        Self { stderr, code: EXIT_USAGE, ..Self::default() }
+    }
+}
+
+impl Program {
+    /// Reads the arguments (without the program's own name) and the environment. `read` builds the configuration from
+    /// values that have all been checked, and may add rules that span several settings.
+    pub fn start<C, A: Into<OsString>, K: Into<OsString>, V: Into<OsString>>(
+        &self,
+        args: impl IntoIterator<Item = A>,
+        env: impl IntoIterator<Item = (K, V)>,
+        read: impl FnOnce(&Values) -> Result<C, Errors>,
+    ) -> Start<C> {
+        let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+        let argument = match args.as_slice() {
+            [] => None,
+            [one] => one.to_str(),
+            _ => Some("several"),
+        };
+        let check_only = match argument {
+            None if args.is_empty() => false,
+            Some("--check-config") => true,
+            Some("--help" | "-h") => return Start::Exit(Exit::ok(self.help())),
+            Some("--version" | "-V") => return Start::Exit(Exit::ok(format!("{} {}\n", self.name, self.version))),
+            _ => return Start::Exit(Exit::wrong(self.usage_error(&args))),
+        };
+        let checked = Values::read(self.settings, env).and_then(|values| Ok((read(&values)?, values)));
+        match checked {
+            Err(errors) => Start::Exit(Exit::wrong(format!("{errors}See {} --help.\n", self.name))),
+            Ok((_, values)) if check_only => Start::Exit(Exit::ok(self.effective(&values))),
+            Ok((config, _)) => Start::Run(config),
+        }
+    }
+
+    /// The text of `--help`.
+    pub fn help(&self) -> String {
+        let mut text = format!(
+            "{}\n\nUsage: {} [--check-config | --help | --version]\n\n\
+             Options:\n  --check-config  print the effective settings (without secrets) and exit 0, or say what is wrong and exit 2\n\
+             \x20 --help          print this\n  --version       print the version\n\n\
+             Settings, all of them environment variables (blank is unset):\n",
+            self.about, self.name
+        );
+        for setting in self.settings {
+            let need = match setting.need() {
+                Need::Required(example) => format!("required, for example {example}"),
+                Need::Default(default) => format!("default {default}"),
+                Need::Optional => "optional".to_owned(),
+            };
+            // Writing to a String cannot fail.
+            let _ok = writeln!(text, "  {}\n      {}\n      [{need}]", setting.name(), setting.help()).is_ok();
+        }
+        text + "\nExample:\n  " + self.example + "\n"
+    }
+
+    /// Every setting with the value that holds, secrets hidden, as `--check-config` prints it.
+    fn effective(&self, values: &Values) -> String {
+        let mut text = String::new();
+        for setting in self.settings {
+            let value = values.text(*setting).map_or_else(String::new, |text| setting.printable(text));
+            let origin = match (values.is_given(*setting), setting.need()) {
+                (true, _) => "",
+                (false, Need::Default(_)) => "  # default",
+                (false, Need::Required(_) | Need::Optional) => "  # unset",
+            };
+            // Writing to a String cannot fail.
+            let _ok = writeln!(text, "{}={value}{origin}", setting.name()).is_ok();
+        }
+        text
+    }
+
+    fn usage_error(&self, args: &[OsString]) -> String {
+        // Only the first argument's name is repeated: what follows a `=` may be a secret.
+        let first = args.first().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
+        let first = first.split('=').next().unwrap_or_default();
+        let name = self.name;
+        format!(
+            "{name}: unexpected arguments, starting with {first:?}; settings are environment variables. See {name} --help.\n"
+        )
+    }
+}
