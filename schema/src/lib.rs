@@ -12,5 +12,7 @@ pub mod block;
 pub mod columns;
 pub mod envelope;
 pub mod ids;
+#[cfg(feature = "migrate")]
+pub mod migrate;
 pub mod model;
 pub mod tables;

@@ -1,0 +1,11 @@
+DROP TABLE audit_outbox, runtime_flag, shard_map, workspace_selection, memberships;
+DROP VIEW project_tenant_view;
+ALTER TABLE api_keys DROP COLUMN expires_at, DROP COLUMN project_id;
+ALTER TABLE tenant_projects DROP COLUMN workspace_id;
+DROP TRIGGER tenants_main_workspace ON tenants;
+DROP FUNCTION create_main_workspace();
+DROP TABLE workspaces, quota_period, tenant_meter_limit_override, tenant_plan_override;
+ALTER TABLE tenants DROP COLUMN retention_days, DROP CONSTRAINT tenants_plan_fkey;
+DROP TABLE plan_meter_limit, plan;
+DROP DOMAIN period;
+DROP DOMAIN meter;
