@@ -1,0 +1,88 @@
+//! ClickHouse: the genuine HTTP interface, out of `libchdb.so`, through our launcher.
+
+use crate::install::Programs;
+use crate::process::{Launch, ProcessId};
+use crate::state::{State, write_private};
+use crate::{Layout, Name, StackError, binaries, http};
+
+/// Starts the server; the caller has made sure that none runs on this data.
+pub(crate) fn start(
+    layout: &Layout,
+    state: &State,
+    programs: &Programs,
+    on_parent_death: Option<&'static str>,
+) -> Result<ProcessId, StackError> {
+    let home = layout.home(Name::Clickhouse);
+    let data = home.join("data");
+    std::fs::create_dir_all(&home).map_err(StackError::file("create directory", &home))?;
+    let (config, users) = (home.join("config.xml"), home.join("users.xml"));
+    write_private(&config, CONFIG.as_bytes())?;
+    write_private(&users, users_xml(state).as_bytes())?;
+    let port = |port: u16| port.to_string().into();
+    let mut launch = Launch::new(binaries::path(Name::Clickhouse.program())?, &home, &layout.log(Name::Clickhouse))
+        .args([
+            "--lib".into(),
+            programs.libchdb()?.as_os_str().to_owned(),
+            "--data".into(),
+            data.into_os_string(),
+            "--config".into(),
+            config.into_os_string(),
+            "--http-port".into(),
+            port(state.ports.clickhouse_http),
+            "--tcp-port".into(),
+            port(state.ports.clickhouse_tcp),
+        ]);
+    launch.on_parent_death = on_parent_death;
+    launch.spawn()
+}
+
+/// Two cores and two gigabytes are plenty here. There is no `query_log`, so that nothing grows by itself.
+const CONFIG: &str = "<clickhouse>
+    <max_server_memory_usage>2147483648</max_server_memory_usage>
+    <mark_cache_size>67108864</mark_cache_size>
+    <background_pool_size>2</background_pool_size>
+    <users_config>users.xml</users_config>
+</clickhouse>
+";
+
+/// `default` is the user of the launcher's own script and must exist without a password. The script makes three queries,
+/// the last of which lasts as long as the server, and the quota allows no fourth: so nobody else is `default`.
+///
+/// `tracebility_reader` can log in and see nothing until a table is granted to it.
+fn users_xml(state: &State) -> String {
+    let user = |name: &str, password: &str, quota: &str, grants: &[&str]| {
+        let grants: String = grants.iter().map(|grant| format!("<query>GRANT {grant}</query>")).collect();
+        format!(
+            "        <{name}><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
+             <profile>default</profile><quota>{quota}</quota><grants>{grants}</grants></{name}>\n"
+        )
+    };
+    let launcher = ["SYSTEM LISTEN ON *.*", "READ ON FILE", "CREATE TEMPORARY TABLE ON *.*"];
+    format!(
+        "<clickhouse>\n    <profiles><default/></profiles>\n    <quotas>\n        <default/>\n        <launcher><interval>\
+         <duration>2147483647</duration><queries>3</queries></interval></launcher>\n    </quotas>\n    <users>\n{}{}{}    \
+         </users>\n</clickhouse>\n",
+        user("default", "", "launcher", &launcher),
+        user("tracebility", &state.secrets.clickhouse, "default", &["ALL ON *.*"]),
+        // An empty list of grants would mean all of them.
+        user("tracebility_reader", &state.secrets.clickhouse_reader, "default", &["SHOW TABLES ON nothing.*"]),
+    )
+}
+
+/// Whether the server answers a query.
+pub(crate) async fn probe(state: &State) -> Result<(), StackError> {
+    http::clickhouse(&with_database(&state.urls().clickhouse_url, "default")?, "SELECT 1").await.map(drop)
+}
+
+/// Creates the database, where it is missing.
+pub(crate) async fn provision(state: &State) -> Result<(), StackError> {
+    let url = with_database(&state.urls().clickhouse_url, "default")?;
+    http::clickhouse(&url, "CREATE DATABASE IF NOT EXISTS tracebility").await.map(drop)
+}
+
+/// The same server and user, another database.
+pub(crate) fn with_database(url: &str, database: &str) -> Result<String, StackError> {
+    let mut url = url::Url::parse(url).map_err(|e| StackError::server("clickhouse", e))?;
+    url.set_path(&format!("/{database}"));
+    Ok(url.into())
+}

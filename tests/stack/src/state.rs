@@ -1,0 +1,143 @@
+//! What a stack remembers between commands: `state.json`.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rand::Rng;
+use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessId;
+use crate::{Given, Layout, Name, StackError, Urls, ports};
+
+/// Ports, passwords, process ids and the key of one stack.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct State {
+    pub(crate) ports: Ports,
+    pub(crate) secrets: Secrets,
+    /// The servers that are not ours.
+    pub(crate) given: Given,
+    pub(crate) processes: BTreeMap<Name, ProcessId>,
+    /// A key of the project that was created for the user; kept, because only its hash is in the registry.
+    pub(crate) api_key: Option<String>,
+    /// Whether an acknowledged write survives a power cut. Servers of a test run are thrown away and need not.
+    pub(crate) durable: bool,
+}
+
+/// Chosen once, so that a restarted stack is where it was.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ports {
+    pub(crate) postgres: u16,
+    pub(crate) redis: u16,
+    pub(crate) clickhouse_http: u16,
+    pub(crate) clickhouse_tcp: u16,
+    pub(crate) ingest: u16,
+    pub(crate) otlp_grpc: u16,
+    pub(crate) operator: u16,
+    pub(crate) worker: u16,
+}
+
+/// Random, and only ever written to files that no other user can read.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Secrets {
+    pub(crate) pg_superuser: String,
+    pub(crate) pg_owner: String,
+    pub(crate) pg_app: String,
+    pub(crate) redis: String,
+    pub(crate) clickhouse: String,
+    pub(crate) clickhouse_reader: String,
+    pub(crate) admin_key: String,
+}
+
+impl State {
+    pub(crate) fn choose(given: Given, durable: bool) -> Result<Self, StackError> {
+        Ok(Self {
+            ports: Ports {
+                postgres: ports::free()?,
+                redis: ports::free()?,
+                clickhouse_http: ports::free()?,
+                clickhouse_tcp: ports::free()?,
+                ingest: ports::prefer(7080)?,
+                otlp_grpc: ports::prefer(4317)?,
+                operator: ports::prefer(7081)?,
+                worker: ports::prefer(7082)?,
+            },
+            secrets: Secrets {
+                pg_superuser: secret(),
+                pg_owner: secret(),
+                pg_app: secret(),
+                redis: secret(),
+                clickhouse: secret(),
+                clickhouse_reader: secret(),
+                admin_key: secret(),
+            },
+            given,
+            processes: BTreeMap::new(),
+            api_key: None,
+            durable,
+        })
+    }
+
+    /// The state of an existing stack; none if there is no stack.
+    pub(crate) fn load(layout: &Layout) -> Result<Option<Self>, StackError> {
+        let path = layout.state_file();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(StackError::file("read", &path)(e)),
+        };
+        let read = serde_json::from_slice(&text);
+        read.map(Some).map_err(|e| {
+            let dir = layout.root().display();
+            StackError::Setting(format!("{} is not valid ({e}); start afresh with: rm -r {dir}", path.display()))
+        })
+    }
+
+    pub(crate) fn save(&self, layout: &Layout) -> Result<(), StackError> {
+        let path = layout.state_file();
+        let text = serde_json::to_vec_pretty(self).map_err(|e| StackError::file("write", &path)(e.into()))?;
+        write_private(&path, &text)
+    }
+
+    /// How to reach the servers, ours or given.
+    pub(crate) fn urls(&self) -> Urls {
+        let (ports, secrets) = (&self.ports, &self.secrets);
+        let pg = |user, password| format!("postgres://{user}:{password}@127.0.0.1:{}/tracebility", ports.postgres);
+        let given = self.given.clone();
+        let (pg_app_dsn, pg_owner_dsn) = given.postgres.map_or_else(
+            || (pg("tracebility_app", &secrets.pg_app), pg("tracebility_owner", &secrets.pg_owner)),
+            |pg| (pg.app_dsn, pg.owner_dsn),
+        );
+        Urls {
+            pg_app_dsn,
+            pg_owner_dsn,
+            redis_url: given.redis.unwrap_or_else(|| format!("redis://:{}@127.0.0.1:{}/0", secrets.redis, ports.redis)),
+            clickhouse_url: given.clickhouse.unwrap_or_else(|| {
+                format!("http://tracebility:{}@127.0.0.1:{}/tracebility", secrets.clickhouse, ports.clickhouse_http)
+            }),
+        }
+    }
+
+    /// The process of a name, if it runs.
+    pub(crate) fn running(&self, name: Name) -> Option<ProcessId> {
+        self.processes.get(&name).copied().filter(|process| process.is_alive())
+    }
+}
+
+/// 128 random bits, in letters that need no quoting anywhere.
+fn secret() -> String {
+    format!("{:032x}", rand::rng().random::<u128>())
+}
+
+/// Writes a file that only this user can read, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> Result<(), StackError> {
+    let draft = path.with_extension("new");
+    let write = || {
+        let mut file = OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
+        file.write_all(text)?;
+        fs::rename(&draft, path)
+    };
+    write().map_err(StackError::file("write", path))
+}
