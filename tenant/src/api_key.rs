@@ -119,6 +119,12 @@ impl IssuedKey {
         &self.public_id
     }
 
+    /// How the key starts, by which people recognise it in a list.
+    pub fn prefix(&self) -> &str {
+        const SHOWN: usize = 8;
+        &self.full.expose()[..KEY_PREFIX.len() + SHOWN]
+    }
+
     /// The last four characters, by which people recognise a key in a list.
     pub fn last_four(&self) -> &str {
         let full = self.full.expose();
