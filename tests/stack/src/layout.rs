@@ -4,7 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::{Name, StackError};
+use crate::{Name, StackError, socket};
 
 /// The directory of one stack.
 #[derive(Clone, Debug)]
@@ -89,7 +89,7 @@ impl Layout {
             remove_dir(&self.postgres_home(runs_as_other_user))?;
         }
         remove_dir(&self.logs())?;
-        for file in [self.env_file(), self.state_file(), self.lock_file()] {
+        for file in [self.env_file(), self.state_file(), self.root.join(socket::SOCKET), self.lock_file()] {
             remove_file(&file)?;
         }
         match fs::remove_dir(&self.root) {

@@ -23,6 +23,7 @@ pub mod process;
 mod progress;
 mod redis;
 mod registry;
+mod service;
 mod services;
 mod shared;
 mod socket;
@@ -35,7 +36,7 @@ pub use given::Urls;
 pub use hold::hold;
 pub use layout::Layout;
 pub use name::Name;
-pub use services::migrate;
+pub use service::{Service, Services, migrate};
 pub use shared::{Shared, TestDb, shared};
 pub use stack::{Endpoints, Health, ProcessStatus, UpOptions, down, endpoints, kill, start, status, up};
 

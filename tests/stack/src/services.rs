@@ -2,16 +2,25 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::process::{Launch, ProcessId};
-use crate::state::Ports;
 use crate::{Layout, Name, StackError, Urls, binaries, command, http};
 
 const MIGRATE_LIMIT: Duration = Duration::from_secs(120);
 
+/// Where the services listen.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct ServicePorts {
+    pub(crate) ingest: u16,
+    pub(crate) otlp_grpc: u16,
+    pub(crate) operator: u16,
+    pub(crate) worker: u16,
+}
+
 /// The settings of a service, as its contract names them.
-pub(crate) fn settings(name: Name, urls: &Urls, ports: &Ports, admin_key: &str) -> Vec<(String, String)> {
+pub(crate) fn settings(name: Name, urls: &Urls, ports: &ServicePorts, admin_key: &str) -> Vec<(String, String)> {
     let listen = |port: u16| format!("127.0.0.1:{port}");
     let mut settings = vec![
         ("TRACEBILITY_PG_DSN", urls.pg_app_dsn.clone()),
@@ -47,7 +56,7 @@ pub(crate) fn start(
 }
 
 /// Whether a service says that it is ready.
-pub(crate) async fn probe(name: Name, ports: &Ports) -> Result<(), StackError> {
+pub(crate) async fn probe(name: Name, ports: &ServicePorts) -> Result<(), StackError> {
     let port = if name == Name::IngestApi { ports.ingest } else { ports.worker };
     match http::get(&format!("http://127.0.0.1:{port}/readyz")).await {
         Ok((200, _)) => Ok(()),
@@ -57,7 +66,7 @@ pub(crate) async fn probe(name: Name, ports: &Ports) -> Result<(), StackError> {
 }
 
 /// Brings both stores to the schema of this checkout.
-pub async fn migrate(urls: &Urls) -> Result<(), StackError> {
+pub(crate) async fn migrate(urls: &Urls) -> Result<(), StackError> {
     let mut migrate = Command::new(binaries::path("migrate")?);
     migrate
         .args(["up", "--target", "all"])

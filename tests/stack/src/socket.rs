@@ -17,7 +17,8 @@ use crate::{StackError, Urls};
 /// A request creates a database at most.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 const LINE_BYTES_MAX: u64 = 64 * 1024;
-const SOCKET: &str = "hold.sock";
+/// Its file in the directory of the stack.
+pub(crate) const SOCKET: &str = "hold.sock";
 
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) enum Request {

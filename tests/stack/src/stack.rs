@@ -58,9 +58,9 @@ impl Endpoints {
     pub(crate) fn of(state: &State) -> Self {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         Self {
-            ingest_url: url(state.ports.ingest),
-            otlp_grpc_url: url(state.ports.otlp_grpc),
-            operator_url: url(state.ports.operator),
+            ingest_url: url(state.ports.services.ingest),
+            otlp_grpc_url: url(state.ports.services.otlp_grpc),
+            operator_url: url(state.ports.services.operator),
             api_key: state.api_key.clone(),
             admin_key: state.secrets.admin_key.clone(),
             urls: state.urls(),
@@ -286,7 +286,7 @@ impl Stack {
             Name::Redis => redis::start(layout, state, &programs, end)?,
             Name::Clickhouse => clickhouse::start(layout, state, &programs, end)?,
             Name::IngestApi | Name::IngestWorker => {
-                let settings = services::settings(name, &state.urls(), &state.ports, &state.secrets.admin_key);
+                let settings = services::settings(name, &state.urls(), &state.ports.services, &state.secrets.admin_key);
                 services::start(layout, name, settings, end)?
             }
         };
@@ -335,7 +335,7 @@ async fn probe(name: Name, state: &State) -> Result<(), StackError> {
         Name::Postgres => postgres::probe(state).await,
         Name::Redis => redis::probe(state).await,
         Name::Clickhouse => clickhouse::probe(state).await,
-        Name::IngestApi | Name::IngestWorker => services::probe(name, &state.ports).await,
+        Name::IngestApi | Name::IngestWorker => services::probe(name, &state.ports.services).await,
     }
 }
 
@@ -352,7 +352,7 @@ async fn stop(layout: &Layout, name: Name, recorded: Option<ProcessId>) -> Resul
 }
 
 fn address(name: Name, state: &State) -> String {
-    let ports = &state.ports;
+    let ports = &state.ports.services;
     let given = |url: &str| {
         let url = url::Url::parse(url).ok();
         let part = url.and_then(|url| Some((url.host_str()?.to_owned(), url.port_or_known_default())));

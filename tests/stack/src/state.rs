@@ -10,6 +10,7 @@ use rand::Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessId;
+use crate::services::ServicePorts;
 use crate::{Given, Layout, Name, StackError, Urls, ports};
 
 /// Ports, passwords, process ids and the key of one stack.
@@ -33,10 +34,7 @@ pub(crate) struct Ports {
     pub(crate) redis: u16,
     pub(crate) clickhouse_http: u16,
     pub(crate) clickhouse_tcp: u16,
-    pub(crate) ingest: u16,
-    pub(crate) otlp_grpc: u16,
-    pub(crate) operator: u16,
-    pub(crate) worker: u16,
+    pub(crate) services: ServicePorts,
 }
 
 /// Random, and only ever written to files that no other user can read.
@@ -59,10 +57,12 @@ impl State {
                 redis: ports::free()?,
                 clickhouse_http: ports::free()?,
                 clickhouse_tcp: ports::free()?,
-                ingest: ports::prefer(7080)?,
-                otlp_grpc: ports::prefer(4317)?,
-                operator: ports::prefer(7081)?,
-                worker: ports::prefer(7082)?,
+                services: ServicePorts {
+                    ingest: ports::prefer(7080)?,
+                    otlp_grpc: ports::prefer(4317)?,
+                    operator: ports::prefer(7081)?,
+                    worker: ports::prefer(7082)?,
+                },
             },
             secrets: Secrets {
                 pg_superuser: secret(),

@@ -18,13 +18,15 @@ pub(crate) async fn print(layout: &Layout, names: &[Name], lines: usize, follow:
     for name in names {
         write(*name, mark, &logs::tail(&layout.log(*name), lines))?;
     }
-    while follow {
+    if !follow {
+        return Ok(());
+    }
+    loop {
         tokio::time::sleep(LOOK_EVERY).await;
         for (name, end) in names.iter().zip(&mut ends) {
             write(*name, mark, &added(layout, *name, end)?)?;
         }
     }
-    Ok(())
 }
 
 fn size(layout: &Layout, name: Name) -> u64 {
