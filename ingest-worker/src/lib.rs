@@ -1,1 +1,13 @@
-//! Placeholder until the first commit.
+//! Shards in, ClickHouse inserts out.
+//!
+//! Per shard one task ([`shard`]) reads its stream ([`stream`]), gathers envelopes ([`batch`]) and inserts each table's
+//! rows as one block; then, and only then, it is done with the entries.
+
+mod backoff;
+pub mod batch;
+pub mod config;
+pub mod health;
+pub mod metrics;
+pub mod shard;
+mod statements;
+pub mod stream;

@@ -154,6 +154,12 @@ impl Column {
         self.segments.iter().map(Vec::len).sum()
     }
 
+    /// Bytes its rows will have once written out, close enough for a limit: a constant column is kept as one row, and may
+    /// stand for far more than it takes.
+    pub fn expanded_len(&self) -> usize {
+        if self.constant { self.byte_len().saturating_mul(self.rows as usize) } else { self.byte_len() }
+    }
+
     /// Pushes a fixed-width value, little-endian.
     pub fn push_fixed<const W: usize>(&mut self, value: [u8; W]) {
         debug_assert_eq!(self.ty.segments(), [Segment::Fixed(W)]);

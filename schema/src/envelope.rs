@@ -23,9 +23,14 @@ use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use crate::model::UnixNanos;
 use crate::tables::{Rows, Table};
 
+/// The field of a stream entry that holds the envelope.
+pub const ENVELOPE_FIELD: &str = "e";
 const MAGIC: &[u8; 4] = b"TBE1";
-/// Rows in one section. Far above any request's cap; bounds what a corrupt length can make a reader allocate.
-pub const SECTION_ROWS_MAX: u32 = 1 << 20;
+/// Rows of one table in an envelope. The edge refuses requests beyond it, because an envelope is never split: its rows
+/// must fit into one insert.
+pub const SECTION_ROWS_MAX: u32 = 500_000;
+/// Bytes of an envelope's rows once written out ([`Envelope::expanded_len`]); likewise.
+pub const EXPANDED_BYTES_MAX: usize = 160 << 20;
 
 /// The protocol a request came in by. Stored by name in the `source` column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +84,9 @@ impl Writer {
     pub fn new(header: &Header, capacity: usize) -> Self {
         let mut out = Vec::with_capacity(capacity.max(256));
         out.extend_from_slice(MAGIC);
-        for id in [
-            header.envelope_id.0,
-            header.org_id.0,
-            header.workspace_id.0,
-            header.project_id.0,
-            header.api_key_id.0,
-        ] {
+        for id in
+            [header.envelope_id.0, header.org_id.0, header.workspace_id.0, header.project_id.0, header.api_key_id.0]
+        {
             out.extend_from_slice(id.as_bytes());
         }
         out.extend_from_slice(&header.received_at.to_le_bytes());
@@ -176,6 +177,11 @@ pub struct ColumnBytes<'a> {
 }
 
 impl<'a> Envelope<'a> {
+    /// Bytes its rows will have in blocks, roughly: constant columns are written out there.
+    pub fn expanded_len(&self) -> usize {
+        self.sections.iter().map(Section::expanded_len).sum()
+    }
+
     /// Reads an envelope. Every length is checked, so that appending a section to a block cannot fail; whether a string
     /// segment really holds that many strings is left to the server.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
@@ -201,6 +207,14 @@ impl<'a> Envelope<'a> {
             0 => Ok(Self { header, sections }),
             left => Err(DecodeError::Trailing(left)),
         }
+    }
+}
+
+impl Section<'_> {
+    fn expanded_len(&self) -> usize {
+        let bytes = |c: &ColumnBytes<'_>| c.segments.iter().map(|s| s.len()).sum::<usize>();
+        let times = |c: &ColumnBytes<'_>| if c.constant { self.rows as usize } else { 1 };
+        self.columns.iter().map(|c| bytes(c).saturating_mul(times(c))).sum()
     }
 }
 
@@ -326,14 +340,23 @@ pub(crate) mod tests {
                 run_id: Uuid::from_u128(i as u128),
                 name: format!("span {i}").into(),
                 attributes: (0..i % 4).map(|k| attribute("k", k)).collect(),
-                events: (0..i % 3).map(|e| Event { attributes: vec![attribute("e", e); e], ..Default::default() }).collect(),
+                events: (0..i % 3)
+                    .map(|e| Event { attributes: vec![attribute("e", e); e], ..Default::default() })
+                    .collect(),
                 llm: Llm { temperature: (i % 2 == 0).then_some(0.5), ..Default::default() },
                 ..Default::default()
             };
             spans.push(header.project_id, &origin, i > 0, &span);
         }
         runs.push(header.project_id, &Run::default(), 7);
-        bills.push(header.project_id, header.api_key_id, header.envelope_id, header.received_at, Meter::SpanIngested, 9);
+        bills.push(
+            header.project_id,
+            header.api_key_id,
+            header.envelope_id,
+            header.received_at,
+            Meter::SpanIngested,
+            9,
+        );
         let mut writer = Writer::new(&header, 0);
         writer.section(&spans);
         writer.section(&runs);

@@ -159,8 +159,10 @@ pub struct Tokens {
 pub struct Llm<'a> {
     /// What the operation is.
     pub kind: Kind,
-    /// The model that answered, else the one asked for.
+    /// The model asked for, else the one that answered.
     pub model: Cow<'a, str>,
+    /// The model that answered, as its provider names it.
+    pub response_model: Cow<'a, str>,
     /// Who serves the model.
     pub provider: Cow<'a, str>,
     /// Token counts.

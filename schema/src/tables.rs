@@ -124,6 +124,7 @@ table! {
         scope_attribute_types: String,
         scope_schema_url: String,
         model: String,
+        response_model: String,
         provider: String,
         prompt_tokens: UInt32,
         completion_tokens: UInt32,
@@ -181,6 +182,7 @@ table! {
         sdk: String,
         sdk_version: String,
         model: String,
+        response_model: String,
         provider: String,
         prompt_tokens: UInt32,
         completion_tokens: UInt32,
@@ -224,6 +226,7 @@ macro_rules! push_llm {
         let (rows, llm): (_, &Llm<'_>) = ($rows, $llm);
         rows.kind.push_str(llm.kind.as_str());
         rows.model.push_str(&llm.model);
+        rows.response_model.push_str(&llm.response_model);
         rows.provider.push_str(&llm.provider);
         rows.prompt_tokens.push_fixed(llm.tokens.prompt.to_le_bytes());
         rows.completion_tokens.push_fixed(llm.tokens.completion.to_le_bytes());
@@ -407,7 +410,8 @@ mod tests {
         let (project, origin) = (ProjectId(uuid::Uuid::nil()), Origin::default());
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
         for i in 0..3 {
-            let span = Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
+            let span =
+                Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
             spans.push(project, &origin, i == 1, &span);
             runs.push(project, &Run::default(), 0);
             bills.push(project, ApiKeyId(project.0), EnvelopeId(project.0), 0, Meter::SpanBytes, 1);

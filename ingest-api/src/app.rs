@@ -1,0 +1,125 @@
+//! The path of an ingest request, whatever its protocol: who, body, translate, publish.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use http::HeaderMap;
+use hyper::body::Incoming;
+use redis::aio::ConnectionManager;
+use schema::envelope::{Header, Source};
+use schema::ids::EnvelopeId;
+use schema::model::UnixNanos;
+use tenant::context::scope;
+use tenant::{Resolver, TenantContext};
+use uuid::Uuid;
+
+use crate::auth;
+use crate::batch::{Batch, Counts};
+use crate::body::{self, Budget, ReadBody};
+use crate::error::ApiError;
+use crate::metrics;
+use crate::native;
+use crate::otlp;
+use crate::publish::Publisher;
+
+/// Bodies above this many bytes are translated with the other tasks of the thread moved elsewhere.
+const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// What every request handler shares.
+#[derive(Clone)]
+pub struct App {
+    resolver: Resolver,
+    publisher: Publisher,
+    budget: Budget,
+    /// For readiness.
+    pub(crate) redis: ConnectionManager,
+}
+
+impl App {
+    /// Puts the parts together.
+    pub fn new(resolver: Resolver, redis: ConnectionManager, budget: Budget) -> Self {
+        Self { resolver, publisher: Publisher::new(redis.clone()), budget, redis }
+    }
+
+    /// The budget that bodies are read under.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The tenant of a request, if its key may ingest.
+    pub async fn admit(&self, headers: &HeaderMap) -> Result<Arc<TenantContext>, ApiError> {
+        let tenant = self.resolver.resolve(auth::presented_key(headers)?).await?;
+        tenant.require(scope::INGEST_WRITE)?;
+        Ok(tenant)
+    }
+
+    /// Takes in one HTTP request. `request_id` becomes the envelope's id, so that an answer can be traced to its rows.
+    pub async fn ingest(
+        &self,
+        request_id: Uuid,
+        headers: &HeaderMap,
+        body: Incoming,
+        source: Source,
+    ) -> Result<Counts, ApiError> {
+        let tenant = self.admit(headers).await?;
+        let body = body::read(headers, body, &self.budget).await?;
+        self.store(request_id, &tenant, body, source).await
+    }
+
+    /// Translates a body and appends its rows. On `Ok` they are durable.
+    pub async fn store(
+        &self,
+        request_id: Uuid,
+        tenant: &TenantContext,
+        body: ReadBody,
+        source: Source,
+    ) -> Result<Counts, ApiError> {
+        let header = Header {
+            envelope_id: EnvelopeId(request_id),
+            org_id: tenant.org_id(),
+            workspace_id: tenant.workspace_id(),
+            project_id: tenant.project_id(),
+            api_key_id: tenant.api_key_id(),
+            received_at: now(),
+            source,
+        };
+        let translated = if body.bytes.len() > TRANSLATE_INLINE_BYTES_MAX {
+            tokio::task::block_in_place(|| translate(&header, &body.bytes))
+        } else {
+            translate(&header, &body.bytes)
+        };
+        let (counts, envelope) = translated?;
+        drop(body);
+        if let Some(envelope) = envelope {
+            self.publisher.publish(tenant.org_id(), &envelope).await?;
+        }
+        metrics::items(&counts);
+        Ok(counts)
+    }
+}
+
+/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end.
+pub fn translate(header: &Header, body: &[u8]) -> Result<(Counts, Option<Vec<u8>>), ApiError> {
+    Batch::with(|batch| {
+        let project = header.project_id;
+        match header.source {
+            Source::OtlpProtobuf | Source::OtlpGrpc => {
+                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, project))
+                    .map_err(|e| ApiError::Malformed(e.to_string()))?;
+            }
+            Source::OtlpJson => {
+                otlp::decode_json(body, &mut otlp::Translator::new(batch, project))
+                    .map_err(|e| ApiError::Malformed(format!("malformed JSON: {e}")))?;
+            }
+            Source::Native => native::decode(body, project, batch)
+                .map_err(|e| ApiError::Malformed(format!("not a batch of runs and spans: {e}")))?,
+        }
+        let envelope = batch.envelope(header, body.len())?;
+        Ok((batch.counts(), envelope))
+    })
+}
+
+fn now() -> UnixNanos {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UnixNanos::try_from(since.as_nanos()).unwrap_or(UnixNanos::MAX)
+}

@@ -1,0 +1,226 @@
+//! Reading a request's body under hard caps: bytes per body, bytes of all bodies under way, time.
+
+#![allow(clippy::disallowed_methods)] // the one place that may decompress: everything here is capped
+
+use std::io::Read;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::ApiError;
+
+/// How long a body may take to arrive.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The budget is counted in units of this many bytes.
+const UNIT_BYTES: usize = 1024;
+
+/// Memory for bodies: how large one may be, and how much all under way may take.
+#[derive(Clone, Debug)]
+pub struct Budget {
+    body_max: usize,
+    units: Arc<Semaphore>,
+}
+
+impl Budget {
+    /// Both in bytes.
+    pub fn new(body_max: usize, in_flight_max: usize) -> Self {
+        Self { body_max, units: Arc::new(Semaphore::new(in_flight_max / UNIT_BYTES)) }
+    }
+
+    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+        let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| ApiError::Overloaded)?;
+        Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| ApiError::Overloaded)
+    }
+}
+
+/// A body that was read, decompressed, and is paid for until it is dropped.
+#[derive(Debug)]
+pub struct ReadBody {
+    /// The decompressed bytes.
+    pub bytes: Bytes,
+    _paid: OwnedSemaphorePermit,
+}
+
+/// How a body is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    Identity,
+    /// RFC 1952, any number of members.
+    Gzip,
+}
+
+impl Compression {
+    /// Reads `content-encoding`.
+    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
+        match headers.get(CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("?").trim()) {
+            None | Some("" | "identity") => Ok(Compression::Identity),
+            Some("gzip" | "x-gzip") => Ok(Compression::Gzip),
+            Some(other) => Err(ApiError::ContentEncoding { found: other.to_owned() }),
+        }
+    }
+}
+
+/// Reads a body to its end and decompresses it.
+pub async fn read(headers: &HeaderMap, body: Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
+    let compression = Compression::of(headers)?;
+    let raw = collect(headers, body, budget).await?;
+    decompress(compression, raw, budget)
+}
+
+/// Reads a body as it is.
+pub async fn collect(headers: &HeaderMap, mut body: Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
+    let too_large = || ApiError::TooLarge { what: "body", limit: budget.body_max, unit: " bytes" };
+    let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
+    if declared.is_some_and(|n| n > budget.body_max) {
+        return Err(too_large());
+    }
+    let mut paid = budget.take(0)?;
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    let mut total = 0;
+    let reading = async {
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| ApiError::Malformed(format!("the body could not be read: {e}")))?;
+            let Ok(data) = frame.into_data() else { continue };
+            total += data.len();
+            if total > budget.body_max {
+                return Err(too_large());
+            }
+            paid.merge(budget.take(data.len())?);
+            if total == data.len() {
+                first = data;
+                continue;
+            }
+            if rest.is_empty() {
+                // A lying content length costs no memory: pages that are never written are never there.
+                rest.reserve(declared.unwrap_or(0).max(total));
+                rest.extend_from_slice(&first);
+            }
+            rest.extend_from_slice(&data);
+        }
+        Ok(())
+    };
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| ApiError::BodyTimeout(BODY_TIMEOUT))??;
+    // Most bodies come in one piece, which is handed on without a copy.
+    let bytes = if rest.is_empty() { first } else { rest.freeze() };
+    Ok(ReadBody { bytes, _paid: paid })
+}
+
+/// Decompresses a body; its memory is taken from the budget too.
+pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> Result<ReadBody, ApiError> {
+    match compression {
+        Compression::Identity => Ok(raw),
+        Compression::Gzip => gunzip(&raw.bytes, budget),
+    }
+}
+
+fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
+    if let Some(body) = gunzip_at_once(raw, budget)? {
+        return Ok(body);
+    }
+    let mut paid = budget.take(0)?;
+    let mut bytes = Vec::new();
+    let mut decoder = flate2::bufread::MultiGzDecoder::new(raw);
+    let mut chunk = [0; 64 << 10];
+    loop {
+        match decoder.read(&mut chunk) {
+            Ok(0) => return Ok(ReadBody { bytes: bytes.into(), _paid: paid }),
+            Ok(n) if bytes.len() + n > budget.body_max => {
+                let what = "decompressed body";
+                return Err(ApiError::TooLarge { what, limit: budget.body_max, unit: " bytes" });
+            }
+            Ok(n) => {
+                paid.merge(budget.take(n)?);
+                bytes.extend_from_slice(&chunk[..n]);
+            }
+            Err(error) => return Err(ApiError::Malformed(format!("the body is not valid gzip: {error}"))),
+        }
+    }
+}
+
+/// Decompresses in one go into a buffer of the size that the trailer claims, which takes half the time of a stream.
+/// `None` if that size is wrong, as with several members: then the stream decides.
+fn gunzip_at_once(raw: &[u8], budget: &Budget) -> Result<Option<ReadBody>, ApiError> {
+    let Some(trailer) = raw.last_chunk::<8>() else { return Ok(None) };
+    let [c0, c1, c2, c3, s0, s1, s2, s3] = *trailer;
+    let claimed = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
+    // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a buffer.
+    if claimed > budget.body_max || claimed / 1032 > raw.len() {
+        return Ok(None);
+    }
+    let paid = budget.take(claimed)?;
+    let mut bytes = vec![0; claimed];
+    match libdeflater::Decompressor::new().gzip_decompress(raw, &mut bytes) {
+        // It stops after the first member. Only if that one ends with the trailer at the end is it the whole body.
+        Ok(n) if n == claimed && libdeflater::crc32(&bytes) == u32::from_le_bytes([c0, c1, c2, c3]) => {
+            Ok(Some(ReadBody { bytes: bytes.into(), _paid: paid }))
+        }
+        _ => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::write::GzEncoder;
+    use std::io::Write;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn budget() -> Budget {
+        Budget::new(1 << 20, 4 << 20)
+    }
+
+    #[test]
+    fn one_member_and_several() {
+        let (a, b) = (gzip(b"hello "), gzip(&[b'x'; 70_000]));
+        assert_eq!(gunzip(&a, &budget()).unwrap().bytes, b"hello "[..]);
+        let both = [b"hello ".to_vec(), vec![b'x'; 70_000]].concat();
+        assert_eq!(gunzip(&[a, b].concat(), &budget()).unwrap().bytes, both);
+    }
+
+    #[test]
+    fn a_bomb_is_too_large_and_gives_its_memory_back() {
+        let bomb = gzip(&vec![0; 3 << 20]);
+        let budget = budget();
+        assert!(matches!(gunzip(&bomb, &budget), Err(ApiError::TooLarge { .. })));
+        // A trailer that claims less than there is must not get past the cap either.
+        let mut lying = bomb.clone();
+        let at = lying.len() - 4;
+        lying[at..].copy_from_slice(&100u32.to_le_bytes());
+        assert!(gunzip(&lying, &budget).is_err());
+        assert_eq!(budget.units.available_permits(), (4 << 20) / UNIT_BYTES);
+    }
+
+    #[test]
+    fn garbage_and_cut_bodies_are_malformed() {
+        let whole = gzip(&[7; 5_000]);
+        for end in 0..whole.len() {
+            match gunzip(&whole[..end], &budget()) {
+                Err(ApiError::Malformed(_)) => {}
+                // Nothing at all is an empty stream.
+                Ok(body) if end == 0 => assert!(body.bytes.is_empty()),
+                other => panic!("cut at {end}: {other:?}"),
+            }
+        }
+        assert!(matches!(gunzip(b"not gzip at all", &budget()), Err(ApiError::Malformed(_))));
+    }
+
+    #[test]
+    fn a_spent_budget_says_come_again() {
+        let budget = Budget::new(1 << 20, 8 << 10);
+        let _held = budget.take(8 << 10).unwrap();
+        assert!(matches!(gunzip(&gzip(&[1; 5_000]), &budget), Err(ApiError::Overloaded)));
+    }
+}

@@ -1,0 +1,126 @@
+//! The settings of `ingest-api`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tenant::secret::{Secret, SecretUrl};
+use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+
+const INGEST_LISTEN: Setting<SocketAddr> =
+    Setting::new("TRACEBILITY_INGEST_LISTEN", parse::socket_addr, "Where SDKs send to, over HTTP/1.1 and HTTP/2.")
+        .default("0.0.0.0:7080");
+const OTLP_GRPC_LISTEN: Setting<SocketAddr> =
+    Setting::new("TRACEBILITY_OTLP_GRPC_LISTEN", parse::socket_addr, "Where OTLP/gRPC exporters send to.")
+        .default("0.0.0.0:4317");
+const OPERATOR_LISTEN: Setting<SocketAddr> = Setting::new(
+    "TRACEBILITY_OPERATOR_LISTEN",
+    parse::socket_addr,
+    "The operators' listener. Keep it off the internet.",
+)
+.default("0.0.0.0:7081");
+const ADMIN_KEY: Setting<String> = Setting::new(
+    "TRACEBILITY_ADMIN_KEY",
+    admin_key,
+    "The bearer token of the admin API, at least 32 characters. Without it the admin API refuses everyone.",
+)
+.secret();
+const BODY_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_BODY_MAX",
+    parse::bytes::<{ 64 << 10 }, { 512 << 20 }>,
+    "The largest request body, before and after decompression. SDKs send up to 27 MB unasked, and drop what is refused.",
+)
+.default("64MiB");
+const BODIES_IN_FLIGHT_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_BODIES_IN_FLIGHT_MAX",
+    parse::bytes::<{ 1 << 20 }, { 64 << 30 }>,
+    "Memory for the bodies of all requests under way. Beyond it requests are told to come again (503).",
+)
+.default("512MiB");
+const CONNECTIONS_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_CONNECTIONS_MAX",
+    parse::count::<1, 1_000_000>,
+    "Open connections per listener. Further ones wait to be accepted.",
+)
+.default("4096");
+const DRAIN_MAX: Setting<Duration> = Setting::new(
+    "TRACEBILITY_DRAIN_MAX",
+    parse::duration::<0, 600_000>,
+    "How long requests under way may take to finish after SIGTERM.",
+)
+.default("20s");
+
+/// The program, for `--help` and `--check-config`.
+pub const PROGRAM: Program = Program {
+    name: "ingest-api",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Takes in OTLP traces and native run batches, and appends them durably to Redis before it answers.",
+    example: "TRACEBILITY_PG_DSN=postgres://tracebility_app:secret@localhost:5432/tracebility \\\n  \
+              TRACEBILITY_REDIS_URL=redis://localhost:6379/0 \\\n  \
+              TRACEBILITY_CLICKHOUSE_URL=http://tracebility:secret@localhost:8123/tracebility \\\n  ingest-api",
+    settings: TABLE,
+};
+
+const TABLE: &[&dyn Declared] = &[
+    &settings::PG_DSN,
+    &settings::REDIS_URL,
+    &settings::CLICKHOUSE_URL,
+    &INGEST_LISTEN,
+    &OTLP_GRPC_LISTEN,
+    &OPERATOR_LISTEN,
+    &ADMIN_KEY,
+    &BODY_MAX,
+    &BODIES_IN_FLIGHT_MAX,
+    &CONNECTIONS_MAX,
+    &DRAIN_MAX,
+];
+
+const ADMIN_KEY_CHARS_MIN: usize = 32;
+
+fn admin_key(text: &str) -> Result<String, String> {
+    if text.len() < ADMIN_KEY_CHARS_MIN {
+        return Err(format!("is shorter than {ADMIN_KEY_CHARS_MIN} characters"));
+    }
+    Ok(text.to_owned())
+}
+
+/// Everything the program was told.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub pg_dsn: SecretUrl,
+    pub redis_url: SecretUrl,
+    pub ingest_listen: SocketAddr,
+    pub otlp_grpc_listen: SocketAddr,
+    pub operator_listen: SocketAddr,
+    pub admin_key: Option<Secret<String>>,
+    /// In bytes.
+    pub body_max: usize,
+    /// In bytes.
+    pub bodies_in_flight_max: usize,
+    pub connections_max: usize,
+    pub drain_max: Duration,
+}
+
+impl Config {
+    /// Reads the checked settings, and checks what spans several of them.
+    pub fn read(values: &Values) -> Result<Self, Errors> {
+        let size = |setting| values.get(setting).map(|n: u64| usize::try_from(n).unwrap_or(usize::MAX));
+        let config = Self {
+            pg_dsn: values.get(&settings::PG_DSN)?,
+            redis_url: values.get(&settings::REDIS_URL)?,
+            ingest_listen: values.get(&INGEST_LISTEN)?,
+            otlp_grpc_listen: values.get(&OTLP_GRPC_LISTEN)?,
+            operator_listen: values.get(&OPERATOR_LISTEN)?,
+            admin_key: values.find(&ADMIN_KEY)?.map(Secret::new),
+            body_max: size(&BODY_MAX)?,
+            bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
+            connections_max: size(&CONNECTIONS_MAX)?,
+            drain_max: values.get(&DRAIN_MAX)?,
+        };
+        // A body may be held twice: as it came, and decompressed.
+        if config.bodies_in_flight_max < 2 * config.body_max {
+            return Err(Errors::one(&BODIES_IN_FLIGHT_MAX, "is less than twice TRACEBILITY_BODY_MAX"));
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,101 @@
+//! Every way to refuse a request, and what each becomes: a status, a message for the client, a hint when to retry.
+//!
+//! The client's message says what to change; the cause stays in our log.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use tenant::ResolveError;
+
+/// Why a request was refused.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ApiError {
+    #[error("no API key: send it as `Authorization: Bearer <key>` or `x-api-key: <key>`")]
+    NoKey,
+    #[error(transparent)]
+    Resolve(#[from] ResolveError),
+    #[error("there is nothing at this path")]
+    NotFound,
+    #[error("this path takes {allowed}")]
+    MethodNotAllowed { allowed: &'static str },
+    #[error("content type {found:?} is not one of {wanted}")]
+    ContentType { found: String, wanted: &'static str },
+    #[error("content encoding {found:?} is not one of identity, gzip")]
+    ContentEncoding { found: String },
+    #[error("the {what} is larger than {limit}{unit}; send less per request")]
+    TooLarge { what: &'static str, limit: usize, unit: &'static str },
+    #[error("{0}")]
+    Malformed(String),
+    #[error("the body did not arrive within {} s", .0.as_secs())]
+    BodyTimeout(Duration),
+    #[error("too many requests are under way; try again")]
+    Overloaded,
+    #[error("the data cannot be stored at the moment; try again")]
+    Unavailable(#[source] redis::RedisError),
+}
+
+impl ApiError {
+    /// The HTTP status. What an SDK does on each: see `docs/protocols.md` once there is one; until then, never 500 for load.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            ApiError::NoKey => StatusCode::UNAUTHORIZED,
+            ApiError::Resolve(error) => match error {
+                ResolveError::Unknown | ResolveError::Revoked | ResolveError::Expired => StatusCode::UNAUTHORIZED,
+                ResolveError::Frozen { .. } | ResolveError::MissingScope { .. } => StatusCode::FORBIDDEN,
+                ResolveError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            },
+            ApiError::NotFound => StatusCode::NOT_FOUND,
+            ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::ContentType { .. } | ApiError::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
+            ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
+            ApiError::Overloaded | ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// A stable name for programs and metrics.
+    pub fn code(&self) -> &'static str {
+        match self {
+            ApiError::NoKey => "no_key",
+            ApiError::Resolve(error) => match error {
+                ResolveError::Unknown => "unknown_key",
+                ResolveError::Revoked => "revoked_key",
+                ResolveError::Expired => "expired_key",
+                ResolveError::Frozen { .. } => "org_frozen",
+                ResolveError::MissingScope { .. } => "missing_scope",
+                ResolveError::Unavailable(_) => "registry_unavailable",
+            },
+            ApiError::NotFound => "not_found",
+            ApiError::MethodNotAllowed { .. } => "method_not_allowed",
+            ApiError::ContentType { .. } => "content_type",
+            ApiError::ContentEncoding { .. } => "content_encoding",
+            ApiError::TooLarge { .. } => "too_large",
+            ApiError::Malformed(_) => "malformed",
+            ApiError::BodyTimeout(_) => "body_timeout",
+            ApiError::Overloaded => "overloaded",
+            ApiError::Unavailable(_) => "storage_unavailable",
+        }
+    }
+
+    /// The code of `google.rpc.Code` for OTLP clients.
+    pub fn grpc_code(&self) -> i32 {
+        const INVALID_ARGUMENT: i32 = 3;
+        const DEADLINE_EXCEEDED: i32 = 4;
+        const NOT_FOUND: i32 = 5;
+        const PERMISSION_DENIED: i32 = 7;
+        const UNIMPLEMENTED: i32 = 12;
+        const UNAVAILABLE: i32 = 14;
+        const UNAUTHENTICATED: i32 = 16;
+        match self.status() {
+            StatusCode::UNAUTHORIZED => UNAUTHENTICATED,
+            StatusCode::FORBIDDEN => PERMISSION_DENIED,
+            StatusCode::NOT_FOUND => NOT_FOUND,
+            StatusCode::METHOD_NOT_ALLOWED => UNIMPLEMENTED,
+            StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
+            StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+            _ => INVALID_ARGUMENT,
+        }
+    }
+}

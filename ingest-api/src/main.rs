@@ -1,0 +1,74 @@
+//! `ingest-api`: takes in traces, appends them durably, answers.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use ingest_api::app::App;
+use ingest_api::body::Budget;
+use ingest_api::config::{Config, PROGRAM};
+use ingest_api::operator::Operator;
+use ingest_api::{grpc, health, routes, server};
+use tenant::resolver::PostgresSource;
+use tenant::settings::Start;
+use tenant::{Resolver, telemetry};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+// Half of the cost of decoding is allocation; measured against the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = match PROGRAM.start(std::env::args_os().skip(1), std::env::vars_os(), Config::read) {
+        Start::Run(config) => config,
+        Start::Exit(exit) => return exit.print(),
+    };
+    telemetry::log_to_stderr();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
+    health::collect_metrics()?;
+    let redis = tenant::redis::connect(&config.redis_url)?;
+    let resolver = Resolver::new(PostgresSource::new(tenant::postgres::pool(&config.pg_dsn)?));
+    let app = App::new(resolver, redis.clone(), Budget::new(config.body_max, config.bodies_in_flight_max));
+    let operator = Operator::new(redis, config.admin_key);
+
+    // Announce.
+    let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
+    let ingest_listener = bind(config.ingest_listen).await?;
+    let grpc_listener = bind(config.otlp_grpc_listen).await?;
+    let operator_listener = bind(config.operator_listen).await?;
+    tracing::info!(
+        ingest = %config.ingest_listen, otlp_grpc = %config.otlp_grpc_listen, operator = %config.operator_listen,
+        "listening"
+    );
+
+    // Serve until told to stop, then drain.
+    let (stop, stopping) = watch::channel(false);
+    let (grpc_app, connections, drain) = (app.clone(), config.connections_max, config.drain_max);
+    let ingest = server::serve(ingest_listener, connections, drain, stopping.clone(), move |request| {
+        routes::handle(app.clone(), request)
+    });
+    let grpc = server::serve(grpc_listener, connections, drain, stopping.clone(), move |request| {
+        grpc::handle(grpc_app.clone(), request)
+    });
+    let operator =
+        server::serve(operator_listener, connections, drain, stopping, move |request| operator.clone().handle(request));
+    let signal = async {
+        let signal = telemetry::stop_signal().await;
+        tracing::info!(signal, "draining");
+        stop.send_replace(true);
+    };
+    tokio::join!(signal, ingest, grpc, operator);
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,40 @@
+//! Every metric of `ingest-api`. Labels are from fixed sets: nothing a client sends becomes one.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+use crate::batch::Counts;
+
+/// Upper bounds of the latency histograms, in seconds.
+pub const LATENCY_BUCKETS_SECONDS: [f64; 14] =
+    [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 4.096];
+
+/// `tracebility_requests_total{route,status}`: requests answered. `tracebility_request_seconds{route}`: from the head to
+/// the answer.
+pub fn answered(route: &'static str, status: u16, took: Duration) {
+    counter!("tracebility_requests_total", "route" => route, "status" => status.to_string()).increment(1);
+    histogram!("tracebility_request_seconds", "route" => route).record(took.as_secs_f64());
+}
+
+/// `tracebility_refused_total{code}`: requests refused, by the error's code.
+pub fn refused(code: &'static str) {
+    counter!("tracebility_refused_total", "code" => code).increment(1);
+}
+
+/// `tracebility_items_total{table,outcome}`: runs and spans accepted, and items set aside.
+pub fn items(counts: &Counts) {
+    counter!("tracebility_items_total", "table" => "run", "outcome" => "accepted").increment(counts.runs.into());
+    counter!("tracebility_items_total", "table" => "span", "outcome" => "accepted").increment(counts.spans.into());
+    counter!("tracebility_items_total", "table" => "any", "outcome" => "set_aside").increment(counts.set_aside);
+}
+
+/// `tracebility_append_seconds`: one `XADD`. `tracebility_append_bytes_total` and `tracebility_append_failures_total`.
+pub fn appended(took: Duration, bytes: usize, ok: bool) {
+    histogram!("tracebility_append_seconds").record(took.as_secs_f64());
+    if ok {
+        counter!("tracebility_append_bytes_total").increment(bytes as u64);
+    } else {
+        counter!("tracebility_append_failures_total").increment(1);
+    }
+}

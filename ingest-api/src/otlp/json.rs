@@ -1,0 +1,418 @@
+//! OTLP trace requests in JSON: the protobuf JSON mapping with OTLP's exceptions (hex ids, enums as numbers), plus what
+//! real SDKs send: 64-bit integers as numbers or strings, non-integral `intValue`s, `null` doubles, enum names.
+//!
+//! Source: OTLP specification, "JSON Protobuf Encoding"; deviations as captured from SDKs.
+
+use std::borrow::Cow;
+
+use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::json_text::{self, NESTING_MAX};
+use super::{STATUS_ERROR, Sink, SpanError};
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Request<'a> {
+    #[serde(borrow, default, alias = "resource_spans")]
+    resource_spans: Vec<ResourceSpans<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceSpans<'a> {
+    #[serde(borrow, default)]
+    resource: Option<Resource<'a>>,
+    #[serde(borrow, default, alias = "scope_spans")]
+    scope_spans: Vec<ScopeSpans<'a>>,
+    #[serde(borrow, default, alias = "schema_url")]
+    schema_url: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct Resource<'a> {
+    #[serde(borrow, default)]
+    attributes: Vec<KeyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ScopeSpans<'a> {
+    #[serde(borrow, default)]
+    scope: Option<Scope<'a>>,
+    #[serde(borrow, default)]
+    spans: Vec<SpanJson<'a>>,
+    #[serde(borrow, default, alias = "schema_url")]
+    schema_url: Text<'a>,
+}
+
+#[derive(Deserialize)]
+struct Scope<'a> {
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    version: Text<'a>,
+    #[serde(borrow, default)]
+    attributes: Vec<KeyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SpanJson<'a> {
+    #[serde(borrow, default, alias = "trace_id")]
+    trace_id: Text<'a>,
+    #[serde(borrow, default, alias = "span_id")]
+    span_id: Text<'a>,
+    #[serde(borrow, default, alias = "trace_state")]
+    trace_state: Text<'a>,
+    #[serde(borrow, default, alias = "parent_span_id")]
+    parent_span_id: Text<'a>,
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    kind: Option<Number<'a>>,
+    #[serde(borrow, default, alias = "start_time_unix_nano")]
+    start_time_unix_nano: Option<Number<'a>>,
+    #[serde(borrow, default, alias = "end_time_unix_nano")]
+    end_time_unix_nano: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    attributes: Vec<KeyValue<'a>>,
+    #[serde(borrow, default, alias = "dropped_attributes_count")]
+    dropped_attributes_count: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    events: Vec<EventJson<'a>>,
+    #[serde(borrow, default, alias = "dropped_events_count")]
+    dropped_events_count: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    links: Vec<LinkJson<'a>>,
+    #[serde(borrow, default, alias = "dropped_links_count")]
+    dropped_links_count: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    status: Option<StatusJson<'a>>,
+    #[serde(borrow, default)]
+    flags: Option<Number<'a>>,
+}
+
+#[derive(Deserialize)]
+struct StatusJson<'a> {
+    #[serde(borrow, default)]
+    message: Text<'a>,
+    #[serde(borrow, default)]
+    code: Option<Number<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EventJson<'a> {
+    #[serde(borrow, default, alias = "time_unix_nano")]
+    time_unix_nano: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    name: Text<'a>,
+    #[serde(borrow, default)]
+    attributes: Vec<KeyValue<'a>>,
+    #[serde(borrow, default, alias = "dropped_attributes_count")]
+    dropped_attributes_count: Option<Number<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct LinkJson<'a> {
+    #[serde(borrow, default, alias = "trace_id")]
+    trace_id: Text<'a>,
+    #[serde(borrow, default, alias = "span_id")]
+    span_id: Text<'a>,
+    #[serde(borrow, default, alias = "trace_state")]
+    trace_state: Text<'a>,
+    #[serde(borrow, default)]
+    attributes: Vec<KeyValue<'a>>,
+    #[serde(borrow, default, alias = "dropped_attributes_count")]
+    dropped_attributes_count: Option<Number<'a>>,
+    #[serde(borrow, default)]
+    flags: Option<Number<'a>>,
+}
+
+#[derive(Deserialize)]
+struct KeyValue<'a> {
+    #[serde(borrow, default)]
+    key: Text<'a>,
+    #[serde(borrow, default)]
+    value: Option<AnyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct AnyValue<'a> {
+    #[serde(borrow, default, alias = "string_value")]
+    string_value: Option<Text<'a>>,
+    #[serde(default, alias = "bool_value")]
+    bool_value: Option<bool>,
+    #[serde(borrow, default, alias = "int_value")]
+    int_value: Option<Number<'a>>,
+    #[serde(borrow, default, alias = "double_value")]
+    double_value: Option<Number<'a>>,
+    #[serde(borrow, default, alias = "array_value")]
+    array_value: Option<ArrayValue<'a>>,
+    #[serde(borrow, default, alias = "kvlist_value")]
+    kvlist_value: Option<KvList<'a>>,
+    #[serde(borrow, default, alias = "bytes_value")]
+    bytes_value: Option<Text<'a>>,
+}
+
+#[derive(Deserialize)]
+struct ArrayValue<'a> {
+    #[serde(borrow, default)]
+    values: Vec<AnyValue<'a>>,
+}
+
+#[derive(Deserialize)]
+struct KvList<'a> {
+    #[serde(borrow, default)]
+    values: Vec<KeyValue<'a>>,
+}
+
+/// A string, borrowed where it has no escapes; `null` is the empty one.
+#[derive(Default)]
+struct Text<'a>(Cow<'a, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
+        let text: Option<Borrowed<'de>> = Option::deserialize(deserializer)?;
+        Ok(Self(text.map(|t| t.0).unwrap_or_default()))
+    }
+}
+
+/// A number as the client wrote it, in quotes or not.
+#[derive(Deserialize)]
+struct Number<'a>(#[serde(borrow)] &'a RawValue);
+
+impl Number<'_> {
+    fn text(&self) -> &str {
+        self.0.get().trim_matches('"')
+    }
+
+    fn unsigned(number: &Option<Self>) -> u64 {
+        number.as_ref().map_or(0, |n| n.text().parse().unwrap_or_default())
+    }
+
+    fn count(number: &Option<Self>) -> u32 {
+        u32::try_from(Self::unsigned(number)).unwrap_or(u32::MAX)
+    }
+
+    fn nanos(number: &Option<Self>) -> UnixNanos {
+        UnixNanos::try_from(Self::unsigned(number)).unwrap_or(UnixNanos::MAX)
+    }
+
+    /// JavaScript writes 1.0 as an integer and 1e300 as an `intValue`: what does not fit 64 bits is a double.
+    fn int_value<'v>(&self) -> Value<'v> {
+        match self.text().parse() {
+            Ok(n) => Value::Int(n),
+            Err(_) => self.double_value(),
+        }
+    }
+
+    fn double_value<'v>(&self) -> Value<'v> {
+        match self.text() {
+            "Infinity" => Value::Double(f64::INFINITY),
+            "-Infinity" => Value::Double(f64::NEG_INFINITY),
+            text => text.parse().map_or(Value::Empty, Value::Double),
+        }
+    }
+}
+
+/// Reads an `ExportTraceServiceRequest` in JSON, handing each span to the sink.
+pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_json::Error> {
+    let request: Request<'a> = serde_json::from_slice(body)?;
+    let mut span = Span::default();
+    for resource_spans in request.resource_spans {
+        let attributes = resource_spans.resource.map(|r| r.attributes).unwrap_or_default();
+        let mut origin = Origin {
+            resource_attributes: attributes.into_iter().map(lossy_attribute).collect(),
+            resource_schema_url: resource_spans.schema_url.0,
+            ..Origin::default()
+        };
+        let service = origin.resource_attributes.iter().find(|a| a.key == "service.name");
+        if let Some(Attribute { value: Value::Str(name), .. }) = service {
+            origin.service_name = name.clone();
+        }
+        for scope_spans in resource_spans.scope_spans {
+            let scope = scope_spans.scope;
+            origin.scope_schema_url = scope_spans.schema_url.0;
+            (origin.scope_name, origin.scope_version, origin.scope_attributes) = match scope {
+                Some(s) => (s.name.0, s.version.0, s.attributes.into_iter().map(lossy_attribute).collect()),
+                None => Default::default(),
+            };
+            sink.origin();
+            for json in scope_spans.spans {
+                super::reset(&mut span);
+                match fill(json, &mut span).and_then(|()| super::check_ids(&span)) {
+                    Ok(()) => sink.span(&origin, &mut span),
+                    Err(error) => sink.set_aside(&span, error),
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
+    span.run_id = trace_id(&json.trace_id.0)?;
+    span.span_id = span_id(&json.span_id.0)?;
+    if !json.parent_span_id.0.is_empty() {
+        span.parent_span_id = span_id(&json.parent_span_id.0)?;
+    }
+    span.trace_state = json.trace_state.0;
+    span.name = json.name.0;
+    span.span_kind = json.kind.map_or(0, |kind| span_kind(kind.text()));
+    span.start_time = Number::nanos(&json.start_time_unix_nano);
+    span.end_time = Number::nanos(&json.end_time_unix_nano);
+    span.dropped_attributes = Number::count(&json.dropped_attributes_count);
+    span.dropped_events = Number::count(&json.dropped_events_count);
+    span.dropped_links = Number::count(&json.dropped_links_count);
+    span.flags = Number::count(&json.flags);
+    if let Some(status) = json.status {
+        let code = status.code.as_ref().map_or("0", Number::text);
+        span.status = super::status(code == "STATUS_CODE_ERROR" || code.parse() == Ok(STATUS_ERROR));
+        span.status_message = status.message.0;
+    }
+    fill_attributes(json.attributes, &mut span.attributes)?;
+    for event in json.events {
+        let mut filled = Event {
+            time: Number::nanos(&event.time_unix_nano),
+            name: event.name.0,
+            dropped_attributes: Number::count(&event.dropped_attributes_count),
+            ..Event::default()
+        };
+        fill_attributes(event.attributes, &mut filled.attributes)?;
+        span.events.push(filled);
+    }
+    for link in json.links {
+        let mut filled = Link {
+            trace_id: trace_id(&link.trace_id.0)?,
+            span_id: span_id(&link.span_id.0)?,
+            trace_state: link.trace_state.0,
+            dropped_attributes: Number::count(&link.dropped_attributes_count),
+            flags: Number::count(&link.flags),
+            ..Link::default()
+        };
+        fill_attributes(link.attributes, &mut filled.attributes)?;
+        span.links.push(filled);
+    }
+    Ok(())
+}
+
+fn span_kind(text: &str) -> u8 {
+    match text {
+        "SPAN_KIND_INTERNAL" => 1,
+        "SPAN_KIND_SERVER" => 2,
+        "SPAN_KIND_CLIENT" => 3,
+        "SPAN_KIND_PRODUCER" => 4,
+        "SPAN_KIND_CONSUMER" => 5,
+        number => number.parse().unwrap_or_default(),
+    }
+}
+
+fn hex<const N: usize>(text: &str) -> Result<[u8; N], Option<usize>> {
+    if text.len() != 2 * N {
+        return Err(Some(text.len() / 2));
+    }
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let digit = |c: u8| char::from(c).to_digit(16).ok_or(None);
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    Ok(bytes)
+}
+
+fn trace_id(text: &str) -> Result<Uuid, SpanError> {
+    hex(text).map(Uuid::from_bytes).map_err(|len| len.map_or(SpanError::NotHex, SpanError::TraceId))
+}
+
+fn span_id(text: &str) -> Result<Uuid, SpanError> {
+    hex(text).map(span_uuid).map_err(|len| len.map_or(SpanError::NotHex, SpanError::SpanId))
+}
+
+fn fill_attributes<'a>(pairs: Vec<KeyValue<'a>>, out: &mut Vec<Attribute<'a>>) -> Result<(), SpanError> {
+    for pair in pairs {
+        out.push(Attribute { key: pair.key.0, value: any_value(pair.value)? });
+    }
+    Ok(())
+}
+
+/// A resource or scope attribute: one that is nested too deep must not cost all the spans under it.
+fn lossy_attribute<'a>(pair: KeyValue<'a>) -> Attribute<'a> {
+    Attribute { key: pair.key.0, value: any_value(pair.value).unwrap_or(Value::Empty) }
+}
+
+fn any_value<'a>(value: Option<AnyValue<'a>>) -> Result<Value<'a>, SpanError> {
+    Ok(match value {
+        None => Value::Empty,
+        Some(AnyValue { string_value: Some(text), .. }) => Value::Str(text.0),
+        Some(AnyValue { bool_value: Some(b), .. }) => Value::Bool(b),
+        Some(AnyValue { int_value: Some(n), .. }) => n.int_value(),
+        Some(AnyValue { double_value: Some(n), .. }) => n.double_value(),
+        Some(AnyValue { array_value: Some(array), .. }) => {
+            let mut text = String::new();
+            render_array(array, NESTING_MAX, &mut text)?;
+            Value::Array(text.into())
+        }
+        Some(AnyValue { kvlist_value: Some(map), .. }) => {
+            let mut text = String::new();
+            render_map(map, NESTING_MAX, &mut text)?;
+            Value::Map(text.into())
+        }
+        Some(AnyValue { bytes_value: Some(base64), .. }) => match decode_base64(&base64.0) {
+            Some(bytes) => Value::Bytes(bytes.into()),
+            None => Value::Str(base64.0),
+        },
+        Some(_) => Value::Empty,
+    })
+}
+
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
+}
+
+fn render_array(array: ArrayValue<'_>, depth: u8, out: &mut String) -> Result<(), SpanError> {
+    let depth = depth.checked_sub(1).ok_or(SpanError::NestedTooDeep)?;
+    out.push('[');
+    for value in array.values {
+        json_text::separate(out, '[');
+        render_value(Some(value), depth, out)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+fn render_map(map: KvList<'_>, depth: u8, out: &mut String) -> Result<(), SpanError> {
+    let depth = depth.checked_sub(1).ok_or(SpanError::NestedTooDeep)?;
+    out.push('{');
+    for pair in map.values {
+        json_text::separate(out, '{');
+        json_text::string(&pair.key.0, out);
+        out.push(':');
+        render_value(pair.value, depth, out)?;
+    }
+    out.push('}');
+    Ok(())
+}
+
+fn render_value(value: Option<AnyValue<'_>>, depth: u8, out: &mut String) -> Result<(), SpanError> {
+    match value {
+        Some(AnyValue { array_value: Some(array), .. }) => render_array(array, depth, out)?,
+        Some(AnyValue { kvlist_value: Some(map), .. }) => render_map(map, depth, out)?,
+        scalar => match any_value(scalar)? {
+            Value::Str(text) => json_text::string(&text, out),
+            Value::Bool(b) => out.push_str(if b { "true" } else { "false" }),
+            Value::Int(n) => out.push_str(itoa::Buffer::new().format(n)),
+            Value::Double(n) => json_text::double(n, out),
+            Value::Bytes(bytes) => json_text::bytes(&bytes, out),
+            Value::Empty | Value::Array(_) | Value::Map(_) => out.push_str("null"),
+        },
+    }
+    Ok(())
+}

@@ -1,0 +1,178 @@
+//! OTLP traces: protobuf and JSON in, rows out.
+//!
+//! `wire` and `protobuf` walk the protobuf form, `json` the JSON form; both fill the same [`Span`] and hand it to a
+//! [`Sink`]. [`Translator`] is the sink that stores: it gives a span its LLM meaning ([`semantics`]), derives the run of a
+//! root span, and writes rows.
+
+mod json;
+mod json_text;
+mod protobuf;
+pub mod reply;
+pub mod semantics;
+mod wire;
+
+pub use json::decode as decode_json;
+pub use protobuf::decode as decode_protobuf;
+pub use wire::Malformed;
+
+use std::borrow::Cow;
+
+use schema::ids::ProjectId;
+use schema::model::{Origin, Run, RunOp, Span, Status, Value};
+use schema::tables::content_hash;
+use uuid::Uuid;
+
+use crate::batch::Batch;
+
+/// `STATUS_CODE_ERROR` of `opentelemetry.proto.trace.v1.Status`.
+const STATUS_ERROR: u64 = 2;
+
+/// What a decoder hands its findings to.
+pub trait Sink<'a> {
+    /// The spans that follow have another origin than those before.
+    fn origin(&mut self);
+    /// A whole span. The sink may take what it likes out of it; the decoder resets it.
+    fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>);
+    /// A span that cannot be stored; `span` holds what was read of it.
+    fn set_aside(&mut self, span: &Span<'a>, error: SpanError);
+}
+
+/// Why one span cannot be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SpanError {
+    #[error("trace id has {0} bytes, not 16")]
+    TraceId(usize),
+    #[error("span id has {0} bytes, not 8")]
+    SpanId(usize),
+    #[error("trace id is all zeros or missing")]
+    ZeroTraceId,
+    #[error("span id is all zeros or missing")]
+    ZeroSpanId,
+    #[error("an id is not hexadecimal")]
+    NotHex,
+    #[error("text that is not UTF-8")]
+    NotUtf8,
+    #[error("an attribute is nested deeper than {} levels", json_text::NESTING_MAX)]
+    NestedTooDeep,
+}
+
+/// Empties a span for the next one, keeping its lists' memory.
+fn reset(span: &mut Span<'_>) {
+    let (mut attributes, mut events, mut links, mut tags) = (
+        std::mem::take(&mut span.attributes),
+        std::mem::take(&mut span.events),
+        std::mem::take(&mut span.links),
+        std::mem::take(&mut span.llm.tags),
+    );
+    attributes.clear();
+    events.clear();
+    links.clear();
+    tags.clear();
+    *span = Span { attributes, events, links, ..Span::default() };
+    span.llm.tags = tags;
+}
+
+fn check_ids(span: &Span<'_>) -> Result<(), SpanError> {
+    if span.run_id.is_nil() {
+        return Err(SpanError::ZeroTraceId);
+    }
+    if span.span_id.is_nil() {
+        return Err(SpanError::ZeroSpanId);
+    }
+    Ok(())
+}
+
+fn status(is_error: bool) -> Status {
+    if is_error { Status::Error } else { Status::Ok }
+}
+
+/// The sink that stores.
+#[derive(Debug)]
+pub struct Translator<'b> {
+    batch: &'b mut Batch,
+    project: ProjectId,
+    same_origin: bool,
+    /// What the current origin takes per span, in bytes.
+    origin_bytes: usize,
+}
+
+impl<'b> Translator<'b> {
+    /// Writes into `batch`, on behalf of a project.
+    pub fn new(batch: &'b mut Batch, project: ProjectId) -> Self {
+        Self { batch, project, same_origin: false, origin_bytes: 0 }
+    }
+}
+
+impl<'a> Sink<'a> for Translator<'_> {
+    fn origin(&mut self) {
+        self.same_origin = false;
+    }
+
+    fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>) {
+        if !self.same_origin {
+            self.origin_bytes = origin_bytes(origin);
+        }
+        if !self.batch.take_origin_bytes(self.origin_bytes) {
+            return;
+        }
+        semantics::interpret(span);
+        if span.parent_span_id.is_nil() {
+            let run = run_of_root(origin, span);
+            self.batch.runs.push(self.project, &run, content_hash(span.span_id.as_bytes()));
+        }
+        self.batch.spans.push(self.project, origin, self.same_origin, span);
+        self.same_origin = true;
+    }
+
+    fn set_aside(&mut self, span: &Span<'a>, error: SpanError) {
+        self.batch.set_aside(hex_ids(span), error.to_string());
+    }
+}
+
+fn origin_bytes(origin: &Origin<'_>) -> usize {
+    let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
+    let value_bytes = |value: &Value<'_>| match value {
+        Value::Str(text) | Value::Array(text) | Value::Map(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len() * 4 / 3,
+        Value::Empty | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 8,
+    };
+    let attributes: usize = attributes.map(|a| a.key.len() + value_bytes(&a.value)).sum();
+    attributes
+        + origin.service_name.len()
+        + origin.scope_name.len()
+        + origin.scope_version.len()
+        + origin.resource_schema_url.len()
+        + origin.scope_schema_url.len()
+}
+
+fn hex_ids(span: &Span<'_>) -> String {
+    let hex = |id: Uuid, from: usize| id.simple().to_string()[from..].to_owned();
+    format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
+}
+
+/// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
+fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>) -> Run<'a> {
+    let resource = |key: &str| {
+        let found = origin.resource_attributes.iter().find(|a| a.key == key);
+        match found.map(|a| &a.value) {
+            Some(Value::Str(text)) => text.clone(),
+            _ => Cow::Borrowed(""),
+        }
+    };
+    Run {
+        run_id: span.run_id,
+        trace_id: span.run_id,
+        parent_run_id: Uuid::nil(),
+        op: RunOp::Patch,
+        name: span.name.clone(),
+        status: Some(span.status),
+        start_time: span.start_time,
+        end_time: span.end_time,
+        session_name: origin.service_name.clone(),
+        sdk: resource("telemetry.sdk.name"),
+        sdk_version: resource("telemetry.sdk.version"),
+        llm: span.llm.clone(),
+        ..Run::default()
+    }
+}

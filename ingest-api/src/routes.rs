@@ -1,0 +1,190 @@
+//! The ingest listener: path and method to handler, result to answer.
+
+use std::convert::Infallible;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use schema::envelope::Source;
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::app::App;
+use crate::batch::Counts;
+use crate::error::ApiError;
+use crate::health;
+use crate::metrics;
+use crate::otlp::reply::{self, Encoding};
+
+/// An answer of the ingest or operator listener.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Seconds a client of a native route is asked to wait.
+const RETRY_AFTER_NATIVE_SECONDS: u32 = 5;
+/// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
+const RETRY_AFTER_OTLP_SECONDS: u32 = 1;
+
+/// How a route talks to its clients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialect {
+    /// OTLP/HTTP, in this encoding.
+    Otlp(Encoding),
+    /// Our own JSON.
+    Native,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Route {
+    Traces,
+    Runs,
+    Health(health::Probe),
+    Unknown,
+}
+
+impl Route {
+    fn of(path: &str) -> Self {
+        match path {
+            "/v1/traces" => Route::Traces,
+            "/v1/runs" => Route::Runs,
+            path => health::Probe::of(path).map_or(Route::Unknown, Route::Health),
+        }
+    }
+
+    /// The name in metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Route::Traces => "/v1/traces",
+            Route::Runs => "/v1/runs",
+            Route::Health(probe) => probe.path(),
+            Route::Unknown => "unknown",
+        }
+    }
+}
+
+/// Answers one request. Never fails: an error is an answer too.
+pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let begun = Instant::now();
+    let request_id = Uuid::now_v7();
+    let route = Route::of(request.uri().path());
+    let mut answer = match (route, request.method()) {
+        (Route::Traces, &Method::POST) => traces(&app, request_id, request).await,
+        (Route::Runs, &Method::POST) => runs(&app, request_id, request).await,
+        (Route::Health(probe), &Method::GET) => health::answer_probe(probe, &app.redis).await,
+        (Route::Traces | Route::Runs, _) => {
+            refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "POST" })
+        }
+        (Route::Health(_), _) => refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "GET" }),
+        (Route::Unknown, _) => refuse(Dialect::Native, request_id, &ApiError::NotFound),
+    };
+    if let Ok(id) = HeaderValue::from_str(request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
+        answer.headers_mut().insert("x-request-id", id);
+    }
+    metrics::answered(route.name(), answer.status().as_u16(), begun.elapsed());
+    Ok(answer)
+}
+
+async fn traces(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let (encoding, source) = match media_type(&head.headers) {
+        "application/x-protobuf" => (Encoding::Protobuf, Source::OtlpProtobuf),
+        "application/json" => (Encoding::Json, Source::OtlpJson),
+        found => {
+            let wanted = "application/x-protobuf, application/json";
+            let error = ApiError::ContentType { found: found.to_owned(), wanted };
+            return refuse(Dialect::Otlp(Encoding::Json), request_id, &error);
+        }
+    };
+    match app.ingest(request_id, &head.headers, body, source).await {
+        Ok(counts) => answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)),
+        Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
+    }
+}
+
+async fn runs(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let found = media_type(&head.headers);
+    if found != "application/json" {
+        let error = ApiError::ContentType { found: found.to_owned(), wanted: "application/json" };
+        return refuse(Dialect::Native, request_id, &error);
+    }
+    match app.ingest(request_id, &head.headers, body, Source::Native).await {
+        Ok(counts) => answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)),
+        Err(error) => refuse(Dialect::Native, request_id, &error),
+    }
+}
+
+/// The content type without its parameters.
+fn media_type(headers: &HeaderMap) -> &str {
+    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim()
+}
+
+fn accepted(counts: &Counts) -> Vec<u8> {
+    let mut body = json!({
+        "accepted_runs": counts.runs,
+        "accepted_spans": counts.spans,
+        "rejected": counts.reasons,
+    });
+    let untold = counts.set_aside - counts.reasons.len() as u64;
+    if untold > 0 {
+        body["rejected_untold"] = untold.into();
+    }
+    body.to_string().into_bytes()
+}
+
+/// An answer with a body.
+pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// The answer to a refused request, as its client expects it.
+pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
+    let status = error.status();
+    log(request_id, error, status);
+    metrics::refused(error.code());
+    let message = error.to_string();
+    let mut answer = match dialect {
+        Dialect::Otlp(encoding) => {
+            answer(status, encoding.content_type(), reply::failure(encoding, error.grpc_code(), &message))
+        }
+        Dialect::Native => {
+            let error = json!({"code": error.code(), "message": message, "request_id": request_id});
+            self::answer(status, "application/json", json!({ "error": error }).to_string().into_bytes())
+        }
+    };
+    let headers = answer.headers_mut();
+    match (status, error) {
+        (StatusCode::UNAUTHORIZED, _) => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tracebility\""));
+        }
+        (StatusCode::SERVICE_UNAVAILABLE, _) => {
+            let seconds = match dialect {
+                Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
+                Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
+            };
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        (_, ApiError::MethodNotAllowed { allowed }) => {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        _ => {}
+    }
+    answer
+}
+
+/// Ours is an error, the client's is a note.
+pub fn log(request_id: Uuid, error: &ApiError, status: StatusCode) {
+    if status.is_server_error() {
+        let cause = std::error::Error::source(error).map(ToString::to_string);
+        tracing::error!(%request_id, code = error.code(), cause, "request refused: {error}");
+    } else {
+        tracing::debug!(%request_id, code = error.code(), "request refused: {error}");
+    }
+}

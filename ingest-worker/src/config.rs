@@ -1,0 +1,135 @@
+//! The settings of `ingest-worker`.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tenant::clickhouse::ClickHouseUrl;
+use tenant::secret::SecretUrl;
+use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+
+use crate::batch::Limits;
+
+const WORKER_LISTEN: Setting<SocketAddr> =
+    Setting::new("TRACEBILITY_WORKER_LISTEN", parse::socket_addr, "Where /healthz, /readyz and /metrics are.")
+        .default("0.0.0.0:7082");
+const WORKER_ID: Setting<String> = Setting::new(
+    "TRACEBILITY_WORKER_ID",
+    worker_id,
+    "This worker's name in the consumer groups: the same after a restart, another for every other worker. Unset, the host's name.",
+);
+const BATCH_ROWS_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_BATCH_ROWS_MAX",
+    parse::count::<1, 1_000_000>,
+    "Rows of one insert. Merging many small inserts is the largest cost of all.",
+)
+.default("100000");
+const BATCH_BYTES_MAX: Setting<u64> =
+    Setting::new("TRACEBILITY_BATCH_BYTES_MAX", parse::bytes::<{ 64 << 10 }, { 240 << 20 }>, "Bytes of one insert.")
+        .default("128MiB");
+const BATCH_AGE_MAX: Setting<Duration> = Setting::new(
+    "TRACEBILITY_BATCH_AGE_MAX",
+    parse::duration::<1, 60_000>,
+    "How long a row may wait for others before it is inserted.",
+)
+.default("1s");
+const MEMORY_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_BATCH_MEMORY_MAX",
+    parse::bytes::<{ 16 << 20 }, { 64 << 30 }>,
+    "Memory for the batches of all shards. A batch that finds it spent is inserted at once.",
+)
+.default("512MiB");
+const INSERTS_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_INSERTS_MAX",
+    parse::count::<1, 64>,
+    "Inserts under way at the same time, so that a backlog does not overload ClickHouse.",
+)
+.default("4");
+const DRAIN_MAX: Setting<Duration> = Setting::new(
+    "TRACEBILITY_DRAIN_MAX",
+    parse::duration::<0, 600_000>,
+    "How long the last batches may take to be inserted after SIGTERM. What is not stays in Redis.",
+)
+.default("20s");
+
+/// The program, for `--help` and `--check-config`.
+pub const PROGRAM: Program = Program {
+    name: "ingest-worker",
+    version: env!("CARGO_PKG_VERSION"),
+    about: "Takes envelopes from the shards' streams and inserts their rows into ClickHouse in large blocks.",
+    example: "TRACEBILITY_PG_DSN=postgres://tracebility_app:secret@localhost:5432/tracebility \\\n  \
+              TRACEBILITY_REDIS_URL=redis://localhost:6379/0 \\\n  \
+              TRACEBILITY_CLICKHOUSE_URL=http://tracebility:secret@localhost:8123/tracebility \\\n  ingest-worker",
+    settings: TABLE,
+};
+
+const TABLE: &[&dyn Declared] = &[
+    &settings::PG_DSN,
+    &settings::REDIS_URL,
+    &settings::CLICKHOUSE_URL,
+    &WORKER_LISTEN,
+    &WORKER_ID,
+    &BATCH_ROWS_MAX,
+    &BATCH_BYTES_MAX,
+    &BATCH_AGE_MAX,
+    &MEMORY_MAX,
+    &INSERTS_MAX,
+    &DRAIN_MAX,
+];
+
+/// Characters of a worker's name.
+const WORKER_ID_CHARS_MAX: usize = 128;
+
+fn worker_id(text: &str) -> Result<String, String> {
+    let fits = (1..=WORKER_ID_CHARS_MAX).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("is not 1 to {WORKER_ID_CHARS_MAX} printable ASCII characters"))
+    }
+}
+
+/// Everything the program was told.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Config {
+    pub redis_url: SecretUrl,
+    pub clickhouse_url: ClickHouseUrl,
+    pub worker_listen: SocketAddr,
+    pub worker_id: String,
+    pub limits: Limits,
+    /// In bytes.
+    pub memory_max: usize,
+    pub inserts_max: usize,
+    pub drain_max: Duration,
+}
+
+impl Config {
+    /// Reads the checked settings, and checks what spans several of them.
+    pub fn read(values: &Values) -> Result<Self, Errors> {
+        let size = |setting| values.get(setting).map(|n: u64| usize::try_from(n).unwrap_or(usize::MAX));
+        let limits =
+            Limits { rows: size(&BATCH_ROWS_MAX)?, bytes: size(&BATCH_BYTES_MAX)?, age: values.get(&BATCH_AGE_MAX)? };
+        let memory_max = size(&MEMORY_MAX)?;
+        if memory_max < limits.bytes {
+            return Err(Errors::one(&MEMORY_MAX, "is less than TRACEBILITY_BATCH_BYTES_MAX"));
+        }
+        Ok(Self {
+            redis_url: values.get(&settings::REDIS_URL)?,
+            clickhouse_url: values.get(&settings::CLICKHOUSE_URL)?,
+            worker_listen: values.get(&WORKER_LISTEN)?,
+            worker_id: match values.find(&WORKER_ID)? {
+                Some(id) => id,
+                None => hostname()?,
+            },
+            limits,
+            memory_max,
+            inserts_max: size(&INSERTS_MAX)?,
+            drain_max: values.get(&DRAIN_MAX)?,
+        })
+    }
+}
+
+fn hostname() -> Result<String, Errors> {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    worker_id(&name).map_err(|_| Errors::one(&WORKER_ID, "is not set, and the host's name cannot be used instead"))
+}

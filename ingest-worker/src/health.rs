@@ -1,0 +1,91 @@
+//! The worker's small listener: alive, ready, metrics.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use redis::aio::ConnectionManager;
+use serde_json::json;
+use tenant::clickhouse::Inserter;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::metrics::INSERT_BUCKETS_SECONDS;
+
+/// Connections served at the same time.
+const CONNECTIONS_MAX: usize = 64;
+
+/// What readiness depends on.
+#[derive(Clone)]
+pub struct Health {
+    /// Where entries come from.
+    pub redis: ConnectionManager,
+    /// Where rows go.
+    pub inserter: Inserter,
+    /// The collected metrics.
+    pub metrics: PrometheusHandle,
+}
+
+/// Why metrics cannot be collected.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum MetricsError {
+    #[error("the histogram buckets are wrong: {0}")]
+    Buckets(#[from] metrics_exporter_prometheus::BuildError),
+    #[error("metrics are collected elsewhere already")]
+    Installed,
+}
+
+/// Begins to collect metrics. Once per process.
+pub fn collect_metrics() -> Result<PrometheusHandle, MetricsError> {
+    let recorder = PrometheusBuilder::new().set_buckets(&INSERT_BUCKETS_SECONDS)?.build_recorder();
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
+    Ok(handle)
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: TcpListener, health: Health) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let health = health.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(move |request| answer(health.clone(), request));
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .serve_connection(TokioIo::new(stream), service);
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection broke");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(health: Health, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let (status, body) = match (request.method(), request.uri().path()) {
+        (&Method::GET, "/healthz") => (StatusCode::OK, json!({"alive": true}).to_string()),
+        (&Method::GET, "/metrics") => (StatusCode::OK, health.metrics.render()),
+        (&Method::GET, "/readyz") => readiness(&health).await,
+        _ => (StatusCode::NOT_FOUND, json!({"paths": ["/healthz", "/readyz", "/metrics"]}).to_string()),
+    };
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    Ok(answer)
+}
+
+async fn readiness(health: &Health) -> (StatusCode, String) {
+    let redis = tenant::redis::preflight(&health.redis).await.map_err(|e| e.to_string());
+    let clickhouse = health.inserter.ping().await.map_err(|e| e.to_string());
+    match redis.and(clickhouse) {
+        Ok(()) => (StatusCode::OK, json!({"ready": true}).to_string()),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false, "reason": reason}).to_string()),
+    }
+}

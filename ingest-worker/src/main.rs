@@ -1,0 +1,76 @@
+//! `ingest-worker`: takes envelopes from the shards and inserts them into ClickHouse.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use ingest_worker::config::{Config, PROGRAM};
+use ingest_worker::health::{self, Health};
+use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, READ_WAIT_MAX, Shared};
+use ingest_worker::stream::Stream;
+use tenant::clickhouse::Inserter;
+use tenant::settings::Start;
+use tenant::shard::Shard;
+use tenant::telemetry;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let config = match PROGRAM.start(std::env::args_os().skip(1), std::env::vars_os(), Config::read) {
+        Start::Run(config) => config,
+        Start::Exit(exit) => return exit.print(),
+    };
+    telemetry::log_to_stderr();
+    match run(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(config: Config) -> anyhow::Result<()> {
+    // Build. A store that is away makes us not ready, and every operation is repeated until it is back.
+    let metrics = health::collect_metrics()?;
+    let redis = tenant::redis::connect(&config.redis_url)?;
+    let (stop, stopping) = watch::channel(false);
+    let shared = Shared {
+        limits: config.limits,
+        inserter: Inserter::new(&config.clickhouse_url),
+        inserts: Arc::new(Semaphore::new(config.inserts_max)),
+        memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
+        memory_max: config.memory_max,
+        stop: stopping,
+    };
+
+    // Announce.
+    let address = config.worker_listen;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    tracing::info!(worker = config.worker_id, health = %address, "working");
+    let health = Health { redis: redis.clone(), inserter: shared.inserter.clone(), metrics };
+    let serving = tokio::spawn(health::serve(listener, health));
+
+    // Work until told to stop, then insert what was gathered.
+    let mut shards = JoinSet::new();
+    for shard in Shard::all() {
+        let reader = tenant::redis::connect_waiting(&config.redis_url, READ_WAIT_MAX)?;
+        let stream = Stream::new(shard, config.worker_id.clone(), reader, redis.clone());
+        shards.spawn(shard::run(shard, stream, shared.clone()));
+    }
+    let signal = telemetry::stop_signal().await;
+    tracing::info!(signal, "draining");
+    stop.send_replace(true);
+    let drained = async { while shards.join_next().await.is_some() {} };
+    if tokio::time::timeout(config.drain_max, drained).await.is_err() {
+        tracing::warn!("the time to drain is over; what was not inserted stays in Redis");
+    }
+    serving.abort();
+    tracing::info!("stopped");
+    Ok(())
+}

@@ -1,0 +1,36 @@
+//! Every metric of `ingest-worker`. Labels are from fixed sets.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+use tenant::shard::Shard;
+
+/// Upper bounds of the insert histogram, in seconds.
+pub const INSERT_BUCKETS_SECONDS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
+
+/// `tracebility_inserted_rows_total{table}`, `tracebility_inserted_bytes_total{table}`,
+/// `tracebility_insert_seconds{table}`, `tracebility_insert_failures_total{table}`.
+pub fn inserted(table: &'static str, rows: u64, bytes: usize, took: Duration, ok: bool) {
+    histogram!("tracebility_insert_seconds", "table" => table).record(took.as_secs_f64());
+    if ok {
+        counter!("tracebility_inserted_rows_total", "table" => table).increment(rows);
+        counter!("tracebility_inserted_bytes_total", "table" => table).increment(bytes as u64);
+    } else {
+        counter!("tracebility_insert_failures_total", "table" => table).increment(1);
+    }
+}
+
+/// `tracebility_finished_envelopes_total{shard}`: envelopes inserted, acknowledged and deleted.
+pub fn finished(shard: Shard, envelopes: usize) {
+    counter!("tracebility_finished_envelopes_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
+}
+
+/// `tracebility_parked_envelopes_total{shard}`: entries moved to the dead letters.
+pub fn parked(shard: Shard) {
+    counter!("tracebility_parked_envelopes_total", "shard" => shard.number().to_string()).increment(1);
+}
+
+/// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.
+pub fn redis_failed() {
+    counter!("tracebility_redis_failures_total").increment(1);
+}

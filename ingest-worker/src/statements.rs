@@ -1,0 +1,20 @@
+//! The `INSERT` statement of each table, made once.
+
+use schema::tables::{STAMPS, Table};
+use tenant::clickhouse::InsertStatement;
+
+/// The statements used so far.
+#[derive(Debug, Default)]
+pub(crate) struct Statements(Vec<(&'static Table, InsertStatement)>);
+
+impl Statements {
+    /// The statement that names exactly the columns of a block of that table.
+    pub(crate) fn of(&mut self, table: &'static Table) -> InsertStatement {
+        if let Some((_, statement)) = self.0.iter().find(|(known, _)| *known == table) {
+            return statement.clone();
+        }
+        let statement = InsertStatement::new(table.name, STAMPS.iter().chain(table.columns).map(|column| column.name));
+        self.0.push((table, statement.clone()));
+        statement
+    }
+}
