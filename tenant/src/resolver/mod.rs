@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
@@ -46,6 +46,8 @@ pub const KEYS_MAX: usize = 100_000;
 pub const NEGATIVES_MAX: usize = 100_000;
 /// How many look-ups may be under way, each for another key. Beyond it a request is told to come again.
 pub const LOOKUPS_MAX: usize = 256;
+/// How long one look-up may take, whatever the network does.
+pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(4);
 /// How many argon2 verifications may run at the same time.
 pub const VERIFICATIONS_MAX: usize = 2;
 /// How long a request waits for its turn to be verified.
@@ -86,6 +88,9 @@ pub enum SourceError {
     /// Postgres failed or could not be reached in time.
     #[error("the registry did not answer: {0}")]
     Postgres(#[from] sqlx::Error),
+    /// No answer, and no error either.
+    #[error("the registry did not answer within {} s", LOOKUP_DEADLINE.as_secs())]
+    TimedOut,
     /// Too much is being looked up or verified already.
     #[error("more than {limit} {what} at once")]
     Busy {
@@ -146,6 +151,8 @@ struct Inner {
     cache: KeyCache,
     flights: SingleFlight<Result<Arc<Entry>, ResolveError>>,
     verifications: Arc<Semaphore>,
+    /// Whether the last look-up failed.
+    failing: AtomicBool,
     stats: Counters,
 }
 
@@ -184,6 +191,7 @@ impl Resolver {
             cache: KeyCache::new(KEYS_MAX, NEGATIVES_MAX),
             flights: SingleFlight::new(LOOKUPS_MAX),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
+            failing: AtomicBool::new(false),
             stats: Counters::default(),
         };
         Self { inner: Arc::new(inner) }
@@ -224,15 +232,8 @@ impl Inner {
         let now = self.clock.monotonic();
         let entry = match cached {
             Some(entry) if entry.is_fresh(now) => entry,
-            stale => match self.load(key.public_id(), stale.clone()).await {
-                Ok(entry) => entry,
-                // Better an entry that may be out of date than refusing a customer because of our own outage.
-                Err(error @ ResolveError::Unavailable(_)) => match stale {
-                    Some(entry) if entry.is_usable(now) => entry,
-                    _ => return Err(error),
-                },
-                Err(error) => return Err(error),
-            },
+            Some(entry) if entry.is_usable(now) => self.refresh(key.public_id(), entry).await?,
+            _ => self.load(key.public_id(), None)?.await?,
         };
         let verdict = match entry.verdict(&digest) {
             Some(verdict) => verdict,
@@ -241,20 +242,38 @@ impl Inner {
         self.admit(&entry, verdict)
     }
 
-    /// The entry of a public id from the source, at most one question at a time per id.
-    async fn load(self: &Arc<Self>, public_id: &str, stale: Option<Arc<Entry>>) -> Result<Arc<Entry>, ResolveError> {
+    /// What the source now says of a key whose entry is too old. Better an entry that may be out of date than to refuse
+    /// a customer because of our own outage; and while that lasts, nobody waits for it to end.
+    async fn refresh(self: &Arc<Self>, public_id: &str, old: Arc<Entry>) -> Result<Arc<Entry>, ResolveError> {
+        let was_failing = self.failing.load(Ordering::Relaxed);
+        let loaded = match self.load(public_id, Some(Arc::clone(&old))) {
+            // Under way by itself, to notice when the outage is over.
+            Ok(_loading) if was_failing => return Ok(old),
+            Ok(loading) => loading.await,
+            Err(error) => Err(error),
+        };
+        match loaded {
+            Err(ResolveError::Unavailable(_)) => Ok(old),
+            other => other,
+        }
+    }
+
+    /// Starts to ask the source for a public id, or joins who does so already.
+    fn load(
+        self: &Arc<Self>,
+        public_id: &str,
+        old: Option<Arc<Entry>>,
+    ) -> Result<impl Future<Output = Result<Arc<Entry>, ResolveError>> + use<>, ResolveError> {
         let id_digest = self.cache.digest(public_id);
         if let Some(negative) = self.cache.negative(&id_digest, self.clock.monotonic()) {
             return Err(negative.into_error());
         }
         let this = Arc::clone(self);
         let id = public_id.to_owned();
-        let flight = self.flights.join(public_id, move || async move { this.ask(&id, id_digest, stale).await });
-        let busy = |what| ResolveError::Unavailable(Arc::new(SourceError::Busy { what, limit: LOOKUPS_MAX }));
-        match flight {
-            Some(flight) => flight.answer().await.unwrap_or_else(|| Err(busy("look-ups given up"))),
-            None => Err(busy("look-ups")),
-        }
+        let flight = self.flights.join(public_id, move || async move { this.ask(&id, id_digest, old).await });
+        let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
+        let flight = flight.ok_or(unavailable(SourceError::Busy { what: "look-ups", limit: LOOKUPS_MAX }))?;
+        Ok(async move { flight.answer().await.unwrap_or_else(|| Err(unavailable(SourceError::TimedOut))) })
     }
 
     /// Asks the source and remembers its answer, whatever it is.
@@ -262,18 +281,21 @@ impl Inner {
         &self,
         public_id: &str,
         id_digest: Digest,
-        stale: Option<Arc<Entry>>,
+        old: Option<Arc<Entry>>,
     ) -> Result<Arc<Entry>, ResolveError> {
         // Someone may have been faster between our look into the cache and our turn.
         if let Some(entry) = self.cache.key(public_id).filter(|entry| entry.is_fresh(self.clock.monotonic())) {
             return Ok(entry);
         }
         self.stats.lookups.fetch_add(1, Ordering::Relaxed);
-        let answer = self.source.find(public_id).await;
+        let answer = tokio::time::timeout(LOOKUP_DEADLINE, self.source.find(public_id)).await;
         let now = self.clock.monotonic();
+        let answer = answer.unwrap_or(Err(SourceError::TimedOut));
+        let failed = !matches!(answer, Ok(_) | Err(SourceError::Broken(_)));
+        self.failing.store(failed, Ordering::Relaxed);
         match answer {
             Ok(Some(record)) => {
-                let entry = Arc::new(Entry::new(record, stale.as_deref(), now));
+                let entry = Arc::new(Entry::new(record, old.as_deref(), now));
                 self.cache.insert_key(public_id, Arc::clone(&entry));
                 Ok(entry)
             }

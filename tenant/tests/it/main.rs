@@ -1,0 +1,11 @@
+//! The tenant crate against real servers. One binary, so that the servers are started once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod clickhouse;
+mod constraints;
+mod migrations;
+mod redis;
+mod registry;
+mod resolver;
+mod support;

@@ -1,0 +1,115 @@
+//! A migrated registry of its own for each test, and a wire to it that can be cut.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use schema::migrate::{Stores, Target};
+use sqlx::PgPool;
+use stack::TestDb;
+use tenant::api_key::IssuedKey;
+use tenant::registry::{Org, Registry};
+use tenant::secret::SecretUrl;
+use tenant::settings::parse;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+
+/// Databases that nobody else uses, empty.
+pub(crate) async fn empty() -> TestDb {
+    stack::shared().await.expect("the test servers start").fresh_database().await.expect("a fresh database")
+}
+
+pub(crate) fn stores(db: &TestDb) -> Stores {
+    Stores { postgres: Some(db.pg_owner_dsn.clone()), clickhouse: Some(db.clickhouse_url.clone()) }
+}
+
+pub(crate) fn url(dsn: &str) -> SecretUrl {
+    parse::postgres_url(dsn).expect("a Postgres URL")
+}
+
+/// A registry with one org in it, opened as a service opens it.
+pub(crate) struct World {
+    pub(crate) registry: Registry,
+    pub(crate) org: Org,
+    /// As the services' role.
+    pub(crate) pool: PgPool,
+    /// As the owner.
+    pub(crate) owner: PgPool,
+    /// Keeps the databases.
+    pub(crate) db: TestDb,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let db = empty().await;
+        schema::migrate::up(Target::Postgres, &stores(&db)).await.expect("migrations apply");
+        let pool = tenant::postgres::pool(&url(&db.pg_app_dsn)).unwrap();
+        let owner = tenant::postgres::pool(&url(&db.pg_owner_dsn)).unwrap();
+        let registry = Registry::new(pool.clone()).acting_as("a test");
+        let org = registry.create_org("acme", "Acme", "pro").await.expect("an org");
+        Self { registry, org, pool, owner, db }
+    }
+
+    /// A key of a project of its own.
+    pub(crate) async fn key(&self, project: &str) -> IssuedKey {
+        let Org { org_id, workspace_id } = self.org;
+        let project =
+            self.registry.create_project(org_id, workspace_id, project, "A project").await.expect("a project");
+        self.registry.create_key(org_id, project, "A key", &["ingest:write"]).await.expect("a key")
+    }
+
+    /// Changes the database behind everyone's back.
+    pub(crate) async fn execute(&self, sql: &'static str) {
+        sqlx::raw_sql(sql).execute(&self.owner).await.expect(sql);
+    }
+
+    pub(crate) async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.owner).await.expect(sql)
+    }
+}
+
+/// A TCP proxy to Postgres that can be cut, so that one test can have its outage while others go on.
+pub(crate) struct Wire {
+    pub(crate) dsn: SecretUrl,
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Wire {
+    pub(crate) async fn to(dsn: &str) -> Self {
+        let mut url = url(dsn).expose().clone();
+        let target = (url.host_str().unwrap().to_owned(), url.port().unwrap_or(5432));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        url.set_host(Some("127.0.0.1")).unwrap();
+        url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
+        let is_cut = Arc::new(AtomicBool::new(false));
+        let cut = Arc::clone(&is_cut);
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let (cut, target) = (Arc::clone(&cut), target.clone());
+                tokio::spawn(async move {
+                    let Ok(mut server) = TcpStream::connect(target).await else { return };
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut client, &mut server) => {}
+                        () = until(&cut) => {}
+                    }
+                });
+            }
+        });
+        Self { dsn: SecretUrl::new(url), is_cut }
+    }
+
+    /// Ends every connection, and every later one as soon as it is made.
+    pub(crate) fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn mend(&self) {
+        self.is_cut.store(false, Ordering::SeqCst);
+    }
+}
+
+async fn until(flag: &AtomicBool) {
+    while !flag.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
