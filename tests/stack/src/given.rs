@@ -1,7 +1,5 @@
 //! Servers that are not ours: their URLs come from the environment.
 
-use std::env;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{Layout, Name, StackError, env_file};
@@ -48,7 +46,7 @@ pub(crate) enum Source {
 
 impl Source {
     pub(crate) fn from_env() -> Result<Self, StackError> {
-        match env::var("TRACEBILITY_STACK").unwrap_or_default().as_str() {
+        match variable("TRACEBILITY_STACK").unwrap_or_default().as_str() {
             "" => Ok(Self::Auto),
             "external" => Ok(Self::External),
             "local" => Ok(Self::Local),
@@ -85,8 +83,8 @@ impl Given {
             return Ok(Self::default());
         }
         let ours = env_file::read(&Layout::of_checkout());
-        let set = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let given = |name: &str| set(name).filter(|value| source == Source::External || ours.get(name) != Some(value));
+        let given =
+            |name: &str| variable(name).filter(|value| source == Source::External || ours.get(name) != Some(value));
         let postgres = match (given("TRACEBILITY_PG_DSN"), given("TRACEBILITY_PG_OWNER_DSN")) {
             (Some(app_dsn), Some(owner_dsn)) => Some(GivenPostgres { app_dsn, owner_dsn }),
             (None, None) => None,
@@ -109,4 +107,10 @@ impl Given {
         }
         Ok(all)
     }
+}
+
+/// A variable of the environment; blank is unset.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name)?.into_string().ok()?;
+    (!value.trim().is_empty()).then_some(value)
 }

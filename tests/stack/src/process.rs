@@ -198,6 +198,8 @@ impl Launch {
         // the parent's *thread*, then means the end of this whole process.
         let reaper = move || match command.spawn() {
             Ok(mut child) => {
+                // Its log is open in it.
+                drop(command);
                 let id = ProcessId::of(child.id());
                 // Fails only if the caller is gone, which is not this thread's concern.
                 _ = sender.send(Ok(id));

@@ -240,7 +240,7 @@ impl Stack {
         progress::say("migrating Postgres and ClickHouse");
         services::migrate(&urls).await?;
         if self.state.api_key.is_none() {
-            self.state.api_key = registry::issue_key(&urls).await?;
+            self.state.api_key = Some(registry::issue_key(&urls).await?);
             self.state.save(&self.layout)?;
         }
         for name in Name::SERVICES {
