@@ -123,7 +123,7 @@ async fn an_outage_of_postgres_refuses_no_known_key_and_calls_no_key_unknown() {
     let resolver = Resolver::with_clock(source, Arc::clone(&clock) as Arc<dyn Clock>);
     resolver.resolve(known.reveal()).await.unwrap();
 
-    wire.cut();
+    wire.cut().await;
     resolver.resolve(known.reveal()).await.unwrap();
     let error = resolver.resolve(fresh.reveal()).await.unwrap_err();
     assert!(matches!(error, ResolveError::Unavailable(_)), "{error}");

@@ -1,8 +1,7 @@
 //! A migrated registry of its own for each test, and a wire to it that can be cut.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
 
 use schema::migrate::{Stores, Target};
 use sqlx::PgPool;
@@ -13,6 +12,7 @@ use tenant::secret::SecretUrl;
 use tenant::settings::parse;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
 
 /// Databases that nobody else uses, empty.
 pub(crate) async fn empty() -> TestDb {
@@ -72,6 +72,7 @@ impl World {
 pub(crate) struct Wire {
     pub(crate) dsn: SecretUrl,
     is_cut: Arc<AtomicBool>,
+    connections: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
 
 impl Wire {
@@ -81,35 +82,32 @@ impl Wire {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
-        let is_cut = Arc::new(AtomicBool::new(false));
-        let cut = Arc::clone(&is_cut);
+        let (is_cut, connections) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<JoinHandle<()>>>>::default());
+        let (cut, open) = (Arc::clone(&is_cut), Arc::clone(&connections));
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let (cut, target) = (Arc::clone(&cut), target.clone());
-                tokio::spawn(async move {
-                    let Ok(mut server) = TcpStream::connect(target).await else { return };
-                    tokio::select! {
-                        _ = copy_bidirectional(&mut client, &mut server) => {}
-                        () = until(&cut) => {}
-                    }
-                });
+                if cut.load(Ordering::SeqCst) {
+                    continue;
+                }
+                let mut server = TcpStream::connect(&target).await.unwrap();
+                let copying = async move { drop(copy_bidirectional(&mut client, &mut server).await) };
+                open.lock().unwrap().push(tokio::spawn(copying));
             }
         });
-        Self { dsn: SecretUrl::new(url), is_cut }
+        Self { dsn: SecretUrl::new(url), is_cut, connections }
     }
 
     /// Ends every connection, and every later one as soon as it is made.
-    pub(crate) fn cut(&self) {
+    pub(crate) async fn cut(&self) {
         self.is_cut.store(true, Ordering::SeqCst);
+        let connections = std::mem::take(&mut *self.connections.lock().unwrap());
+        for connection in connections {
+            connection.abort();
+            assert!(connection.await.is_err_and(|error| error.is_cancelled()), "the connection was open");
+        }
     }
 
     pub(crate) fn mend(&self) {
         self.is_cut.store(false, Ordering::SeqCst);
-    }
-}
-
-async fn until(flag: &AtomicBool) {
-    while !flag.load(Ordering::SeqCst) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
