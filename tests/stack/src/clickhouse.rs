@@ -41,6 +41,7 @@ const CONFIG: &str = "<clickhouse>
     <max_server_memory_usage>2147483648</max_server_memory_usage>
     <mark_cache_size>67108864</mark_cache_size>
     <background_pool_size>2</background_pool_size>
+    <background_schedule_pool_size>8</background_schedule_pool_size>
     <users_config>users.xml</users_config>
 </clickhouse>
 ";

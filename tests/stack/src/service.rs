@@ -73,7 +73,7 @@ impl Service {
             name,
             urls: urls.clone(),
             env,
-            admin_key: "test-admin-key".into(),
+            admin_key: "test-admin-key-of-at-least-32-characters".into(),
             ports: choose_ports()?,
             process: None,
             layout,
