@@ -13,6 +13,7 @@
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
 //! | [`registry`] | changes to orgs, projects and keys |
+//! | [`telemetry`] | logging, and waiting for the signal to stop |
 //! | [`clock`] | time, so that tests need not wait |
 //!
 //! Invariants:
@@ -36,6 +37,7 @@ pub mod resolver;
 pub mod secret;
 pub mod settings;
 pub mod shard;
+pub mod telemetry;
 
 pub use resolver::context::TenantContext;
 pub use resolver::{ResolveError, Resolver, context};

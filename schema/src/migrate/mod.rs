@@ -135,13 +135,11 @@ pub struct Version {
 /// Why migrating failed. No message holds a password.
 #[derive(Debug, Error)]
 pub enum MigrateError {
-    /// A URL was not given.
-    #[error("no URL for {store}: set {variable}")]
+    /// One URL or both were not given.
+    #[error("not set: {}", settings.join(", "))]
     Missing {
-        /// For which database.
-        store: Store,
         /// What to set.
-        variable: &'static str,
+        settings: Vec<&'static str>,
     },
     /// A URL cannot be used.
     #[error("the URL for {store} cannot be used: {reason}")]
@@ -201,51 +199,54 @@ pub enum MigrateError {
 
 /// Applies what is missing, in order. At the newest version it does nothing.
 pub async fn up(target: Target, stores: &Stores) -> Result<Vec<Outcome>, MigrateError> {
-    let clickhouse = match target.has_clickhouse() {
-        true => Some(clickhouse::Database::new(stores.clickhouse()?)?),
-        false => None,
-    };
-    if !target.has_postgres() {
-        return match clickhouse {
-            Some(clickhouse) => Ok(vec![clickhouse.up(CLICKHOUSE).await?]),
-            None => Ok(Vec::new()),
-        };
+    let (postgres, clickhouse) = stores.of(target)?;
+    let clickhouse = clickhouse.map(clickhouse::Database::new).transpose()?;
+    let mut outcomes = Vec::new();
+    let mut locked = None;
+    if let Some(dsn) = postgres {
+        let mut postgres = postgres::Database::connect(dsn).await?;
+        postgres.lock().await?;
+        outcomes.push(postgres.up(POSTGRES).await?);
+        locked = Some(postgres);
     }
-    // The lock is held until the connection is closed, so ClickHouse is migrated under it too.
-    let mut postgres = postgres::Database::connect(stores.postgres()?).await?;
-    postgres.lock().await?;
-    let mut outcomes = vec![postgres.up(POSTGRES).await?];
     if let Some(clickhouse) = clickhouse {
         outcomes.push(clickhouse.up(CLICKHOUSE).await?);
     }
-    postgres.close().await?;
+    // The lock ends with the connection, so ClickHouse was migrated under it too.
+    if let Some(postgres) = locked {
+        postgres.close().await?;
+    }
     Ok(outcomes)
 }
 
 /// The version of each database. Changes nothing.
 pub async fn version(target: Target, stores: &Stores) -> Result<Vec<Version>, MigrateError> {
+    let (postgres, clickhouse) = stores.of(target)?;
     let mut versions = Vec::new();
-    if target.has_postgres() {
-        let mut postgres = postgres::Database::connect(stores.postgres()?).await?;
-        let journal = postgres.journal().await?;
+    if let Some(dsn) = postgres {
+        let journal = postgres::Database::connect(dsn).await?.journal().await?;
         versions.push(Version { store: Store::Postgres, current: newest(journal), newest: newest_of(POSTGRES) });
     }
-    if target.has_clickhouse() {
-        let journal = clickhouse::Database::new(stores.clickhouse()?)?.journal().await?;
+    if let Some(url) = clickhouse {
+        let journal = clickhouse::Database::new(url)?.journal().await?;
         versions.push(Version { store: Store::Clickhouse, current: newest(journal), newest: newest_of(CLICKHOUSE) });
     }
     Ok(versions)
 }
 
 impl Stores {
-    fn postgres(&self) -> Result<&str, MigrateError> {
-        let variable = "TRACEBILITY_PG_OWNER_DSN (or TRACEBILITY_PG_DSN)";
-        self.postgres.as_deref().ok_or(MigrateError::Missing { store: Store::Postgres, variable })
-    }
-
-    fn clickhouse(&self) -> Result<&str, MigrateError> {
-        let variable = "TRACEBILITY_CLICKHOUSE_URL";
-        self.clickhouse.as_deref().ok_or(MigrateError::Missing { store: Store::Clickhouse, variable })
+    /// The URLs of the databases that `target` means, Postgres first; all that are missing are named at once.
+    fn of(&self, target: Target) -> Result<(Option<&str>, Option<&str>), MigrateError> {
+        let postgres = self.postgres.as_deref().filter(|_| target.has_postgres());
+        let clickhouse = self.clickhouse.as_deref().filter(|_| target.has_clickhouse());
+        let mut settings = Vec::new();
+        if target.has_postgres() && postgres.is_none() {
+            settings.push("TRACEBILITY_PG_OWNER_DSN (or TRACEBILITY_PG_DSN)");
+        }
+        if target.has_clickhouse() && clickhouse.is_none() {
+            settings.push("TRACEBILITY_CLICKHOUSE_URL");
+        }
+        if settings.is_empty() { Ok((postgres, clickhouse)) } else { Err(MigrateError::Missing { settings }) }
     }
 }
 

@@ -50,7 +50,7 @@
 //! assert_eq!(config.drain, Duration::from_secs(5));
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 
@@ -202,6 +202,7 @@ impl<T> Declared for Setting<T> {
 /// The environment, checked against a table of settings.
 pub struct Values {
     texts: BTreeMap<String, String>,
+    ignored: BTreeSet<String>,
 }
 
 impl Values {
@@ -212,9 +213,15 @@ impl Values {
     ) -> Result<Self, Errors> {
         let mut errors = Errors::default();
         let mut texts = BTreeMap::new();
+        let mut ignored = BTreeSet::new();
         for (name, value) in env {
             let Ok(name) = name.into().into_string() else { continue };
-            let Some(setting) = table.iter().find(|setting| setting.name() == name) else { continue };
+            let Some(setting) = table.iter().find(|setting| setting.name() == name) else {
+                if name.starts_with(PREFIX) {
+                    ignored.insert(name);
+                }
+                continue;
+            };
             match value.into().into_string() {
                 Ok(text) if text.trim().is_empty() => {}
                 Ok(text) => drop(texts.insert(name, text.trim().to_owned())),
@@ -236,7 +243,7 @@ impl Values {
                 errors.push(*setting, Some(text), &reason);
             }
         }
-        if errors.is_empty() { Ok(Self { texts }) } else { Err(errors) }
+        if errors.is_empty() { Ok(Self { texts, ignored }) } else { Err(errors) }
     }
 
     /// The value of a setting that is required or has a default.
@@ -260,6 +267,11 @@ impl Values {
             (None, Need::Default(text)) => Some(text),
             (None, Need::Required(_) | Need::Optional) => None,
         }
+    }
+
+    /// The `TRACEBILITY_*` variables that are no setting of this program: another program's, or misspelt.
+    pub fn ignored(&self) -> impl Iterator<Item = &str> {
+        self.ignored.iter().map(String::as_str)
     }
 
     /// Whether the environment gave a value, as opposed to a default.

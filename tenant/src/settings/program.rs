@@ -126,6 +126,9 @@ impl Program {
             // Writing to a String cannot fail.
             let _ok = writeln!(text, "{}={value}{origin}", setting.name()).is_ok();
         }
+        for name in values.ignored() {
+            let _ok = writeln!(text, "# {name} is no setting of {}", self.name).is_ok();
+        }
         text
     }
 

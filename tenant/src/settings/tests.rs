@@ -77,14 +77,15 @@ fn every_error_is_reported_at_once_and_none_shows_a_secret() {
 #[test]
 fn check_config_prints_effective_values_without_secrets() {
     let mut env = STORES.to_vec();
-    env.extend([("TRACEBILITY_T_TOKEN", SECRET), ("TRACEBILITY_T_WAIT", "2s")]);
+    env.extend([("TRACEBILITY_T_TOKEN", SECRET), ("TRACEBILITY_T_WAIT", "2s"), ("TRACEBILITY_T_TOKNE", SECRET)]);
     let exit = exit(&["--check-config"], &env);
     assert_eq!(exit.code, 0, "{}", exit.stderr);
     assert_eq!(
         exit.stdout,
         "TRACEBILITY_T_WAIT=2s\nTRACEBILITY_T_NAME=  # unset\nTRACEBILITY_T_TOKEN=***\n\
          TRACEBILITY_T_ROWS=5  # default\nTRACEBILITY_PG_DSN=postgres://app:***@db/t\n\
-         TRACEBILITY_REDIS_URL=redis://:***@cache/0\nTRACEBILITY_CLICKHOUSE_URL=http://w:***@ch:8123/t\n"
+         TRACEBILITY_REDIS_URL=redis://:***@cache/0\nTRACEBILITY_CLICKHOUSE_URL=http://w:***@ch:8123/t\n\
+         # TRACEBILITY_T_TOKNE is no setting of prog\n"
     );
 }
 
@@ -136,4 +137,13 @@ fn values_print_no_value() {
     let values = Values::read(&[&TOKEN], [("TRACEBILITY_T_TOKEN", SECRET)]).unwrap();
     assert!(!format!("{values:?}").contains(SECRET));
     assert_eq!(values.get(&TOKEN).unwrap().expose(), SECRET);
+}
+
+#[test]
+fn a_value_that_is_not_utf8_is_told_once() {
+    use std::os::unix::ffi::OsStringExt;
+    let env = [(OsString::from("TRACEBILITY_PG_DSN"), OsString::from_vec(vec![0xff]))];
+    let errors = Values::read(&[&PG_DSN], env).unwrap_err();
+    assert_eq!(errors.names().collect::<Vec<_>>(), ["TRACEBILITY_PG_DSN"]);
+    assert!(errors.to_string().contains("TRACEBILITY_PG_DSN is not UTF-8"), "{errors}");
 }
