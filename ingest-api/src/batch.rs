@@ -20,6 +20,8 @@ pub struct Batch {
     /// Rows of `span`.
     pub spans: SpanRows,
     bills: BillingRows,
+    /// Runs that we made out of a span: stored, but not sent, so not billed.
+    derived_runs: u32,
     /// Bytes that repeating the origins of spans takes when written out.
     origin_bytes: usize,
     set_aside: u64,
@@ -38,9 +40,9 @@ pub struct SetAside {
 /// What became of a request's items.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Rows of `run`.
+    /// Runs stored.
     pub runs: u32,
-    /// Rows of `span`.
+    /// Spans stored.
     pub spans: u32,
     /// Items not stored.
     pub set_aside: u64,
@@ -65,6 +67,11 @@ impl Batch {
         })
     }
 
+    /// Notes that the newest run was made out of a span.
+    pub fn run_is_derived(&mut self) {
+        self.derived_runs += 1;
+    }
+
     /// Counts a span's share of its origin, which is sent once and stored per span: few bytes that repeat a large resource
     /// could otherwise stand for terabytes. False if it is too much; then the request will be refused.
     pub fn take_origin_bytes(&mut self, bytes: usize) -> bool {
@@ -83,7 +90,7 @@ impl Batch {
     /// What became of the items so far.
     pub fn counts(&self) -> Counts {
         Counts {
-            runs: self.runs.rows(),
+            runs: self.runs.rows() - self.derived_runs,
             spans: self.spans.rows(),
             set_aside: self.set_aside,
             reasons: self.reasons.clone(),
@@ -103,7 +110,7 @@ impl Batch {
             let what = "request with its resource attributes repeated for every span";
             return Err(ApiError::TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
         }
-        let items = u64::from(runs) + u64::from(spans);
+        let items = u64::from(runs - self.derived_runs) + u64::from(spans);
         if items == 0 {
             return Ok(None);
         }
@@ -122,6 +129,7 @@ impl Batch {
         self.runs.clear();
         self.spans.clear();
         self.bills.clear();
+        self.derived_runs = 0;
         self.origin_bytes = 0;
         self.set_aside = 0;
         self.reasons.clear();

@@ -1,1 +1,155 @@
-//! Placeholder until the first commit.
+//! A world for a black-box test: real servers, both services, orgs with keys, and eyes on what was stored.
+
+pub mod sdk;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use load::client::{Answer, ClickHouse, Http};
+use schema::ids::{OrgId, ProjectId, WorkspaceId};
+use sqlx::PgPool;
+use stack::{Service, TestDb};
+use tenant::keys::RedisKey;
+use tenant::registry::Registry;
+use tenant::secret::SecretUrl;
+use tenant::shard::Shard;
+use url::Url;
+
+/// How long anything that was accepted may take to be stored before a test gives up.
+pub const STORED_WITHIN: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(50);
+
+/// Databases of its own and both services on them.
+#[derive(Debug)]
+pub struct World {
+    /// `ingest-api`.
+    pub api: Service,
+    /// `ingest-worker`.
+    pub worker: Service,
+    /// A client.
+    pub http: Http,
+    /// What was stored.
+    pub clickhouse: ClickHouse,
+    /// The databases; dropped last.
+    pub db: TestDb,
+}
+
+/// An org with a project and a key that may ingest.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Org {
+    pub org_id: OrgId,
+    pub workspace_id: WorkspaceId,
+    pub project_id: ProjectId,
+    pub key: String,
+}
+
+impl World {
+    /// Starts everything, migrated and ready.
+    pub async fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[], &[]).await
+    }
+
+    /// The same, with additional settings for the API and the worker.
+    pub async fn start_with(api: &[(&str, &str)], worker: &[(&str, &str)]) -> anyhow::Result<Self> {
+        let db = stack::shared().await?.fresh_database().await?;
+        stack::migrate(&db).await?;
+        let http = Http::new();
+        Ok(Self {
+            api: Service::ingest_api(&db, api).await?,
+            worker: Service::ingest_worker(&db, worker).await?,
+            clickhouse: ClickHouse::new(http.clone(), &db.clickhouse_url)?,
+            http,
+            db,
+        })
+    }
+
+    /// Creates an org with a project and a key.
+    pub async fn org(&self, slug: &str) -> anyhow::Result<Org> {
+        let org = self.registry().await?.create_org(slug, slug, "self_hosted").await?;
+        self.with_key(org.org_id, org.workspace_id).await
+    }
+
+    /// Creates an org whose id is given, so that its shard is known.
+    pub async fn org_with_id(&self, org_id: OrgId, slug: &str) -> anyhow::Result<Org> {
+        let pool = PgPool::connect(&self.db.pg_owner_dsn).await?;
+        sqlx::query("INSERT INTO tenants (id, slug, name, status, plan) VALUES ($1, $2, $2, 'active', 'self_hosted')")
+            .bind(org_id.0)
+            .bind(slug)
+            .execute(&pool)
+            .await?;
+        let (workspace,) =
+            sqlx::query_as("SELECT id FROM workspaces WHERE tenant_id = $1").bind(org_id.0).fetch_one(&pool).await?;
+        self.with_key(org_id, WorkspaceId(workspace)).await
+    }
+
+    async fn with_key(&self, org_id: OrgId, workspace_id: WorkspaceId) -> anyhow::Result<Org> {
+        let registry = self.registry().await?;
+        let project_id = registry.create_project(org_id, workspace_id, "tests", "Tests").await?;
+        let key = registry.create_key(org_id, project_id, "tests", &["ingest:write"]).await?;
+        Ok(Org { org_id, workspace_id, project_id, key: key.reveal().to_owned() })
+    }
+
+    /// The registry, as the services see it.
+    pub async fn registry(&self) -> anyhow::Result<Registry> {
+        Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.db.pg_app_dsn)?)).await?)
+    }
+
+    /// Posts OTLP protobuf.
+    pub async fn post_otlp(&self, key: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
+        self.http.post(&format!("{}/v1/traces", self.api.url()), key, "application/x-protobuf", body).await
+    }
+
+    /// Posts a native batch.
+    pub async fn post_runs(&self, key: &str, body: &serde_json::Value) -> anyhow::Result<Answer> {
+        self.http.post(&format!("{}/v1/runs", self.api.url()), key, "application/json", body.to_string()).await
+    }
+
+    /// Waits until a query returns this number.
+    pub async fn until_number(&self, query: &str, wanted: u64) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let found = self.clickhouse.number(query).await?;
+            if found == wanted {
+                return Ok(());
+            }
+            if begun.elapsed() > STORED_WITHIN {
+                bail!("{query} returns {found} and not {wanted} after {STORED_WITHIN:?}");
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Waits until every stream is empty: whatever was accepted has been stored and finished.
+    pub async fn until_drained(&self) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let waiting = self.waiting().await?;
+            if waiting.iter().all(|n| *n == 0) {
+                return Ok(());
+            }
+            if begun.elapsed() > STORED_WITHIN {
+                bail!("after {STORED_WITHIN:?} envelopes still wait in the shards: {waiting:?}");
+            }
+            tokio::time::sleep(POLL_EVERY).await;
+        }
+    }
+
+    /// Per shard, how many envelopes are in its stream.
+    pub async fn waiting(&self) -> anyhow::Result<Vec<u64>> {
+        let client = redis::Client::open(self.db.redis_url.as_str())?;
+        let mut connection = client.get_multiplexed_async_connection().await.context("connecting to Redis")?;
+        let mut waiting = Vec::new();
+        for shard in Shard::all() {
+            let stream = RedisKey::shard_stream(shard);
+            waiting.push(redis::cmd("XLEN").arg(stream.as_str()).query_async(&mut connection).await?);
+        }
+        Ok(waiting)
+    }
+}
+
+/// Now, in Unix nanoseconds.
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -120,6 +120,7 @@ impl<'a> Sink<'a> for Translator<'_> {
         if span.parent_span_id.is_nil() {
             let run = run_of_root(origin, span);
             self.batch.runs.push(self.project, &run, content_hash(span.span_id.as_bytes()));
+            self.batch.run_is_derived();
         }
         self.batch.spans.push(self.project, origin, self.same_origin, span);
         self.same_origin = true;

@@ -1,1 +1,9 @@
-//! Placeholder until the first commit.
+//! Sending load, and looking at what arrived: for `cargo demo`, the benches and the black-box tests.
+//!
+//! * [`corpus`]: realistic spans, as OTLP requests.
+//! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
+
+pub use prost;
+
+pub mod client;
+pub mod corpus;

@@ -1,0 +1,161 @@
+//! What the API answers, and that what it refuses leaves nothing behind.
+
+use std::io::Write;
+
+use http::{Method, StatusCode};
+use load::corpus::Corpus;
+use serde_json::json;
+use tests::{World, now};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_say_why_and_store_nothing() -> anyhow::Result<()> {
+    let world =
+        World::start_with(&[("TRACEBILITY_BODY_MAX", "64KiB"), ("TRACEBILITY_BODIES_IN_FLIGHT_MAX", "1MiB")], &[])
+            .await?;
+    let org = world.org("refusals").await?;
+    let traces = format!("{}/v1/traces", world.api.url());
+    let good = Corpus::new(1).request(3, now()).body;
+    let protobuf = ("content-type", "application/x-protobuf");
+    let key = ("x-api-key", org.key.as_str());
+    let wrong_secret = format!("{}x", &org.key[..org.key.len() - 1]);
+    let cut = good[..good.len() - 5].to_vec();
+    let zeros = vec![0; 70_000];
+    let cases: [(&str, StatusCode, Vec<(&str, &str)>, Vec<u8>); 10] = [
+        ("no key", StatusCode::UNAUTHORIZED, vec![protobuf], good.clone()),
+        ("not a key", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", "nonsense")], good.clone()),
+        ("wrong secret", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", &wrong_secret)], good.clone()),
+        ("wrong bearer", StatusCode::UNAUTHORIZED, vec![protobuf, ("authorization", "Bearer tb_x.y")], good.clone()),
+        ("cut off", StatusCode::BAD_REQUEST, vec![protobuf, key], cut),
+        ("not protobuf", StatusCode::BAD_REQUEST, vec![protobuf, key], b"hello, is this on?".to_vec()),
+        (
+            "not JSON",
+            StatusCode::BAD_REQUEST,
+            vec![("content-type", "application/json"), key],
+            b"{\"resourceSpans\":[".to_vec(),
+        ),
+        ("content type", StatusCode::UNSUPPORTED_MEDIA_TYPE, vec![("content-type", "text/plain"), key], good.clone()),
+        ("encoding", StatusCode::UNSUPPORTED_MEDIA_TYPE, vec![protobuf, key, ("content-encoding", "br")], good.clone()),
+        ("too large", StatusCode::PAYLOAD_TOO_LARGE, vec![protobuf, key], zeros),
+    ];
+    for (case, status, headers, body) in cases {
+        let answer = world.http.send(Method::POST, &traces, &headers, body).await?;
+        assert_eq!(answer.status, status, "{case}: {:?}", answer.body);
+        assert!(!answer.body.is_empty(), "{case}: no reason given");
+        assert!(answer.header("x-request-id").is_some(), "{case}");
+        assert!(answer.header("retry-after").is_none(), "{case}: a retry cannot help");
+        assert_eq!(answer.header("www-authenticate").is_some(), status == StatusCode::UNAUTHORIZED, "{case}");
+    }
+    assert_eq!(world.waiting().await?.iter().sum::<u64>(), 0, "a refused request left something in Redis");
+    // One that is accepted, last in line: when it is stored, anything before it would be, too.
+    assert_eq!(world.post_otlp(&org.key, good).await?.status, StatusCode::OK);
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 3);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_span_is_set_aside_alone() -> anyhow::Result<()> {
+    use load::prost::Message;
+    let world = World::start().await?;
+    let org = world.org("partial").await?;
+    let mut message = Corpus::new(2).message(4, now());
+    let spans = &mut message.resource_spans[0].scope_spans[0].spans;
+    spans[1].trace_id = vec![1, 2, 3];
+    spans[2].span_id = vec![0; 8];
+    let answer = world.post_otlp(&org.key, message.encode_to_vec()).await?;
+    assert_eq!(answer.status, StatusCode::OK);
+    let text = String::from_utf8_lossy(&answer.body);
+    assert!(text.contains("trace id has 3 bytes, not 16"), "{text}");
+    assert!(text.contains("span id is all zeros"), "{text}");
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 2);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn native_batches_are_stored_with_what_they_say() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("native").await?;
+    let body = json!({
+        "schema_version": 1, "sdk": "test", "sdk_version": "9",
+        "runs": [
+            {"run_id": "0190b7a4-0000-7000-8000-000000000001", "name": "answer", "kind": "chain",
+             "start_time": "2026-11-21T08:00:00.123456789Z", "end_time": "2026-11-21T08:00:01Z",
+             "inputs": {"q": "hi"}, "outputs": "plain", "tags": ["a", "b"], "metadata": {"n": 1},
+             "spans": [{"span_id": "0190b7a4-0000-7000-8000-000000000002", "name": "call", "kind": "llm", "model": "m",
+                        "start_time": "2026-11-21T08:00:00Z", "end_time": "2026-11-21T08:00:01Z",
+                        "prompt_tokens": 3, "cost_usd": 0.000012, "attributes": {"k": "v"}}]},
+            {"run_id": "not an id", "name": "bad", "kind": "chain", "start_time": "2026-11-21T08:00:00Z"},
+        ],
+    });
+    let answer = world.post_runs(&org.key, &body).await?;
+    assert_eq!(answer.status, StatusCode::ACCEPTED);
+    let told = answer.json()?;
+    assert_eq!((&told["accepted_runs"], &told["accepted_spans"]), (&json!(1), &json!(1)), "{told}");
+    assert_eq!(told["rejected"][0]["item"], "runs[1] not an id");
+    world.until_drained().await?;
+    let run = &world.clickhouse.rows("SELECT toString(run_id) AS id, toUnixTimestamp64Nano(start_time) AS start, status, inputs, outputs, tags, attributes, attribute_types, sdk, source FROM run FINAL").await?[0];
+    assert_eq!(
+        *run,
+        json!({"id": "0190b7a4-0000-7000-8000-000000000001", "start": 1_795_248_000_123_456_789_u64, "status": "ok",
+               "inputs": "{\"q\":\"hi\"}", "outputs": "plain", "tags": ["a", "b"], "attributes": {"n": "1"},
+               "attribute_types": "i", "sdk": "test", "source": "native"})
+    );
+    let span = &world.clickhouse.rows("SELECT toString(run_id) AS run, model, prompt_tokens, total_tokens, toString(cost_usd) AS cost, attributes FROM span FINAL").await?[0];
+    assert_eq!(
+        *span,
+        json!({"run": "0190b7a4-0000-7000-8000-000000000001", "model": "m", "prompt_tokens": 3, "total_tokens": 3,
+               "cost": "0.000012", "attributes": {"k": "v"}})
+    );
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gzip_in_one_or_several_members() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("gzip").await?;
+    let traces = format!("{}/v1/traces", world.api.url());
+    let request = Corpus::new(3).request(50, now());
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let (left, right) = request.body.split_at(1_000);
+    for body in [gzip(&request.body), [gzip(left), gzip(right)].concat()] {
+        let headers =
+            [("x-api-key", org.key.as_str()), ("content-type", "application/x-protobuf"), ("content-encoding", "gzip")];
+        let answer = world.http.send(Method::POST, &traces, &headers, body).await?;
+        assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    }
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span FINAL").await?, 50, "sent twice, the same rows");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_listener_wants_the_admin_key() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("operator").await?;
+    let shards = format!("{}/v1/admin/shards", world.api.operator_url());
+    let bearer = |key: &str| format!("Bearer {key}");
+    for (key, status) in [
+        (bearer(world.api.admin_key()), StatusCode::OK),
+        (bearer(&org.key), StatusCode::UNAUTHORIZED),
+        (bearer("x"), StatusCode::UNAUTHORIZED),
+        (String::new(), StatusCode::UNAUTHORIZED),
+    ] {
+        let answer = world.http.send(Method::GET, &shards, &[("authorization", &key)], "").await?;
+        assert_eq!(answer.status, status);
+        if status == StatusCode::OK {
+            assert_eq!(answer.json()?["shards"].as_array().unwrap().len(), 16);
+        }
+    }
+    for base in [world.api.url(), world.api.operator_url(), world.worker.url()] {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            let answer = world.http.send(Method::GET, &format!("{base}{path}"), &[], "").await?;
+            assert_eq!(answer.status, StatusCode::OK, "{base}{path}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,10 @@
+//! Black-box tests: real servers, real services, real SDKs. One binary, so that they share one set of servers.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod cli;
+mod columns;
+mod http;
+mod sdks;
+mod shards;
+mod worker;
