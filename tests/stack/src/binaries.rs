@@ -6,6 +6,7 @@ use std::{env, fs};
 
 use tokio::process::Command;
 
+use crate::given::Source;
 use crate::{StackError, command, layout};
 
 /// A first build compiles every dependency.
@@ -36,6 +37,9 @@ pub(crate) async fn build(what: Build, show: Show) -> Result<(), StackError> {
         Build::All => cargo.args(["--workspace", "--bins"]),
         Build::ServersOnly => cargo.args(["--package", "stack", "--package", "clickhouse-launcher", "--bins"]),
     };
+    if Source::from_env()? == Source::Containers {
+        cargo.args(["--features", "stack/containers"]);
+    }
     if place.profile != "debug" {
         cargo.args(["--profile", &place.profile]);
     }

@@ -48,25 +48,31 @@ const CONFIG: &str = "<clickhouse>
 
 /// `default` is the user of the launcher's own script and must exist without a password. The script makes three queries,
 /// the last of which lasts as long as the server, and the quota allows no fourth: so nobody else is `default`.
-///
-/// `tracebility_reader` can log in and see nothing until a table is granted to it.
 fn users_xml(state: &State) -> String {
-    let user = |name: &str, password: &str, quota: &str, grants: &[&str]| {
-        let grants: String = grants.iter().map(|grant| format!("<query>GRANT {grant}</query>")).collect();
-        format!(
-            "        <{name}><password>{password}</password><networks><ip>127.0.0.1</ip></networks>\
-             <profile>default</profile><quota>{quota}</quota><grants>{grants}</grants></{name}>\n"
-        )
-    };
-    let launcher = ["SYSTEM LISTEN ON *.*", "READ ON FILE", "CREATE TEMPORARY TABLE ON *.*"];
+    let grants = ["SYSTEM LISTEN ON *.*", "READ ON FILE", "CREATE TEMPORARY TABLE ON *.*"];
     format!(
         "<clickhouse>\n    <profiles><default/></profiles>\n    <quotas>\n        <default/>\n        <launcher><interval>\
-         <duration>2147483647</duration><queries>3</queries></interval></launcher>\n    </quotas>\n    <users>\n{}{}{}    \
+         <duration>2147483647</duration><queries>3</queries></interval></launcher>\n    </quotas>\n    <users>\n{}{}    \
          </users>\n</clickhouse>\n",
-        user("default", "", "launcher", &launcher),
-        user("tracebility", &state.secrets.clickhouse, "default", &["ALL ON *.*"]),
-        // An empty list of grants would mean all of them.
-        user("tracebility_reader", &state.secrets.clickhouse_reader, "default", &["SHOW TABLES ON nothing.*"]),
+        user_xml("default", "", "127.0.0.1", "launcher", &grants),
+        our_users_xml(state, "127.0.0.1"),
+    )
+}
+
+/// The two users that connect from `network`. `tracebility_reader` can log in and see nothing until a table is granted to
+/// it.
+pub(crate) fn our_users_xml(state: &State, network: &str) -> String {
+    let (password, reader) = (&state.secrets.clickhouse, &state.secrets.clickhouse_reader);
+    // For the reader an empty list of grants would mean all of them.
+    user_xml("tracebility", password, network, "default", &["ALL ON *.*"])
+        + &user_xml("tracebility_reader", reader, network, "default", &["SHOW TABLES ON nothing.*"])
+}
+
+fn user_xml(name: &str, password: &str, network: &str, quota: &str, grants: &[&str]) -> String {
+    let grants: String = grants.iter().map(|grant| format!("<query>GRANT {grant}</query>")).collect();
+    format!(
+        "        <{name}><password>{password}</password><networks><ip>{network}</ip></networks>\
+         <profile>default</profile><quota>{quota}</quota><grants>{grants}</grants></{name}>\n"
     )
 }
 

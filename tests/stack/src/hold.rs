@@ -75,6 +75,7 @@ async fn serve(layout: &Layout) -> Result<Option<Lock>, StackError> {
         } else if idle_since.elapsed() >= idle_limit {
             // Whoever has the lock is about to connect.
             if let Some(lock) = Lock::try_acquire(&run_lock(layout))? {
+                databases.drop_the_rest().await;
                 return Ok(Some(lock));
             }
         }
@@ -110,6 +111,8 @@ struct Databases {
     redis_is_given: bool,
     redis_count: u16,
     redis_taken: RefCell<BTreeSet<u16>>,
+    /// What could not be dropped because somebody was still connected; tried again at the end.
+    undropped: RefCell<Vec<Taken>>,
 }
 
 struct Taken {
@@ -130,7 +133,14 @@ impl Databases {
             redis::DATABASES
         };
         let pg_admin_dsn = postgres::admin_dsn(state);
-        Ok(Self { shared, pg_admin_dsn, redis_is_given, redis_count, redis_taken: RefCell::default() })
+        Ok(Self {
+            shared,
+            pg_admin_dsn,
+            redis_is_given,
+            redis_count,
+            redis_taken: RefCell::default(),
+            undropped: RefCell::default(),
+        })
     }
 
     async fn take(&self) -> Result<(Urls, Taken), StackError> {
@@ -182,20 +192,27 @@ impl Databases {
         )))
     }
 
-    /// Best effort: what cannot be dropped goes with the servers.
     async fn give_back(&self, taken: Taken) {
-        let name = &taken.name;
-        let results = [
-            postgres::query(&self.pg_admin_dsn, &[&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")]).await,
-            http::clickhouse(&self.shared.clickhouse_url, &format!("DROP DATABASE IF EXISTS {name}")).await.map(drop),
-            match redis::with_database(&self.shared.redis_url, taken.redis_number) {
-                Ok(url) => redis::command::<()>(&url, ::redis::cmd("FLUSHDB")).await,
-                Err(e) => Err(e),
-            },
-        ];
-        for e in results.into_iter().filter_map(Result::err) {
-            progress::say(&format!("could not clean up {name}: {e}"));
+        if self.drop_all(&taken).await.is_err() {
+            self.undropped.borrow_mut().push(taken);
         }
+    }
+
+    /// Best effort: on servers of ours everything goes with them.
+    async fn drop_the_rest(&self) {
+        for taken in self.undropped.take() {
+            if let Err(e) = self.drop_all(&taken).await {
+                progress::say(&format!("{} stays behind: {e}", taken.name));
+            }
+        }
+    }
+
+    async fn drop_all(&self, taken: &Taken) -> Result<(), StackError> {
+        let name = &taken.name;
+        let redis_url = redis::with_database(&self.shared.redis_url, taken.redis_number)?;
+        redis::command::<()>(&redis_url, ::redis::cmd("FLUSHDB")).await?;
         self.redis_taken.borrow_mut().remove(&taken.redis_number);
+        http::clickhouse(&self.shared.clickhouse_url, &format!("DROP DATABASE IF EXISTS {name}")).await?;
+        postgres::query(&self.pg_admin_dsn, &[&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")]).await
     }
 }

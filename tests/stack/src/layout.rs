@@ -74,10 +74,14 @@ impl Layout {
     /// the same stack always finds again.
     pub(crate) fn postgres_home(&self, runs_as_other_user: bool) -> PathBuf {
         if runs_as_other_user && !self.root.ancestors().all(everyone_may_pass) {
-            let name = format!("tracebility-postgres-{:016x}", fnv1a(self.root.as_os_str().as_encoded_bytes()));
-            return std::env::temp_dir().join(name);
+            return std::env::temp_dir().join(format!("tracebility-postgres-{:016x}", self.id()));
         }
         self.home(Name::Postgres)
+    }
+
+    /// A number for names outside the directory, which the same stack always finds again.
+    pub(crate) fn id(&self) -> u64 {
+        fnv1a(self.root.as_os_str().as_encoded_bytes())
     }
 
     /// Removes what `create` and the servers made, and only that: `--dir` may name a directory with other things in it.

@@ -7,6 +7,8 @@ mod binaries;
 mod chdb;
 mod clickhouse;
 mod command;
+#[cfg_attr(not(feature = "containers"), path = "no_containers.rs")]
+mod containers;
 mod env_file;
 mod error;
 mod given;
@@ -31,6 +33,7 @@ mod stack;
 mod state;
 mod wait;
 
+pub use containers::look_after;
 pub use error::StackError;
 pub use given::Urls;
 pub use hold::hold;

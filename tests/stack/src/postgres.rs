@@ -45,14 +45,14 @@ pub(crate) async fn start(
     launch.user = user;
     // The one that makes it disconnect its clients and end.
     launch.on_parent_death = on_parent_death.map(|_| "INT");
-    launch.args(["-D".into(), data.into_os_string()]).args(settings(state)).spawn()
+    launch.args(["-D".into(), data.into_os_string()]).args(settings(state, "127.0.0.1", state.ports.postgres)).spawn()
 }
 
-fn settings(state: &State) -> Vec<String> {
-    let port = state.ports.postgres.to_string();
+pub(crate) fn settings(state: &State, listen: &str, port: u16) -> Vec<String> {
+    let port = port.to_string();
     let on = if state.durable { "on" } else { "off" };
     let settings = [
-        ("listen_addresses", "127.0.0.1"),
+        ("listen_addresses", listen),
         ("port", &port),
         // Its default directory belongs to the distribution's own server.
         ("unix_socket_directories", ""),

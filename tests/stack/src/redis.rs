@@ -23,7 +23,7 @@ pub(crate) fn start(
     std::fs::create_dir_all(&home).map_err(StackError::file("create directory", &home))?;
     // A file, because a password among the arguments would be shown to everybody.
     let config = home.join("redis.conf");
-    write_private(&config, settings(state).as_bytes())?;
+    write_private(&config, settings(state, "127.0.0.1", state.ports.redis).as_bytes())?;
     let mut launch =
         Launch::new(programs.redis_server()?, &home, &layout.log(Name::Redis)).args([config.into_os_string()]);
     launch.on_parent_death = on_parent_death;
@@ -31,10 +31,10 @@ pub(crate) fn start(
 }
 
 /// Paths are relative to the working directory.
-fn settings(state: &State) -> String {
-    let (port, password) = (state.ports.redis, &state.secrets.redis);
+pub(crate) fn settings(state: &State, bind: &str, port: u16) -> String {
+    let password = &state.secrets.redis;
     format!(
-        "bind 127.0.0.1\n\
+        "bind {bind}\n\
          port {port}\n\
          requirepass {password}\n\
          databases {DATABASES}\n\

@@ -11,7 +11,7 @@ use crate::binaries::{self, Build, Show};
 use crate::lock::Lock;
 use crate::process::{ProcessId, signal_named};
 use crate::services::ServicePorts;
-use crate::stack::ready;
+use crate::stack::{READY_LIMIT, ready};
 use crate::{Layout, Name, StackError, Urls, logs, ports, services};
 
 /// Another test program may be building the same thing.
@@ -146,7 +146,8 @@ impl Service {
         let Some(process) = self.process else {
             return Err(StackError::Setting(format!("{} was not started", self.name)));
         };
-        ready(self.name, process, &self.layout, async || services::probe(self.name, &self.ports).await).await
+        ready(self.name, process, &self.layout, READY_LIMIT, async || services::probe(self.name, &self.ports).await)
+            .await
     }
 
     /// Sends any signal, by name, and returns at once.

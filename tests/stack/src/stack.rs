@@ -9,15 +9,19 @@ use crate::binaries::{Build, Show};
 use crate::given::{Given, Source};
 use crate::install::Programs;
 use crate::lock::Lock;
-use crate::process::{ProcessId, working_in};
+use crate::process::{Launch, ProcessId, working_in};
 use crate::state::State;
 use crate::{Layout, Name, StackError, Urls};
-use crate::{binaries, clickhouse, env_file, logs, postgres, process, progress, redis, registry, services, wait};
+use crate::{
+    binaries, clickhouse, containers, env_file, logs, postgres, process, progress, redis, registry, services, wait,
+};
 
 /// Another command may be bringing the same stack up, and building for it.
 const LOCK_LIMIT: Duration = Duration::from_secs(900);
 /// Includes reading the data of an earlier run.
-const READY_LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const READY_LIMIT: Duration = Duration::from_secs(60);
+/// Includes pulling an image.
+const CONTAINER_READY_LIMIT: Duration = Duration::from_secs(900);
 /// A graceful stop writes buffers out; after this it is no longer worth waiting for.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 const LOG_LINES_SHOWN: usize = 20;
@@ -116,6 +120,10 @@ pub struct ProcessStatus {
 
 /// Brings everything up and returns when it is ready. What already runs is only checked.
 pub async fn up(layout: &Layout, options: &UpOptions) -> Result<Endpoints, StackError> {
+    // Before the build, which takes minutes.
+    if Source::from_env()? == Source::Containers {
+        containers::check()?;
+    }
     if options.build {
         let what = if options.servers_only { Build::ServersOnly } else { Build::All };
         binaries::build(what, Show::Progress).await?;
@@ -145,6 +153,9 @@ pub async fn down(layout: &Layout, keep_data: bool) -> Result<(), StackError> {
     for name in Name::ALL.into_iter().rev() {
         let recorded = state.as_ref().and_then(|state| state.running(name));
         stop(layout, name, recorded).await?;
+        if state.as_ref().is_some_and(|state| state.is_container(name)) {
+            containers::remove(layout, name, !keep_data).await?;
+        }
     }
     if keep_data { Ok(()) } else { layout.remove() }
 }
@@ -183,7 +194,11 @@ pub async fn kill(layout: &Layout, name: Name, signal: &str) -> Result<bool, Sta
     let Some(process) = state.running(name) else {
         return Err(StackError::Setting(format!("{name} does not run; start it with: cargo stack start {name}")));
     };
-    process.signal(signal)?;
+    if state.is_container(name) {
+        containers::signal(layout, name, signal).await?;
+    } else {
+        process.signal(signal)?;
+    }
     let ends_it = [Signal::KILL, Signal::TERM, Signal::INT, Signal::QUIT].contains(&signal);
     Ok(if ends_it { process.ended(STOP_LIMIT).await } else { !process.is_alive() })
 }
@@ -203,21 +218,26 @@ pub(crate) struct Stack {
 impl Stack {
     /// Opens the stack of a directory, or decides on a new one.
     pub(crate) async fn open(layout: &Layout, durable: bool) -> Result<Self, StackError> {
-        layout.create()?;
-        let lock = Lock::acquire(&layout.lock_file(), LOCK_LIMIT).await?;
         let source = Source::from_env()?;
         let given = Given::from_env(source)?;
+        let wants_containers = source == Source::Containers;
+        if wants_containers {
+            containers::check()?;
+        }
+        layout.create()?;
+        let lock = Lock::acquire(&layout.lock_file(), LOCK_LIMIT).await?;
         let state = match State::load(layout)? {
-            Some(state) if !given.agrees_with(&state.given) => {
+            Some(state) if !given.agrees_with(&state.given) || (wants_containers && !state.containers) => {
                 return Err(StackError::Setting(format!(
-                    "the stack in {} was started with other servers than the environment names now; keep it by \
+                    "the stack in {} was started with other servers than the environment asks for now; keep it by \
                      unsetting those TRACEBILITY_* variables, or remove it with: cargo stack down",
                     layout.root().display()
                 )));
             }
             Some(state) => state,
-            None => State::choose(given, durable)?,
+            None => State::choose(given, wants_containers, durable)?,
         };
+        state.save(layout)?;
         Ok(Self { layout: layout.clone(), state, on_parent_death: None, _lock: lock })
     }
 
@@ -273,6 +293,9 @@ impl Stack {
     }
 
     async fn spawn(&mut self, name: Name) -> Result<ProcessId, StackError> {
+        if self.state.is_container(name) {
+            return self.spawn_container(name);
+        }
         let programs = Programs::ensure(&[name]).await?;
         if name == Name::Postgres && !postgres::has_data(&self.layout)? {
             // The key's hash was in the data that is gone.
@@ -295,8 +318,27 @@ impl Stack {
         Ok(process)
     }
 
+    /// Starts the process that looks after a container.
+    fn spawn_container(&mut self, name: Name) -> Result<ProcessId, StackError> {
+        let home = self.layout.home(name);
+        std::fs::create_dir_all(&home).map_err(StackError::file("create directory", &home))?;
+        let root = self.layout.root().as_os_str().to_owned();
+        let mut launch = Launch::new(binaries::path("stack")?, &home, &self.layout.log(name)).args([
+            "container".into(),
+            name.as_str().into(),
+            "--dir".into(),
+            root,
+        ]);
+        launch.on_parent_death = self.on_parent_death;
+        let process = launch.keep_env().spawn()?;
+        self.state.processes.insert(name, process);
+        self.state.save(&self.layout)?;
+        Ok(process)
+    }
+
     async fn ready(&self, name: Name, process: ProcessId) -> Result<(), StackError> {
-        ready(name, process, &self.layout, async || probe(name, &self.state).await).await
+        let limit = if self.state.is_container(name) { CONTAINER_READY_LIMIT } else { READY_LIMIT };
+        ready(name, process, &self.layout, limit, async || probe(name, &self.state).await).await
     }
 }
 
@@ -305,10 +347,11 @@ pub(crate) async fn ready(
     name: Name,
     process: ProcessId,
     layout: &Layout,
+    limit: Duration,
     mut probe: impl AsyncFnMut() -> Result<(), StackError>,
 ) -> Result<(), StackError> {
     let mut problem = String::new();
-    let answered = wait::until(READY_LIMIT, async || {
+    let answered = wait::until(limit, async || {
         if !process.is_alive() {
             return Some(Err("ended while starting".to_owned()));
         }
@@ -324,7 +367,7 @@ pub(crate) async fn ready(
     let problem = match answered {
         Some(Ok(())) => return Ok(()),
         Some(Err(problem)) => problem,
-        None => format!("is not ready after {} s ({problem})", READY_LIMIT.as_secs()),
+        None => format!("is not ready after {} s ({problem})", limit.as_secs()),
     };
     let log = layout.log(name);
     Err(StackError::NotReady { name: name.to_string(), problem, tail: logs::tail(&log, LOG_LINES_SHOWN), log })

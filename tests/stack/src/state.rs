@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) secrets: Secrets,
     /// The servers that are not ours.
     pub(crate) given: Given,
+    /// Whether the servers are containers; then their processes are the ones that look after them.
+    pub(crate) containers: bool,
     pub(crate) processes: BTreeMap<Name, ProcessId>,
     /// A key of the project that was created for the user; kept, because only its hash is in the registry.
     pub(crate) api_key: Option<String>,
@@ -50,7 +52,7 @@ pub(crate) struct Secrets {
 }
 
 impl State {
-    pub(crate) fn choose(given: Given, durable: bool) -> Result<Self, StackError> {
+    pub(crate) fn choose(given: Given, containers: bool, durable: bool) -> Result<Self, StackError> {
         Ok(Self {
             ports: Ports {
                 postgres: ports::free()?,
@@ -74,6 +76,7 @@ impl State {
                 admin_key: secret(),
             },
             given,
+            containers,
             processes: BTreeMap::new(),
             api_key: None,
             durable,
@@ -118,6 +121,11 @@ impl State {
                 format!("http://tracebility:{}@127.0.0.1:{}/tracebility", secrets.clickhouse, ports.clickhouse_http)
             }),
         }
+    }
+
+    /// Whether this one is a container.
+    pub(crate) fn is_container(&self, name: Name) -> bool {
+        self.containers && Name::SERVERS.contains(&name) && !self.given.has(name)
     }
 
     /// The process of a name, if it runs.

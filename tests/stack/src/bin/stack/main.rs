@@ -95,6 +95,12 @@ enum Action {
     /// Serve one set of servers to the test processes of this checkout, until the last of them is gone.
     #[command(hide = true)]
     Hold,
+    /// Start one server as a container and look after it until it ends.
+    #[command(hide = true)]
+    Container {
+        /// Which server.
+        name: Name,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -154,6 +160,7 @@ async fn run(layout: &Layout, action: Action) -> anyhow::Result<u8> {
             eprintln!("stopped{}", if keep_data { "; the data is kept" } else { " and removed" });
         }
         Action::Hold => stack::hold(layout).await?,
+        Action::Container { name } => stack::look_after(layout, name).await?,
     }
     Ok(EXIT_READY)
 }
