@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 
 const SENDERS: u64 = 4;
 const SPANS_PER_REQUEST: usize = 20;
+/// Between two requests of a sender: the worker, with its small batches, must be able to catch up.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Small batches, so that the worker is always in the middle of something.
 const WORKER: [(&str, &str); 2] = [("TRACEBILITY_BATCH_ROWS_MAX", "200"), ("TRACEBILITY_BATCH_AGE_MAX", "50ms")];
@@ -89,8 +91,9 @@ async fn under_load(
                 // No answer, or a refusal: nothing was promised. (The API may be restarting.)
                 match http.post(&url, &key, "application/x-protobuf", request.body).await {
                     Ok(answer) if answer.status.is_success() => acked.extend(request.span_ids.iter().map(|id| hex(id))),
-                    _ => tokio::time::sleep(Duration::from_millis(20)).await,
+                    _ => {}
                 }
+                tokio::time::sleep(PAUSE).await;
             }
             acked
         });
@@ -108,13 +111,11 @@ fn hex(id: &[u8; 8]) -> String {
 
 async fn check(world: &World, acked: &HashSet<String>) -> anyhow::Result<()> {
     world.until_drained().await?;
-    let stored = world.clickhouse.text("SELECT lower(right(hex(toUInt128(span_id)), 16)) FROM span FINAL").await?;
+    let stored = world.clickhouse.text("SELECT right(toString(span_id), 17) FROM span FINAL").await?;
     let rows = stored.lines().count();
-    let stored: HashSet<&str> = stored.lines().collect();
-    let lost: Vec<_> = acked
-        .iter()
-        .filter(|id| !stored.contains(format!("{id:0>16}").as_str()) && !stored.contains(id.trim_start_matches('0')))
-        .collect();
+    // An OTLP span id is the last 16 digits of its UUID, which has a dash after the first four of them.
+    let stored: HashSet<String> = stored.lines().map(|id| id.replace('-', "")).collect();
+    let lost: Vec<_> = acked.difference(&stored).collect();
     assert!(
         lost.is_empty(),
         "{} of {} acknowledged spans are lost, such as {:?}",
