@@ -69,6 +69,13 @@ pub(crate) fn path(name: &str) -> Result<PathBuf, StackError> {
     Err(StackError::Missing { what: path.display().to_string(), command: "cargo build --workspace --bins".into() })
 }
 
+/// `stack` itself: the running executable if it is that, because another build may have replaced the one in the
+/// target directory by one with other features.
+pub(crate) fn stack() -> Result<PathBuf, StackError> {
+    let running = env::current_exe().ok().filter(|exe| exe.file_name().is_some_and(|name| name == "stack"));
+    running.map_or_else(|| path("stack"), Ok)
+}
+
 /// The directory of cargo's output for all profiles.
 pub(crate) fn target_dir() -> PathBuf {
     Place::of_current_exe().target

@@ -35,8 +35,6 @@ pub async fn look_after(layout: &Layout, name: Name) -> Result<(), StackError> {
     let state = State::load(layout)?.ok_or_else(|| StackError::NoStack { dir: layout.root().to_owned() })?;
     let listen = |kind| listen_for(kind).map_err(|e| StackError::server("signals", e));
     let (mut terminate, mut interrupt) = (listen(SignalKind::terminate())?, listen(SignalKind::interrupt())?);
-    // Of a process that was killed before it could remove it.
-    remove(layout, name, false).await?;
     let fail = |e: testcontainers::TestcontainersError| StackError::server("containers", e);
     let container = request(layout, &state, name)?.start().await.map_err(fail)?;
     loop {

@@ -294,7 +294,7 @@ impl Stack {
 
     async fn spawn(&mut self, name: Name) -> Result<ProcessId, StackError> {
         if self.state.is_container(name) {
-            return self.spawn_container(name);
+            return self.spawn_container(name).await;
         }
         let programs = Programs::ensure(&[name]).await?;
         if name == Name::Postgres && !postgres::has_data(&self.layout)? {
@@ -319,11 +319,13 @@ impl Stack {
     }
 
     /// Starts the process that looks after a container.
-    fn spawn_container(&mut self, name: Name) -> Result<ProcessId, StackError> {
+    async fn spawn_container(&mut self, name: Name) -> Result<ProcessId, StackError> {
+        // One that lost its process still answers, and must not be taken for the new one.
+        containers::remove(&self.layout, name, false).await?;
         let home = self.layout.home(name);
         std::fs::create_dir_all(&home).map_err(StackError::file("create directory", &home))?;
         let root = self.layout.root().as_os_str().to_owned();
-        let mut launch = Launch::new(binaries::path("stack")?, &home, &self.layout.log(name)).args([
+        let mut launch = Launch::new(binaries::stack()?, &home, &self.layout.log(name)).args([
             "container".into(),
             name.as_str().into(),
             "--dir".into(),
