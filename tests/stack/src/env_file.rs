@@ -27,3 +27,31 @@ pub(crate) fn read(layout: &Layout) -> BTreeMap<String, String> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::Given;
+
+    #[test]
+    fn a_shell_and_we_read_what_was_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::new(dir.path());
+        let given = Given { redis: Some("redis://:it's $HOME@127.0.0.1:1/0".into()), ..Given::default() };
+        let mut state = State::choose(given, false, true).unwrap();
+        state.api_key = Some("tb_key".into());
+        write(&layout, &state).unwrap();
+
+        let read = read(&layout);
+        assert_eq!(read["TRACEBILITY_REDIS_URL"], "redis://:it's $HOME@127.0.0.1:1/0");
+        assert_eq!(read["TRACEBILITY_API_KEY"], "tb_key");
+        let mode = fs::metadata(layout.env_file()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+
+        let script = format!(". {} && printenv TRACEBILITY_REDIS_URL", layout.env_file().display());
+        let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(shell.stdout).unwrap().trim(), read["TRACEBILITY_REDIS_URL"]);
+    }
+}

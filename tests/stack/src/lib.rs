@@ -1,4 +1,29 @@
 //! Real servers on this machine: for a person (`cargo stack`), for `cargo demo`, and for the tests of a checkout.
+//!
+//! A person's stack lives in `.tracebility` until [`down`]; [`up`] makes or repairs it. The tests of a checkout share one
+//! set of servers per run: [`shared`] starts or joins it, [`Shared::fresh_database`] gives a test databases of its own,
+//! and [`Service`] runs our services on them.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | `stack` | what `up`, `down`, `status`, `start` and `kill` do |
+//! | `shared`, `socket`, `hold` | one set of servers per test run: the test's side, the wire, the holder's side |
+//! | `service` | our services as a test runs them |
+//! | `given` | which servers the environment names instead of ours |
+//! | `postgres`, `redis`, `clickhouse`, `services` | how each is started, asked and prepared |
+//! | `containers` | the three servers as containers (feature `containers`) |
+//! | `install`, `apt`, `chdb` | what must be on the machine, and getting it there |
+//! | `binaries` | our own executables: building and finding them |
+//! | `process` | processes: started apart from us, found again, stopped with a deadline |
+//! | `layout`, `state`, `env_file`, `logs`, `lock`, `ports` | what lies in the directory, and where |
+//!
+//! Invariants:
+//!
+//! - Everything listens on loopback only, and every wait has a named limit.
+//! - A process is known by number and start time, so a number that was used again is never signalled.
+//! - Nothing outlives a test run: databases go with the connection they were given to, servers with the holder, and
+//!   services with the test process.
+//! - `down` removes what the stack made, and nothing else.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -22,7 +22,7 @@ pub(crate) fn home(layout: &Layout) -> Result<PathBuf, StackError> {
 
 /// Whether there is data from an earlier start.
 pub(crate) fn has_data(layout: &Layout) -> Result<bool, StackError> {
-    Ok(home(layout)?.join("data/PG_VERSION").is_file())
+    Ok(home(layout)?.join("data").is_dir())
 }
 
 /// Starts the server; the caller has made sure that none runs on this data.
@@ -35,8 +35,7 @@ pub(crate) async fn start(
     let (home, user, bin) = (home(layout)?, install::postgres_user()?, programs.postgres_bin()?);
     create_home(&home, user)?;
     let data = home.join("data");
-    if !data.join("PG_VERSION").is_file() {
-        layout::remove_dir(&data)?;
+    if !data.is_dir() {
         init(&home, user, bin, &state.secrets.pg_superuser).await?;
     }
     // Names a process that no longer runs. If its number belongs to another process by now, Postgres would refuse.
@@ -91,8 +90,10 @@ fn create_home(home: &Path, user: Option<User>) -> Result<(), StackError> {
     Ok(())
 }
 
+/// Makes the data directory, which gets its name only once it is whole.
 async fn init(home: &Path, user: Option<User>, bin: &Path, password: &str) -> Result<(), StackError> {
-    let file = home.join("password");
+    let (file, draft) = (home.join("password"), home.join("data.new"));
+    layout::remove_dir(&draft)?;
     write_private(&file, password.as_bytes())?;
     let mut initdb = tokio::process::Command::new(bin.join("initdb"));
     if let Some(user) = user {
@@ -101,10 +102,11 @@ async fn init(home: &Path, user: Option<User>, bin: &Path, password: &str) -> Re
     }
     initdb.current_dir(home).args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]);
     // The server is started next, and a directory that was lost in a power cut in between is simply made again.
-    initdb.args(["--no-sync", "--no-instructions"]).arg("--pwfile").arg(&file).arg("-D").arg(home.join("data"));
+    initdb.args(["--no-sync", "--no-instructions"]).arg("--pwfile").arg(&file).arg("-D").arg(&draft);
     let made = command::output(&mut initdb, INITDB_LIMIT).await;
     layout::remove_file(&file)?;
-    made.map(drop)
+    made?;
+    fs::rename(&draft, home.join("data")).map_err(StackError::file("rename", &draft))
 }
 
 /// Whether the server answers a query.
