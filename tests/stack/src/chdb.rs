@@ -24,7 +24,8 @@ pub(crate) fn library() -> PathBuf {
     cache_dir().join("libchdb.so")
 }
 
-fn cache_dir() -> PathBuf {
+/// What is kept between stacks.
+pub(crate) fn cache_dir() -> PathBuf {
     let base = env::var_os("XDG_CACHE_HOME").filter(|dir| !dir.is_empty()).map(PathBuf::from);
     let home = || env::home_dir().unwrap_or_else(env::temp_dir).join(".cache");
     base.unwrap_or_else(home).join("tracebility").join(format!("chdb-{VERSION}"))
@@ -42,7 +43,6 @@ pub(crate) async fn fetch() -> Result<(), StackError> {
     }
     let dir = cache_dir();
     let fail = |action| StackError::file(action, &dir);
-    fs::create_dir_all(&dir).map_err(fail("create directory"))?;
     let draft = tempfile::Builder::new().prefix("download-").tempdir_in(&dir).map_err(fail("write to"))?;
     let package = format!("{PACKAGE}@{VERSION}");
     let mut npm = Command::new("npm");

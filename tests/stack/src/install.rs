@@ -29,7 +29,9 @@ impl Programs {
         if found.missing(servers).is_empty() {
             return Ok(found);
         }
-        let _lock = Lock::acquire(&install_lock(), LOCK_LIMIT).await?;
+        let dir = chdb::cache_dir();
+        fs::create_dir_all(&dir).map_err(StackError::file("create directory", &dir))?;
+        let _lock = Lock::acquire(&dir.join("install.lock"), LOCK_LIMIT).await?;
         let missing = Self::find().missing(servers);
         let packages: Vec<&str> = missing.iter().filter_map(|name| apt_package(*name)).collect();
         if !packages.is_empty() {
@@ -85,11 +87,6 @@ pub(crate) fn postgres_user() -> Result<Option<User>, StackError> {
         what: "the user `postgres`, as which Postgres must run because it refuses to run as root,".into(),
         command: "useradd --system postgres".into(),
     })
-}
-
-/// Per user, because nobody else could open the file.
-fn install_lock() -> PathBuf {
-    env::temp_dir().join(format!("tracebility-install-{}.lock", rustix::process::geteuid().as_raw()))
 }
 
 pub(crate) fn is_root() -> bool {
