@@ -8,7 +8,9 @@
 
 use bytes::Bytes;
 
-use crate::columns::{ColumnType, MAX_SEGMENTS, Segment, repeat_from, uuid_bytes, write_str, write_varint};
+use crate::columns::{
+    ColumnType, MAX_SEGMENTS, Segment, SegmentBytes, repeat_from, uuid_bytes, write_str, write_varint,
+};
 use crate::envelope::{ColumnBytes, Header, Section, lengths};
 use crate::tables::{STAMPS, Table};
 
@@ -111,21 +113,21 @@ impl BlockColumn {
         repeat_from(segment, start, rows - 1);
     }
 
-    fn append(&mut self, bytes: &ColumnBytes<'_>, rows: usize) {
-        let times = if bytes.constant { rows } else { 1 };
+    fn append(&mut self, column: &ColumnBytes<'_>, rows: usize) {
         for (i, kind) in self.ty.segments().iter().enumerate() {
-            let (from, to) = (bytes.segments[i], &mut self.segments[i]);
+            let (SegmentBytes { bytes, constant }, to) = (column.segments[i], &mut self.segments[i]);
+            let times = if constant { rows } else { 1 };
             match kind {
                 Segment::Fixed(_) | Segment::Strings => {
                     let start = to.len();
-                    to.extend_from_slice(from);
+                    to.extend_from_slice(bytes);
                     repeat_from(to, start, times - 1);
                 }
                 Segment::Lengths => {
                     let offset = &mut self.offsets[i];
-                    to.reserve(from.len() * 2 * times);
+                    to.reserve(bytes.len() * 2 * times);
                     for _ in 0..times {
-                        for length in lengths(from) {
+                        for length in lengths(bytes) {
                             *offset += u64::from(length);
                             to.extend_from_slice(&offset.to_le_bytes());
                         }

@@ -4,8 +4,9 @@
 //! that make columns of many requests appendable without looking into them:
 //!
 //! * array and map offsets are kept as one `u32` length per row, because a length does not depend on what came before;
-//! * a column whose rows are all the same is kept as one row and a mark. Most columns of most requests are (nobody sends
-//!   links, everyone sends one service name), and repeating bytes later is cheaper than compressing them now.
+//! * a segment whose rows are all the same is kept as one row and a mark. Most segments of most requests are (nobody sends
+//!   links, everyone sends one service name, the attributes' names repeat while their values differ), and repeating bytes
+//!   later is cheaper than compressing them now.
 //!
 //! The other half, appending and turning lengths back into offsets, is [`crate::block`].
 
@@ -106,26 +107,41 @@ pub fn uuid_bytes(id: Uuid) -> [u8; 16] {
 pub struct Column {
     ty: ColumnType,
     rows: u32,
+    segments: [SegmentBuf; MAX_SEGMENTS],
+}
+
+/// The bytes of one segment.
+#[derive(Debug)]
+struct SegmentBuf {
+    bytes: Vec<u8>,
     /// While true, all rows equal the first and only that one is kept.
     constant: bool,
-    segments: [Vec<u8>; MAX_SEGMENTS],
-    /// Where the newest row begins in each segment.
-    last: [usize; MAX_SEGMENTS],
+    /// Where the newest row begins.
+    last: usize,
+}
+
+/// One segment as an envelope carries it.
+#[derive(Clone, Copy, Debug)]
+pub struct SegmentBytes<'a> {
+    /// Its rows, or the one row that stands for all.
+    pub bytes: &'a [u8],
+    /// Whether one row stands for all.
+    pub constant: bool,
 }
 
 impl Column {
     /// An empty column.
     pub fn new(ty: ColumnType) -> Self {
-        Self { ty, rows: 0, constant: true, segments: Default::default(), last: [0; MAX_SEGMENTS] }
+        Self { ty, rows: 0, segments: Default::default() }
     }
 
     /// Forgets the rows, keeps the memory.
     pub fn clear(&mut self) {
         self.rows = 0;
-        self.constant = true;
-        self.last = [0; MAX_SEGMENTS];
         for segment in &mut self.segments {
-            segment.clear();
+            segment.bytes.clear();
+            segment.constant = true;
+            segment.last = 0;
         }
     }
 
@@ -139,40 +155,38 @@ impl Column {
         self.rows
     }
 
-    /// Whether all rows are the same; then [`Self::segments`] holds one row.
-    pub fn is_constant(&self) -> bool {
-        self.constant
-    }
-
-    /// The bytes, one slice per segment of the type.
-    pub fn segments(&self) -> impl Iterator<Item = &[u8]> {
-        self.segments[..self.ty.segments().len()].iter().map(Vec::as_slice)
+    /// The segments of its type.
+    pub fn segments(&self) -> impl Iterator<Item = SegmentBytes<'_>> {
+        let segments = &self.segments[..self.ty.segments().len()];
+        segments.iter().map(|s| SegmentBytes { bytes: &s.bytes, constant: s.constant })
     }
 
     /// Bytes held.
     pub fn byte_len(&self) -> usize {
-        self.segments.iter().map(Vec::len).sum()
+        self.segments.iter().map(|s| s.bytes.len()).sum()
     }
 
-    /// Bytes its rows will have once written out, close enough for a limit: a constant column is kept as one row, and may
+    /// Bytes its rows will have once written out, close enough for a limit: a constant segment is kept as one row, and may
     /// stand for far more than it takes.
     pub fn expanded_len(&self) -> usize {
-        if self.constant { self.byte_len().saturating_mul(self.rows as usize) } else { self.byte_len() }
+        let times = |s: &SegmentBuf| if s.constant { self.rows as usize } else { 1 };
+        self.segments.iter().map(|s| s.bytes.len().saturating_mul(times(s))).sum()
     }
 
     /// Pushes a fixed-width value, little-endian.
     pub fn push_fixed<const W: usize>(&mut self, value: [u8; W]) {
         debug_assert_eq!(self.ty.segments(), [Segment::Fixed(W)]);
-        if self.constant && self.rows > 0 {
-            if self.segments[0] == value {
-                self.rows += 1;
+        let rows = self.rows;
+        self.rows += 1;
+        let segment = &mut self.segments[0];
+        if segment.constant && rows > 0 {
+            if segment.bytes.first_chunk() == Some(&value) {
                 return;
             }
-            self.expand();
+            segment.expand(rows);
         }
-        self.last[0] = self.segments[0].len();
-        self.segments[0].extend_from_slice(&value);
-        self.rows += 1;
+        segment.last = segment.bytes.len();
+        segment.bytes.extend_from_slice(&value);
     }
 
     /// Pushes a UUID.
@@ -182,32 +196,44 @@ impl Column {
 
     /// Pushes a nullable eight-byte value.
     pub fn push_nullable(&mut self, value: Option<[u8; 8]>) {
+        let (is_null, bytes) = (u8::from(value.is_none()), value.unwrap_or_default());
+        let [nulls, values, ..] = &self.segments;
+        let constant = nulls.constant && values.constant;
+        if constant && (nulls.bytes.first(), values.bytes.first_chunk()) == (Some(&is_null), Some(&bytes)) {
+            self.rows += 1;
+            return;
+        }
         let mut row = self.row();
-        row.segment(0).push(u8::from(value.is_none()));
-        row.segment(1).extend_from_slice(&value.unwrap_or_default());
+        row.segment(0).push(is_null);
+        row.segment(1).extend_from_slice(&bytes);
         row.commit();
     }
 
     /// Pushes a string.
     pub fn push_str(&mut self, value: &str) {
         debug_assert_eq!(self.ty, ColumnType::String);
-        if self.constant && self.rows > 0 {
-            let first = &self.segments[0];
+        let rows = self.rows;
+        self.rows += 1;
+        let segment = &mut self.segments[0];
+        if segment.constant && rows > 0 {
+            let first = &segment.bytes;
             let prefix = varint_len(value.len());
-            if first.len() == prefix + value.len() && &first[prefix..] == value.as_bytes() {
-                self.rows += 1;
+            let same_len = first.len() == prefix + value.len();
+            if same_len && (value.is_empty() || &first[prefix..] == value.as_bytes()) {
                 return;
             }
-            self.expand();
+            segment.expand(rows);
         }
-        self.last[0] = self.segments[0].len();
-        write_str(&mut self.segments[0], value.as_bytes());
-        self.rows += 1;
+        segment.last = segment.bytes.len();
+        write_str(&mut segment.bytes, value.as_bytes());
     }
 
     /// Pushes an array of strings.
     pub fn push_strs<S: AsRef<str>>(&mut self, values: impl ExactSizeIterator<Item = S>) {
         debug_assert_eq!(self.ty, ColumnType::ArrayString);
+        if values.len() == 0 && self.repeats_empty() {
+            return;
+        }
         let mut row = self.row();
         write_len(row.segment(0), values.len());
         for value in values {
@@ -219,6 +245,9 @@ impl Column {
     /// Pushes an array of fixed-width values, each little-endian.
     pub fn push_array<const W: usize>(&mut self, values: impl ExactSizeIterator<Item = [u8; W]>) {
         debug_assert_eq!(self.ty.segments(), [Segment::Lengths, Segment::Fixed(W)]);
+        if values.len() == 0 && self.repeats_empty() {
+            return;
+        }
         let mut row = self.row();
         write_len(row.segment(0), values.len());
         for value in values {
@@ -230,6 +259,9 @@ impl Column {
     /// Pushes a map: attributes with their values as text (the types go to a column of their own, see [`type_tags`]).
     pub fn push_map(&mut self, attributes: &[Attribute<'_>]) {
         debug_assert_eq!(self.ty, ColumnType::Map);
+        if attributes.is_empty() && self.repeats_empty() {
+            return;
+        }
         let mut row = self.row();
         write_len(row.segment(0), attributes.len());
         for attribute in attributes {
@@ -242,6 +274,9 @@ impl Column {
     /// Pushes an array of maps.
     pub fn push_maps<'a>(&mut self, maps: impl ExactSizeIterator<Item = &'a [Attribute<'a>]>) {
         debug_assert_eq!(self.ty, ColumnType::ArrayMap);
+        if maps.len() == 0 && self.repeats_empty() {
+            return;
+        }
         let mut row = self.row();
         write_len(row.segment(0), maps.len());
         for attributes in maps {
@@ -257,28 +292,58 @@ impl Column {
     /// Pushes the newest row once more. For what consecutive rows are known to share; the column must not be empty.
     pub fn repeat_last(&mut self) {
         debug_assert!(self.rows > 0, "nothing to repeat");
-        if !self.constant {
-            for (segment, last) in self.segments.iter_mut().zip(&mut self.last) {
-                let end = segment.len();
-                segment.extend_from_within(*last..);
-                *last = end;
-            }
+        for segment in self.segments.iter_mut().filter(|s| !s.constant) {
+            let end = segment.bytes.len();
+            segment.bytes.extend_from_within(segment.last..);
+            segment.last = end;
         }
         self.rows += 1;
     }
 
-    fn row(&mut self) -> Row<'_> {
-        let starts = std::array::from_fn(|i| self.segments[i].len());
-        Row { column: self, starts }
+    /// Counts one more empty array, if all rows so far are. By far the most common case for a dozen columns, and writing a
+    /// row only to find it equal costs more than everything else about them.
+    fn repeats_empty(&mut self) -> bool {
+        let lengths = &self.segments[0];
+        let repeats = lengths.constant && lengths.bytes.first_chunk() == Some(&[0; 4]);
+        self.rows += u32::from(repeats);
+        repeats
     }
 
-    /// Writes out the rows that were only counted so far.
-    fn expand(&mut self) {
+    fn row(&mut self) -> Row<'_> {
+        let starts = std::array::from_fn(|i| self.segments[i].bytes.len());
+        Row { column: self, starts }
+    }
+}
+
+impl Default for SegmentBuf {
+    fn default() -> Self {
+        Self { bytes: Vec::new(), constant: true, last: 0 }
+    }
+}
+
+impl SegmentBuf {
+    /// Writes out the `rows` rows that were only counted so far.
+    fn expand(&mut self, rows: u32) {
         self.constant = false;
-        for (segment, last) in self.segments.iter_mut().zip(&mut self.last) {
-            let row = segment.len();
-            repeat_from(segment, 0, self.rows.saturating_sub(1) as usize);
-            *last = segment.len() - row;
+        let row = self.bytes.len();
+        repeat_from(&mut self.bytes, 0, rows.saturating_sub(1) as usize);
+        self.last = self.bytes.len() - row;
+    }
+
+    /// Keeps the row that begins at `start`, the `rows + 1`st: counted if it equals all before, written out otherwise.
+    fn commit(&mut self, start: usize, rows: u32) {
+        if self.constant && rows > 0 {
+            if self.bytes[..start] == self.bytes[start..] {
+                self.bytes.truncate(start);
+                return;
+            }
+            // The first row must be repeated *before* the new one. This happens once per segment and request.
+            let row = self.bytes.split_off(start);
+            self.expand(rows);
+            self.last = self.bytes.len();
+            self.bytes.extend_from_slice(&row);
+        } else {
+            self.last = start;
         }
     }
 }
@@ -291,32 +356,15 @@ struct Row<'c> {
 
 impl Row<'_> {
     fn segment(&mut self, i: usize) -> &mut Vec<u8> {
-        &mut self.column.segments[i]
+        &mut self.column.segments[i].bytes
     }
 
-    /// Keeps the row: counted if it equals a constant column's first row, written out otherwise.
     fn commit(self) {
-        let Self { column, starts } = self;
-        if column.constant && column.rows > 0 {
-            let same = column.segments.iter().zip(starts).all(|(s, start)| s[..start] == s[start..]);
-            if same {
-                for (segment, start) in column.segments.iter_mut().zip(starts) {
-                    segment.truncate(start);
-                }
-                column.rows += 1;
-                return;
-            }
-            // The first row must be repeated *before* the new one. This happens once per column and request.
-            let tails: [Vec<u8>; MAX_SEGMENTS] = std::array::from_fn(|i| column.segments[i].split_off(starts[i]));
-            column.expand();
-            for ((segment, tail), last) in column.segments.iter_mut().zip(tails).zip(&mut column.last) {
-                *last = segment.len();
-                segment.extend_from_slice(&tail);
-            }
-        } else {
-            column.last = starts;
+        let Column { ty, rows, segments } = self.column;
+        for (segment, start) in segments[..ty.segments().len()].iter_mut().zip(self.starts) {
+            segment.commit(start, *rows);
         }
-        column.rows += 1;
+        *rows += 1;
     }
 }
 
@@ -382,8 +430,9 @@ fn write_value(out: &mut Vec<u8>, value: &Value<'_>) {
 mod tests {
     use super::*;
 
-    fn segments(column: &Column) -> Vec<Vec<u8>> {
-        column.segments().map(<[u8]>::to_vec).collect()
+    /// Per segment its bytes, and whether one row stands for all.
+    fn segments(column: &Column) -> Vec<(Vec<u8>, bool)> {
+        column.segments().map(|s| (s.bytes.to_vec(), s.constant)).collect()
     }
 
     #[test]
@@ -401,8 +450,7 @@ mod tests {
         for _ in 0..5 {
             column.push_str("gpt");
         }
-        assert!(column.is_constant());
-        assert_eq!((column.rows(), segments(&column)), (5, vec![b"\x03gpt".to_vec()]));
+        assert_eq!((column.rows(), segments(&column)), (5, vec![(b"\x03gpt".to_vec(), true)]));
     }
 
     #[test]
@@ -411,8 +459,7 @@ mod tests {
         for text in ["a", "a", "a", "b", "a"] {
             column.push_str(text);
         }
-        assert!(!column.is_constant());
-        assert_eq!((column.rows(), segments(&column)), (5, vec![b"\x01a\x01a\x01a\x01b\x01a".to_vec()]));
+        assert_eq!((column.rows(), segments(&column)), (5, vec![(b"\x01a\x01a\x01a\x01b\x01a".to_vec(), false)]));
     }
 
     #[test]
@@ -421,7 +468,7 @@ mod tests {
         for text in ["", "ab", "a", ""] {
             column.push_str(text);
         }
-        assert_eq!(segments(&column), vec![b"\x00\x02ab\x01a\x00".to_vec()]);
+        assert_eq!(segments(&column), vec![(b"\x00\x02ab\x01a\x00".to_vec(), false)]);
     }
 
     #[test]
@@ -430,16 +477,26 @@ mod tests {
         let mut column = Column::new(ColumnType::Map);
         column.push_map(&[pair("n", Value::Int(-7))]);
         column.push_map(&[pair("n", Value::Int(-7))]);
-        assert!(column.is_constant());
+        assert!(column.segments().all(|s| s.constant));
         column.push_map(&[]);
         column.push_map(&[pair("f", Value::Double(1.0)), pair("b", Value::Bool(true))]);
         column.repeat_last();
         let want = [
-            [1u32, 1, 0, 2, 2].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>(),
-            b"\x01n\x01n\x01f\x01b\x01f\x01b".to_vec(),
-            b"\x02-7\x02-7\x031.0\x04true\x031.0\x04true".to_vec(),
+            ([1u32, 1, 0, 2, 2].iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>(), false),
+            (b"\x01n\x01n\x01f\x01b\x01f\x01b".to_vec(), false),
+            (b"\x02-7\x02-7\x031.0\x04true\x031.0\x04true".to_vec(), false),
         ];
         assert_eq!((column.rows(), segments(&column)), (5, want.to_vec()));
+    }
+
+    #[test]
+    fn names_that_repeat_are_kept_once_while_values_differ() {
+        let mut column = Column::new(ColumnType::Map);
+        for n in [1, 2] {
+            column.push_map(&[Attribute { key: "tokens".into(), value: Value::Int(n) }]);
+        }
+        let want = [(vec![1, 0, 0, 0], true), (b"\x06tokens".to_vec(), true), (b"\x011\x012".to_vec(), false)];
+        assert_eq!(segments(&column), want);
     }
 
     #[test]
@@ -447,9 +504,9 @@ mod tests {
         let mut column = Column::new(ColumnType::ArrayString);
         column.push_strs(["x"].iter());
         column.repeat_last();
-        assert!(column.is_constant());
+        assert!(column.segments().all(|s| s.constant));
         column.push_strs(["y", "z"].iter());
         column.repeat_last();
-        assert_eq!(segments(&column)[1], b"\x01x\x01x\x01y\x01z\x01y\x01z");
+        assert_eq!(segments(&column)[1].0, b"\x01x\x01x\x01y\x01z\x01y\x01z");
     }
 }

@@ -11,14 +11,14 @@
 //! sections                                 u8, how many follow; per section:
 //!   table u8, version u16, rows u32, bytes u32
 //!   per column of that table version:
-//!     constant u8                          1 = the segments hold one row, to be repeated
+//!     constant u8                          bit i: segment i holds one row, to be repeated
 //!     per segment of the column's type: length u32
 //!     the segments' bytes
 //! ```
 
 use uuid::Uuid;
 
-use crate::columns::{ColumnType, MAX_SEGMENTS, Segment};
+use crate::columns::{MAX_SEGMENTS, Segment, SegmentBytes};
 use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use crate::model::UnixNanos;
 use crate::tables::{Rows, Table};
@@ -109,12 +109,12 @@ impl Writer {
         out.extend_from_slice(&[0; 4]);
         for column in rows.columns() {
             debug_assert_eq!(column.rows(), rows.rows(), "ragged columns");
-            out.push(u8::from(column.is_constant()));
+            out.push(column.segments().enumerate().map(|(i, s)| u8::from(s.constant) << i).sum());
             for segment in column.segments() {
-                out.extend_from_slice(&(segment.len() as u32).to_le_bytes());
+                out.extend_from_slice(&(segment.bytes.len() as u32).to_le_bytes());
             }
             for segment in column.segments() {
-                out.extend_from_slice(segment);
+                out.extend_from_slice(segment.bytes);
             }
         }
         let length = (out.len() - length_at - 4) as u32;
@@ -168,12 +168,10 @@ pub struct Section<'a> {
 }
 
 /// One column in an envelope.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct ColumnBytes<'a> {
-    /// The segments hold one row that stands for all.
-    pub constant: bool,
-    /// The segments; unused ones are empty.
-    pub segments: [&'a [u8]; MAX_SEGMENTS],
+    /// One per segment of the column's type; further ones are empty.
+    pub segments: [SegmentBytes<'a>; MAX_SEGMENTS],
 }
 
 impl<'a> Envelope<'a> {
@@ -212,9 +210,9 @@ impl<'a> Envelope<'a> {
 
 impl Section<'_> {
     fn expanded_len(&self) -> usize {
-        let bytes = |c: &ColumnBytes<'_>| c.segments.iter().map(|s| s.len()).sum::<usize>();
-        let times = |c: &ColumnBytes<'_>| if c.constant { self.rows as usize } else { 1 };
-        self.columns.iter().map(|c| bytes(c).saturating_mul(times(c))).sum()
+        let times = |s: &SegmentBytes<'_>| if s.constant { self.rows as usize } else { 1 };
+        let segments = self.columns.iter().flat_map(|c| &c.segments);
+        segments.map(|s| s.bytes.len().saturating_mul(times(s))).sum()
     }
 }
 
@@ -259,17 +257,17 @@ impl<'a> Reader<'a> {
         let mut columns = Vec::with_capacity(table.columns.len());
         for spec in table.columns {
             let [constant] = body.array()?;
-            let mut column = ColumnBytes { constant: constant != 0, ..Default::default() };
             let types = spec.ty.segments();
             let mut lengths = [0; MAX_SEGMENTS];
             for length in &mut lengths[..types.len()] {
                 *length = body.u32()? as usize;
             }
-            for (segment, length) in column.segments.iter_mut().zip(lengths) {
-                *segment = body.take(length)?;
+            let mut segments = [SegmentBytes { bytes: &[], constant: false }; MAX_SEGMENTS];
+            for (i, segment) in segments.iter_mut().enumerate() {
+                *segment = SegmentBytes { bytes: body.take(lengths[i])?, constant: constant >> i & 1 == 1 };
             }
-            let held = if column.constant { rows.min(1) } else { rows };
-            check_segments(spec.ty, held, &column).map_err(|(segment, elements)| DecodeError::Segment {
+            let column = ColumnBytes { segments };
+            check_segments(types, rows, &column).map_err(|(segment, elements)| DecodeError::Segment {
                 table: table.name,
                 column: spec.name,
                 segment,
@@ -285,21 +283,30 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Checks that fixed segments have the size their element count says. Fails with (segment, elements).
-fn check_segments(ty: ColumnType, rows: u32, column: &ColumnBytes<'_>) -> Result<(), (usize, u64)> {
-    let mut elements = u64::from(rows);
-    for (i, kind) in ty.segments().iter().enumerate() {
-        let bytes = column.segments[i];
+/// Checks that segments have the size their element counts say. Fails with (segment, elements).
+fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<'_>) -> Result<(), (usize, u64)> {
+    // How many elements the segment has in all rows, and in one row if that is the same for every row.
+    let (mut all, mut per_row) = (u64::from(rows), Some(1));
+    for (i, kind) in types.iter().enumerate() {
+        let SegmentBytes { bytes, constant } = column.segments[i];
+        let held = match (constant, per_row) {
+            (false, _) => all,
+            (true, Some(per_row)) => per_row,
+            // One row cannot stand for rows of different lengths, unless there is nothing in any of them.
+            (true, None) if bytes.is_empty() => all,
+            (true, None) => return Err((i, all)),
+        };
         let fits = match kind {
-            Segment::Fixed(width) => bytes.len() as u64 == elements * *width as u64,
-            Segment::Lengths => bytes.len() as u64 == elements * 4,
-            Segment::Strings => bytes.len() as u64 >= elements,
+            Segment::Fixed(width) => bytes.len() as u64 == held * *width as u64,
+            Segment::Lengths => bytes.len() as u64 == held * 4,
+            Segment::Strings => bytes.len() as u64 >= held,
         };
         if !fits {
-            return Err((i, elements));
+            return Err((i, held));
         }
         if *kind == Segment::Lengths {
-            elements = lengths(bytes).map(u64::from).sum();
+            let sum = lengths(bytes).map(u64::from).sum();
+            (all, per_row) = if constant { (sum * u64::from(rows), Some(sum)) } else { (sum, None) };
         }
     }
     Ok(())

@@ -61,11 +61,24 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
+    #[cold]
     fn fail<T>(&self, reason: &'static str) -> Result<T, Malformed> {
         Err(Malformed { offset: self.offset + self.at, reason })
     }
 
+    #[inline]
     fn varint(&mut self) -> Result<u64, Malformed> {
+        // Nearly every number is one byte: a field's key, or a short length.
+        match self.bytes.get(self.at) {
+            Some(&byte) if byte < 0x80 => {
+                self.at += 1;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..70).step_by(7) {
             let Some(&byte) = self.bytes.get(self.at) else { return self.fail("cut off inside a number") };
@@ -93,6 +106,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The next field's number and value, or `None` at the end.
+    #[inline(always)] // a call would pass every field through memory: measured
     pub(super) fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
         if self.at == self.bytes.len() {
             return Ok(None);
