@@ -1,0 +1,56 @@
+# The commands of everyday work. Needs https://just.systems; every recipe is a command that also works by itself.
+
+# List the recipes
+default:
+    @just --list --unsorted
+
+# Start everything, send real traces, show what arrived, stop
+demo *args:
+    cargo demo {{ args }}
+
+# Start Postgres, Redis, ClickHouse and both services on this machine, and leave them running
+up:
+    cargo stack up
+
+# Stop what `up` started and remove its data
+down:
+    cargo stack down
+
+# Format the code
+fmt:
+    cargo fmt --all
+
+# Run the linter as CI does: warnings are errors
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# Run every test; starts the servers it needs. Arguments go to cargo
+test *args:
+    cargo test --workspace {{ args }}
+
+# Everything a change must pass
+ci:
+    .ci/run
+
+# Build the API documentation; broken links are errors
+doc:
+    RUSTDOCFLAGS=-Dwarnings cargo doc --workspace --no-deps
+
+# Check licences, sources and bans of all dependencies, and known vulnerabilities (`cargo install cargo-deny`)
+deny *checks:
+    cargo deny check {{ checks }}
+
+# Measure what a span costs, from request body to ClickHouse block
+bench-encode *args:
+    cargo run --release -p load --bin bench-encode -- {{ args }}
+
+# Name every Rust file of more than 500 lines: each is one that nobody reads whole
+length:
+    #!/usr/bin/env bash
+    set -euo pipefail
+    long=$(git ls-files -z --cached --others --exclude-standard '*.rs' \
+        | xargs -0 wc -l | awk '$2 != "total" && $1 > 500')
+    if [ -n "$long" ]; then
+        echo "$long"
+        exit 1
+    fi
