@@ -1,5 +1,4 @@
-//! Everything that crosses a boundary, as data. Pure except for the `migrate` binary: nothing else here opens a
-//! connection.
+//! Everything that crosses a boundary, as data. Pure except for [`migrate`]: nothing else here opens a connection.
 //!
 //! * [`ids`]: one newtype per thing that has an id.
 //! * [`model`]: runs and spans, which every protocol is translated into.
@@ -7,12 +6,12 @@
 //! * [`columns`]: how one column's rows become bytes at the edge.
 //! * [`envelope`]: the rows of one request on their way through a stream.
 //! * [`block`]: envelopes appended into one ClickHouse Native block.
+//! * [`migrate`]: the embedded migrations of both stores, for the binary of that name.
 
 pub mod block;
 pub mod columns;
 pub mod envelope;
 pub mod ids;
-#[cfg(feature = "migrate")]
 pub mod migrate;
 pub mod model;
 pub mod tables;
