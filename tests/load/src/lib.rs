@@ -1,9 +1,13 @@
 //! Sending load, and looking at what arrived: for `cargo demo`, the benches and the black-box tests.
 //!
 //! * [`corpus`]: realistic spans, as OTLP requests.
+//! * [`demo`]: what `cargo demo` sends and shows.
+//! * [`table`]: tables of text.
 //! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
 
 pub use prost;
 
 pub mod client;
 pub mod corpus;
+pub mod demo;
+pub mod table;
