@@ -48,7 +48,8 @@ enum Route {
 impl Route {
     fn of(path: &str) -> Self {
         match path {
-            "/v1/traces" => Route::Traces,
+            // LangSmith SDKs in OTel mode append to the endpoint they are given, which may end in /api/v1.
+            "/v1/traces" | "/otel/v1/traces" | "/api/v1/otel/v1/traces" => Route::Traces,
             "/v1/runs" => Route::Runs,
             path => health::Probe::of(path).map_or(Route::Unknown, Route::Health),
         }

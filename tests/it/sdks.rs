@@ -51,6 +51,41 @@ async fn javascript_over_otlp_json() -> anyhow::Result<()> {
     check(&world, &org, &sent, "otlp_json").await
 }
 
+/// LangSmith's SDK, configured by its own variables alone, in the mode that sends OpenTelemetry.
+#[tokio::test(flavor = "multi_thread")]
+async fn langsmith_python_in_otel_mode() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("langsmith-otel").await?;
+    let endpoint = world.api.url();
+    let env = [
+        ("LANGSMITH_TRACING", "true"),
+        ("LANGSMITH_ENDPOINT", endpoint.as_str()),
+        ("LANGSMITH_API_KEY", org.key.as_str()),
+        ("LANGSMITH_OTEL_ENABLED", "true"),
+        ("LANGSMITH_OTEL_ONLY", "true"),
+    ];
+    let sent = sdk::python("langsmith-python", "send.py", &["3"], &env).await?;
+    let mut sent: Vec<(String, String)> = serde_json::from_str::<Vec<Value>>(&sent)?
+        .iter()
+        .map(|run| (as_text(&run["name"]), as_text(&run["run_type"])))
+        .collect();
+    sent.sort();
+    assert_eq!(sent.len(), 9, "the SDK reports another number of runs");
+    world.until_number("SELECT count() FROM span FINAL", 9).await?;
+    let stored = world.clickhouse.rows("SELECT name, kind FROM span FINAL ORDER BY name, kind").await?;
+    let stored: Vec<_> = stored.iter().map(|row| (as_text(&row["name"]), as_text(&row["kind"]))).collect();
+    assert_eq!(stored, sent);
+    let llm = &world
+        .clickhouse
+        .rows("SELECT model, provider, inputs, outputs FROM span FINAL WHERE kind = 'llm' LIMIT 1")
+        .await?[0];
+    assert_eq!((&llm["model"], &llm["provider"]), (&json!("gpt-4o-mini"), &json!("openai")));
+    assert!(as_text(&llm["inputs"]).contains("How is the weather?"), "{llm}");
+    assert!(as_text(&llm["outputs"]).contains("Mild."), "{llm}");
+    // One trace per call, its root being the chain.
+    world.until_number("SELECT count() FROM run FINAL WHERE name = 'answer' AND kind = 'chain'", 3).await
+}
+
 fn environment(endpoint: &str, org: &Org) -> Vec<(&'static str, String)> {
     vec![
         ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.to_owned()),
