@@ -26,7 +26,7 @@ lint:
 
 # Run every test; starts the servers it needs. Arguments go to cargo
 test *args:
-    cargo test --workspace {{ args }}
+    cargo test {{ args }}
 
 # Everything a change must pass
 ci:
