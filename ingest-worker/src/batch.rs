@@ -43,6 +43,11 @@ impl Batch {
         &mut self.blocks[at]
     }
 
+    /// A batch that fills the memory of these blocks, which are empty.
+    pub fn reusing(blocks: Vec<Block>) -> Self {
+        Self { blocks, ..Self::default() }
+    }
+
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
         self.ids.is_empty()
@@ -93,6 +98,7 @@ impl Batch {
     /// The tables' blocks, billing last: whatever is billed was stored.
     pub fn into_blocks(self) -> (Vec<String>, Vec<Block>) {
         let mut blocks = self.blocks;
+        blocks.retain(|b| b.rows() > 0);
         blocks.sort_by_key(|b| b.table().id);
         (self.ids, blocks)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
 use ingest_worker::health::{self, Health};
-use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, READ_WAIT_MAX, Shared};
+use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, READ_WAIT_MAX, Shared, Spare};
 use ingest_worker::stream::Stream;
 use tenant::clickhouse::Inserter;
 use tenant::settings::Start;
@@ -46,6 +46,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
         memory_max: config.memory_max,
+        spare: Spare::default(),
         stop: stopping,
     };
 

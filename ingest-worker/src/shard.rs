@@ -3,7 +3,7 @@
 //! Nothing is acknowledged before ClickHouse has confirmed the insert of every table. Whatever fails is tried again for
 //! as long as it takes; meanwhile nothing more is read, so memory stays where it is and the stream holds the rest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use schema::block::Block;
@@ -46,8 +46,31 @@ pub struct Shared {
     pub memory: Arc<Semaphore>,
     /// How many bytes those permits stand for in all.
     pub memory_max: usize,
+    /// Emptied blocks, to be filled again.
+    pub spare: Spare,
     /// Turns true when the worker shall stop.
     pub stop: watch::Receiver<bool>,
+}
+
+/// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
+#[derive(Clone, Debug, Default)]
+pub struct Spare(Arc<Mutex<Vec<Vec<Block>>>>);
+
+/// Sets of blocks kept. Each has the memory of the largest batch it ever held.
+const SPARE_SETS_MAX: usize = 3;
+
+impl Spare {
+    fn take(&self) -> Vec<Block> {
+        self.0.lock().ok().and_then(|mut sets| sets.pop()).unwrap_or_default()
+    }
+
+    fn give(&self, blocks: Vec<Block>) {
+        if let Ok(mut sets) = self.0.lock()
+            && sets.len() < SPARE_SETS_MAX
+        {
+            sets.push(blocks);
+        }
+    }
 }
 
 /// The loop was told to stop in the middle of something that kept failing; what was read stays pending in Redis.
@@ -166,6 +189,9 @@ impl Worker {
                 self.flush().await?;
             }
             self.reserve(envelope.expanded_len()).await?;
+            if self.batch.is_empty() {
+                self.batch = Batch::reusing(self.shared.spare.take());
+            }
             self.batch.add(entry.id, &envelope, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
                 self.flush().await?;
@@ -217,28 +243,31 @@ impl Worker {
         }
         let token = self.batch.token(self.stream.key());
         let (ids, blocks) = std::mem::take(&mut self.batch).into_blocks();
+        let mut spare = Vec::new();
         for block in blocks {
-            self.insert(block, &token).await?;
+            spare.push(self.insert(block, &token).await?);
         }
         until_it_works!(self, "finish entries", self.stream.finish(&ids));
         metrics::finished(self.shard, ids.len());
         self.memory = None;
+        self.shared.spare.give(spare);
         Ok(())
     }
 
-    async fn insert(&mut self, block: Block, token: &str) -> Result<(), Stopped> {
+    /// Inserts a block, however long it takes, and returns it emptied.
+    async fn insert(&mut self, block: Block, token: &str) -> Result<Block, Stopped> {
+        let block = block.seal();
         let (table, rows) = (block.table(), block.rows() as u64);
         let statement = self.statements.of(table);
-        let body: bytes::Bytes = block.finish().concat().into();
         let mut backoff = Backoff::new();
         loop {
             let begun = Instant::now();
             let result = match self.shared.inserts.acquire().await {
-                Ok(_permit) => self.shared.inserter.insert_native(&statement, token, body.clone(), rows).await,
+                Ok(_permit) => self.shared.inserter.insert_native(&statement, token, block.pieces(), rows).await,
                 Err(_) => return Err(Stopped),
             };
-            metrics::inserted(table.name, rows, body.len(), begun.elapsed(), result.is_ok());
-            let Err(error) = result else { return Ok(()) };
+            metrics::inserted(table.name, rows, block.byte_len(), begun.elapsed(), result.is_ok());
+            let Err(error) = result else { return Ok(block.reuse()) };
             self.explain(table.name, rows, &error);
             backoff.pause(&mut self.shared.stop).await.map_err(|_| Stopped)?;
         }

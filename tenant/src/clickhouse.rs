@@ -169,8 +169,8 @@ impl Inserter {
         Self { client }
     }
 
-    /// Inserts one Native block of `rows` rows and waits until ClickHouse has stored it. When the same `token` was
-    /// stored in this table before, ClickHouse drops the block and this succeeds.
+    /// Inserts one Native block of `rows` rows, given in pieces, and waits until ClickHouse has stored it. When the same
+    /// `token` was stored in this table before, ClickHouse drops the block and this succeeds.
     ///
     /// Fails after [`INSERT_DEADLINE`]. A failure does not say that nothing was stored: repeat with the same token and
     /// the same bytes until it succeeds.
@@ -178,17 +178,17 @@ impl Inserter {
         &self,
         statement: &InsertStatement,
         token: &str,
-        body: Bytes,
+        pieces: &[Bytes],
         rows: u64,
     ) -> Result<(), InsertError> {
-        if rows > INSERT_ROWS_MAX || body.len() > INSERT_BYTES_MAX {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        if rows > INSERT_ROWS_MAX || bytes > INSERT_BYTES_MAX {
             return Err(InsertError {
                 table: statement.table,
                 code: None,
                 class: Refusal::Permanent,
                 message: format!(
-                    "{rows} rows in {} bytes are more than one block holds ({INSERT_ROWS_MAX} rows, {INSERT_BYTES_MAX} bytes)",
-                    body.len()
+                    "{rows} rows in {bytes} bytes are more than one block holds ({INSERT_ROWS_MAX} rows, {INSERT_BYTES_MAX} bytes)",
                 ),
             });
         }
@@ -197,13 +197,15 @@ impl Inserter {
             .insert_formatted_with(statement.sql.as_str())
             .with_setting("insert_deduplication_token", token)
             .with_timeouts(Some(INSERT_DEADLINE), Some(INSERT_DEADLINE));
-        // One chunk: a send that fails half-way must not be able to end in a shorter body that still parses.
-        let sent = insert.send(body).await;
-        let stored = match sent {
-            Ok(()) => insert.end().await,
-            Err(error) => Err(error),
+        // The body is chunked, and only `end` sends its last chunk: a send that fails half-way cannot end in a shorter body
+        // that still parses.
+        let sent = async {
+            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+                insert.send(piece.clone()).await?;
+            }
+            insert.end().await
         };
-        stored.map_err(|error| InsertError::new(statement.table, &error))
+        sent.await.map_err(|error| InsertError::new(statement.table, &error))
     }
 
     /// Whether ClickHouse answers a query, within [`PING_DEADLINE`].
@@ -387,9 +389,9 @@ mod tests {
     async fn what_would_be_split_is_refused() {
         let inserter = Inserter::new(&"http://127.0.0.1:1/db".parse().unwrap());
         let statement = InsertStatement::new("span", ["org_id"]);
-        let error = inserter.insert_native(&statement, "t", Bytes::new(), INSERT_ROWS_MAX + 1).await.unwrap_err();
+        let error = inserter.insert_native(&statement, "t", &[], INSERT_ROWS_MAX + 1).await.unwrap_err();
         assert!(error.is_permanent(), "{error}");
-        let error = inserter.insert_native(&statement, "t", Bytes::new(), 1).await.unwrap_err();
+        let error = inserter.insert_native(&statement, "t", &[], 1).await.unwrap_err();
         assert!(error.is_outage() && error.code().is_none(), "{error}");
     }
 }

@@ -185,11 +185,11 @@ async fn every_column_type_reads_back_and_a_token_is_stored_once() -> anyhow::Re
         }
     }
     for block in blocks {
+        let block = block.seal();
         let (table, rows) = (block.table(), block.rows() as u64);
         let statement = InsertStatement::new(table.name, STAMPS.iter().chain(table.columns).map(|c| c.name));
-        let body: bytes::Bytes = block.finish().concat().into();
         for _ in 0..2 {
-            inserter.insert_native(&statement, "token", body.clone(), rows).await?;
+            inserter.insert_native(&statement, "token", block.pieces(), rows).await?;
         }
         let stored = clickhouse.number(&format!("SELECT count() FROM {}", table.name)).await?;
         assert_eq!(stored, rows, "{}: the same token must store its rows once", table.name);

@@ -31,18 +31,18 @@ async fn a_token_is_stored_once_and_refusals_say_what_to_do() {
 
     let numbers = InsertStatement::new("numbers", ["n"]);
     for token in ["a", "a", "b"] {
-        inserter.insert_native(&numbers, token, block(&[1, 2, 3]), 3).await.unwrap();
+        inserter.insert_native(&numbers, token, &[block(&[1, 2, 3])], 3).await.unwrap();
     }
     let count = client.query_raw("SELECT count() FROM numbers").fetch_one::<u64>().await.unwrap();
     assert_eq!(count, 6, "the token a was stored once");
 
-    let refused = inserter.insert_native(&numbers, "c", block(&[1, 100]), 2).await.unwrap_err();
+    let refused = inserter.insert_native(&numbers, "c", &[block(&[1, 100])], 2).await.unwrap_err();
     assert_eq!((refused.code(), refused.refusal()), (Some(469), Refusal::Permanent), "{refused}");
     let torn = block(&[1, 2]).slice(..20);
-    let refused = inserter.insert_native(&numbers, "d", torn, 2).await.unwrap_err();
+    let refused = inserter.insert_native(&numbers, "d", &[torn], 2).await.unwrap_err();
     assert_eq!(refused.refusal(), Refusal::Permanent, "{refused}");
     let absent = InsertStatement::new("absent", ["n"]);
-    let refused = inserter.insert_native(&absent, "e", block(&[1]), 1).await.unwrap_err();
+    let refused = inserter.insert_native(&absent, "e", &[block(&[1])], 1).await.unwrap_err();
     assert_eq!((refused.code(), refused.is_outage()), (Some(60), true), "{refused}");
     let count = client.query_raw("SELECT count() FROM numbers").fetch_one::<u64>().await.unwrap();
     assert_eq!(count, 6, "what was refused left nothing");

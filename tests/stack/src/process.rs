@@ -32,8 +32,10 @@ impl ProcessId {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The second field is the program's name in parentheses, and the name may hold spaces and parentheses.
         let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-        let (state, started) = (*fields.first()?, fields.get(19)?.parse().ok()?);
-        (!matches!(state, "Z" | "X")).then_some(Self { pid, started })
+        let (state, threads, started) = (*fields.first()?, *fields.get(17)?, fields.get(19)?.parse().ok()?);
+        // The first thread is a zombie as soon as it has ended itself, while others still hold the sockets open.
+        let ended = matches!(state, "Z" | "X") && matches!(threads, "0" | "1");
+        (!ended).then_some(Self { pid, started })
     }
 
     /// Whether it still runs.
