@@ -182,15 +182,16 @@ impl Inserter {
         rows: u64,
     ) -> Result<(), InsertError> {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let refuse =
+            |message| Err(InsertError { table: statement.table, code: None, class: Refusal::Permanent, message });
         if rows > INSERT_ROWS_MAX || bytes > INSERT_BYTES_MAX {
-            return Err(InsertError {
-                table: statement.table,
-                code: None,
-                class: Refusal::Permanent,
-                message: format!(
-                    "{rows} rows in {bytes} bytes are more than one block holds ({INSERT_ROWS_MAX} rows, {INSERT_BYTES_MAX} bytes)",
-                ),
-            });
+            return refuse(format!(
+                "{rows} rows in {bytes} bytes are more than one block holds ({INSERT_ROWS_MAX} rows, {INSERT_BYTES_MAX} bytes)"
+            ));
+        }
+        if bytes == 0 {
+            // The client would send no request at all and call that a success.
+            return refuse("a block of no bytes".to_owned());
         }
         let mut insert = self
             .client
@@ -391,7 +392,9 @@ mod tests {
         let statement = InsertStatement::new("span", ["org_id"]);
         let error = inserter.insert_native(&statement, "t", &[], INSERT_ROWS_MAX + 1).await.unwrap_err();
         assert!(error.is_permanent(), "{error}");
-        let error = inserter.insert_native(&statement, "t", &[], 1).await.unwrap_err();
+        let error = inserter.insert_native(&statement, "t", &[Bytes::new()], 1).await.unwrap_err();
+        assert!(error.is_permanent(), "nothing was sent, so nothing was stored: {error}");
+        let error = inserter.insert_native(&statement, "t", &[Bytes::from_static(b"x")], 1).await.unwrap_err();
         assert!(error.is_outage() && error.code().is_none(), "{error}");
     }
 }
