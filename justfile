@@ -44,6 +44,10 @@ deny *checks:
 bench-encode *args:
     cargo run --release -p load --bin bench-encode -- {{ args }}
 
+# CPU per span of each process, from request to rows in ClickHouse
+bench-ingest *args:
+    cargo run --release -p load --bin bench-ingest -- {{ args }}
+
 # Name every Rust file of more than 500 lines: each is one that nobody reads whole
 length:
     #!/usr/bin/env bash

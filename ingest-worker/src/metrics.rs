@@ -30,6 +30,12 @@ pub fn parked(shard: Shard) {
     counter!("tracebility_parked_envelopes_total", "shard" => shard.number().to_string()).increment(1);
 }
 
+/// `tracebility_deleted_entries_total{shard}`: pending ids whose entries were gone. After a crash of Redis between deleting
+/// and acknowledging; more than that means that somebody else deletes from the streams.
+pub fn deleted(shard: Shard) {
+    counter!("tracebility_deleted_entries_total", "shard" => shard.number().to_string()).increment(1);
+}
+
 /// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.
 pub fn redis_failed() {
     counter!("tracebility_redis_failures_total").increment(1);

@@ -118,7 +118,6 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) -> Result<(), Stopped> {
-        until_it_works!(self, "create the consumer group", self.stream.ensure_group());
         self.resume().await?;
         let mut claimed = Instant::now();
         while !*self.shared.stop.borrow() {
@@ -150,18 +149,7 @@ impl Worker {
     }
 
     async fn read(&mut self, wait: Duration) -> Result<Vec<Entry>, Stopped> {
-        Ok(until_it_works!(self, "read", self.read_once(wait)))
-    }
-
-    async fn read_once(&mut self, wait: Duration) -> Result<Vec<Entry>, StreamError> {
-        let read = self.stream.read_new(self.read_entries, wait).await;
-        if let Err(StreamError::Redis(error)) = &read
-            && error.code() == Some("NOGROUP")
-        {
-            tracing::warn!(shard = self.shard.number(), "the consumer group is gone; creating it again");
-            self.stream.ensure_group().await?;
-        }
-        read
+        Ok(until_it_works!(self, "read", self.stream.read_new(self.read_entries, wait)))
     }
 
     async fn claim(&mut self) -> Result<(), Stopped> {
@@ -174,14 +162,22 @@ impl Worker {
 
     /// Adds entries to the batch, inserting whenever it is full.
     async fn gather(&mut self, entries: Vec<Entry>) -> Result<(), Stopped> {
-        if let Some(mean) = entries.iter().map(|e| e.envelope.len()).sum::<usize>().checked_div(entries.len()) {
+        if let Some(mean) =
+            entries.iter().map(|e| e.envelope.as_ref().map_or(0, Vec::len)).sum::<usize>().checked_div(entries.len())
+        {
             self.read_entries = (READ_BYTES / mean.max(1)).clamp(1, READ_ENTRIES_MAX);
         }
-        for entry in entries {
-            let envelope = match Envelope::decode(&entry.envelope) {
+        for Entry { id, envelope } in entries {
+            let Some(bytes) = envelope else {
+                tracing::warn!(shard = self.shard.number(), id, "an entry was deleted but not acknowledged; it is now");
+                metrics::deleted(self.shard);
+                until_it_works!(self, "acknowledge a deleted entry", self.stream.finish(std::slice::from_ref(&id)));
+                continue;
+            };
+            let envelope = match Envelope::decode(&bytes) {
                 Ok(envelope) => envelope,
                 Err(error) => {
-                    self.park(&entry, &error.to_string()).await?;
+                    self.park(&id, &bytes, &error.to_string()).await?;
                     continue;
                 }
             };
@@ -192,7 +188,7 @@ impl Worker {
             if self.batch.is_empty() {
                 self.batch = Batch::reusing(self.shared.spare.take());
             }
-            self.batch.add(entry.id, &envelope, Instant::now());
+            self.batch.add(id, &envelope, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
                 self.flush().await?;
             }
@@ -223,15 +219,10 @@ impl Worker {
         Ok(())
     }
 
-    async fn park(&mut self, entry: &Entry, reason: &str) -> Result<(), Stopped> {
-        tracing::error!(
-            shard = self.shard.number(),
-            id = entry.id,
-            reason,
-            "an entry is not readable; parked in the DLQ"
-        );
+    async fn park(&mut self, id: &str, bytes: &[u8], reason: &str) -> Result<(), Stopped> {
+        tracing::error!(shard = self.shard.number(), id, reason, "an entry is not readable; parked in the DLQ");
         metrics::parked(self.shard);
-        until_it_works!(self, "park an entry", self.stream.park(entry, reason));
+        until_it_works!(self, "park an entry", self.stream.park(id, bytes, reason));
         Ok(())
     }
 

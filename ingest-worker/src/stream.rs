@@ -1,7 +1,8 @@
 //! One shard's stream: reading entries as a member of the consumer group, and being done with them.
 //!
-//! An entry that was read stays pending in Redis until it is acknowledged, and is deleted in the same transaction:
-//! acknowledging alone would let the stream grow for ever.
+//! An entry that was read stays pending in Redis until it is acknowledged. It is deleted first: acknowledging alone would let
+//! the stream grow for ever, and an entry that was deleted but not acknowledged is seen again as one without fields, and
+//! acknowledged then.
 
 use std::time::Duration;
 
@@ -16,8 +17,8 @@ use tenant::shard::Shard;
 pub struct Entry {
     /// Its id in the stream.
     pub id: String,
-    /// The envelope's bytes; empty if the entry has none.
-    pub envelope: Vec<u8>,
+    /// The envelope's bytes; `None` if the entry was deleted and only its id is still pending.
+    pub envelope: Option<Vec<u8>>,
 }
 
 /// Why a stream could not be read or written.
@@ -57,9 +58,8 @@ impl Stream {
         &self.key
     }
 
-    /// Creates the consumer group if it is missing, from the stream's beginning: a group that was lost must not skip what
-    /// nobody has read.
-    pub async fn ensure_group(&mut self) -> Result<(), StreamError> {
+    /// Creates the consumer group, from the stream's beginning: a group that was lost must not skip what nobody has read.
+    async fn create_group(&mut self) -> Result<(), StreamError> {
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(&self.key).arg(INGEST_GROUP).arg("0").arg("MKSTREAM");
         match create.query_async::<()>(&mut self.writer).await {
@@ -87,7 +87,15 @@ impl Stream {
     }
 
     async fn read(&mut self, command: redis::Cmd) -> Result<Vec<Entry>, StreamError> {
-        let reply: Value = command.query_async(&mut self.reader).await?;
+        let reply: Value = match command.query_async(&mut self.reader).await {
+            // Only when it is missing: a Redis that is full refuses to create a group, even one that is there already, and
+            // it is reading that empties it.
+            Err(error) if error.code() == Some("NOGROUP") => {
+                self.create_group().await?;
+                command.query_async(&mut self.reader).await?
+            }
+            reply => reply?,
+        };
         entries_of_read(reply).ok_or(StreamError::Reply { command: "XREADGROUP" })
     }
 
@@ -102,27 +110,28 @@ impl Stream {
         entries.ok_or(StreamError::Reply { command: "XAUTOCLAIM" })
     }
 
-    /// Is done with entries: acknowledges and deletes them, both or neither. May be repeated.
+    /// Is done with entries: deletes and acknowledges them, in this order. May be repeated.
+    ///
+    /// Not in a transaction: a Redis that is full refuses to queue any command in one, and it is this that empties it.
     pub async fn finish(&mut self, ids: &[String]) -> Result<(), StreamError> {
         if ids.is_empty() {
             return Ok(());
         }
         let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(ids).ignore();
         pipe.cmd("XDEL").arg(&self.key).arg(ids).ignore();
+        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(ids).ignore();
         pipe.query_async::<()>(&mut self.writer).await?;
         Ok(())
     }
 
     /// Moves an entry that cannot be read to the shard's dead letters, with the reason and its original bytes.
-    pub async fn park(&mut self, entry: &Entry, reason: &str) -> Result<(), StreamError> {
+    pub async fn park(&mut self, id: &str, bytes: &[u8], reason: &str) -> Result<(), StreamError> {
         let mut pipe = redis::pipe();
         pipe.atomic();
-        pipe.cmd("XADD").arg(&self.dlq).arg("*").arg(ENVELOPE_FIELD).arg(&entry.envelope);
-        pipe.arg("id").arg(&entry.id).arg("reason").arg(reason).ignore();
-        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(&entry.id).ignore();
-        pipe.cmd("XDEL").arg(&self.key).arg(&entry.id).ignore();
+        pipe.cmd("XADD").arg(&self.dlq).arg("*").arg(ENVELOPE_FIELD).arg(bytes);
+        pipe.arg("id").arg(id).arg("reason").arg(reason).ignore();
+        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(id).ignore();
+        pipe.cmd("XDEL").arg(&self.key).arg(id).ignore();
         pipe.query_async::<()>(&mut self.writer).await?;
         Ok(())
     }
@@ -156,11 +165,11 @@ fn entry(value: Value) -> Option<Entry> {
     let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
     let Value::BulkString(id) = id else { return None };
     let envelope = match fields {
-        Value::Array(fields) => envelope_field(fields),
-        // Pending, but deleted from the stream: nothing is left to insert.
+        // An entry without our field was not written by us: no envelope, which is unreadable rather than deleted.
+        Value::Array(fields) => Some(envelope_field(fields).unwrap_or_default()),
         _ => None,
     };
-    Some(Entry { id: String::from_utf8(id).ok()?, envelope: envelope.unwrap_or_default() })
+    Some(Entry { id: String::from_utf8(id).ok()?, envelope })
 }
 
 fn envelope_field(fields: Vec<Value>) -> Option<Vec<u8>> {
@@ -191,9 +200,11 @@ mod tests {
     fn replies_become_entries() {
         let whole = array([bulk("1-0"), array([bulk("x"), bulk("y"), bulk("e"), bulk("bytes")])]);
         let deleted = array([bulk("2-0"), Value::Nil]);
-        let reply = array([array([bulk("stream"), array([whole, deleted])])]);
-        let entry = |id: &str, bytes: &str| Entry { id: id.into(), envelope: bytes.into() };
-        assert_eq!(entries_of_read(reply), Some(vec![entry("1-0", "bytes"), entry("2-0", "")]));
+        let foreign = array([bulk("3-0"), array([bulk("x"), bulk("y")])]);
+        let reply = array([array([bulk("stream"), array([whole, deleted, foreign])])]);
+        let entry = |id: &str, bytes: Option<&str>| Entry { id: id.into(), envelope: bytes.map(Into::into) };
+        let wanted = vec![entry("1-0", Some("bytes")), entry("2-0", None), entry("3-0", Some(""))];
+        assert_eq!(entries_of_read(reply), Some(wanted));
         assert_eq!(entries_of_read(Value::Nil), Some(vec![]));
         assert_eq!(entries_of_read(bulk("?")), None);
     }

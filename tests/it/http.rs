@@ -20,7 +20,8 @@ async fn refusals_say_why_and_store_nothing() -> anyhow::Result<()> {
     let wrong_secret = format!("{}x", &org.key[..org.key.len() - 1]);
     let cut = good[..good.len() - 5].to_vec();
     let zeros = vec![0; 70_000];
-    let cases: [(&str, StatusCode, Vec<(&str, &str)>, Vec<u8>); 10] = [
+    type Case<'a> = (&'a str, StatusCode, Vec<(&'a str, &'a str)>, Vec<u8>);
+    let cases: [Case<'_>; 10] = [
         ("no key", StatusCode::UNAUTHORIZED, vec![protobuf], good.clone()),
         ("not a key", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", "nonsense")], good.clone()),
         ("wrong secret", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", &wrong_secret)], good.clone()),

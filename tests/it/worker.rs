@@ -5,7 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use http::StatusCode;
 use load::corpus::Corpus;
+use stack::{Layout, UpOptions, Urls};
+use tenant::keys::{INGEST_GROUP, RedisKey};
+use tenant::shard::{Shard, ShardRouter};
 use tests::{Org, World, now};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -57,6 +61,111 @@ async fn killed_and_started_in_mid_load() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lost_consumer_group_skips_nothing() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let org = world.org("lost-group").await?;
+    let mut redis = world.redis().await?;
+    let send = async |world: &World, n: u64| -> anyhow::Result<()> {
+        let answer = world.post_otlp(&org.key, Corpus::new(n).request(10, now()).body).await?;
+        anyhow::ensure!(answer.status.is_success(), "{}", answer.status);
+        Ok(())
+    };
+    let destroy = async |redis: &mut redis::aio::MultiplexedConnection| -> anyhow::Result<()> {
+        for shard in Shard::all() {
+            let stream = RedisKey::shard_stream(shard);
+            redis::cmd("XGROUP").arg("DESTROY").arg(stream.as_str()).arg(INGEST_GROUP).query_async::<()>(redis).await?;
+        }
+        Ok(())
+    };
+    // While the worker reads, and while it is away.
+    destroy(&mut redis).await?;
+    send(&world, 1).await?;
+    world.until_number("SELECT count() FROM span", 10).await?;
+    world.worker.stop().await?;
+    send(&world, 2).await?;
+    destroy(&mut redis).await?;
+    world.worker.start().await?;
+    world.until_number("SELECT count() FROM span", 20).await?;
+    world.until_drained().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_entry_is_acknowledged_and_an_unreadable_one_parked() -> anyhow::Result<()> {
+    let mut world = World::start().await?;
+    let org = world.org("odd-entries").await?;
+    let mut redis = world.redis().await?;
+    world.worker.stop().await?;
+    let shard = ShardRouter::new().shard_of(org.org_id);
+    let (stream, dlq) = (RedisKey::shard_stream(shard), RedisKey::shard_dlq(shard));
+    // Read by the worker of this name and deleted before it was acknowledged.
+    let mut add = redis::cmd("XADD");
+    let gone: String = add.arg(stream.as_str()).arg("*").arg("e").arg("x").query_async(&mut redis).await?;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(INGEST_GROUP).arg("the-worker").arg("STREAMS").arg(stream.as_str()).arg(">");
+    read.query_async::<redis::Value>(&mut redis).await?;
+    redis::cmd("XDEL").arg(stream.as_str()).arg(gone).query_async::<()>(&mut redis).await?;
+    redis::cmd("XADD")
+        .arg(stream.as_str())
+        .arg("*")
+        .arg("e")
+        .arg("not an envelope")
+        .query_async::<()>(&mut redis)
+        .await?;
+    assert!(world.post_otlp(&org.key, Corpus::new(1).request(5, now()).body).await?.status.is_success());
+    world.worker.set_env("TRACEBILITY_WORKER_ID", "the-worker");
+    world.worker.start().await?;
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 5, "what is readable is stored");
+    let parked: redis::streams::StreamRangeReply =
+        redis::cmd("XRANGE").arg(dlq.as_str()).arg("-").arg("+").query_async(&mut redis).await?;
+    let [entry] = parked.ids.as_slice() else { panic!("{parked:?}") };
+    assert_eq!(entry.get::<String>("e").unwrap(), "not an envelope", "its bytes are kept");
+    assert!(entry.get::<String>("reason").unwrap().contains("not an envelope"), "{entry:?}");
+    let pending: redis::streams::StreamPendingReply =
+        redis::cmd("XPENDING").arg(stream.as_str()).arg(INGEST_GROUP).query_async(&mut redis).await?;
+    assert_eq!(pending.count(), 0);
+    Ok(())
+}
+
+/// At its memory ceiling Redis refuses senders, who are told to come again; a worker that starts then must empty it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_redis_is_emptied() -> anyhow::Result<()> {
+    // Servers of its own: the ceiling would stop every other test.
+    let dir = tempfile::tempdir()?;
+    let layout = Layout::new(dir.path().join("stack"));
+    let endpoints = stack::up(&layout, &UpOptions { servers_only: true, build: true }).await?;
+    let tested = fill_and_empty(&endpoints.urls).await;
+    stack::down(&layout, false).await?;
+    tested
+}
+
+async fn fill_and_empty(urls: &Urls) -> anyhow::Result<()> {
+    let mut world = World::on(urls, &[], &[]).await?;
+    let org = world.org("full").await?;
+    let mut redis = world.redis().await?;
+    world.worker.stop().await?;
+    let info: String = redis::cmd("INFO").arg("memory").query_async(&mut redis).await?;
+    let used: u64 = info.lines().find_map(|l| l.strip_prefix("used_memory:")).unwrap().trim().parse()?;
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(used + (3 << 20)).query_async::<()>(&mut redis).await?;
+    let (mut corpus, mut acked) = (Corpus::new(5), 0);
+    let refusal = loop {
+        let answer = world.post_otlp(&org.key, corpus.request(20, now()).body).await?;
+        if !answer.status.is_success() {
+            break answer;
+        }
+        acked += 20;
+        anyhow::ensure!(acked < 100_000, "Redis was never full");
+    };
+    assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refusal.header("retry-after"), Some("1"));
+    world.worker.start().await?;
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, acked);
+    assert!(world.post_otlp(&org.key, corpus.request(20, now()).body).await?.status.is_success(), "and takes again");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn api_drains_on_sigterm() -> anyhow::Result<()> {
     let world = World::start().await?;
     let (world, acked) = under_load(world, async |world| {
@@ -90,7 +199,7 @@ async fn under_load(
                 let request = corpus.request(SPANS_PER_REQUEST, now());
                 // No answer, or a refusal: nothing was promised. (The API may be restarting.)
                 match http.post(&url, &key, "application/x-protobuf", request.body).await {
-                    Ok(answer) if answer.status.is_success() => acked.extend(request.span_ids.iter().map(|id| hex(id))),
+                    Ok(answer) if answer.status.is_success() => acked.extend(request.span_ids.iter().map(hex)),
                     _ => {}
                 }
                 tokio::time::sleep(PAUSE).await;

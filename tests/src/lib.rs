@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use load::client::{Answer, ClickHouse, Http};
 use schema::ids::{OrgId, ProjectId, WorkspaceId};
 use sqlx::PgPool;
-use stack::{Service, TestDb};
+use stack::{Service, TestDb, Urls};
 use tenant::keys::RedisKey;
 use tenant::registry::Registry;
 use tenant::secret::SecretUrl;
@@ -30,8 +30,10 @@ pub struct World {
     pub http: Http,
     /// What was stored.
     pub clickhouse: ClickHouse,
-    /// The databases; dropped last.
-    pub db: TestDb,
+    /// The servers' URLs.
+    pub urls: Urls,
+    /// Drops the databases when the world ends.
+    _db: Option<TestDb>,
 }
 
 /// An org with a project and a key that may ingest.
@@ -53,14 +55,22 @@ impl World {
     /// The same, with additional settings for the API and the worker.
     pub async fn start_with(api: &[(&str, &str)], worker: &[(&str, &str)]) -> anyhow::Result<Self> {
         let db = stack::shared().await?.fresh_database().await?;
-        stack::migrate(&db).await?;
+        let mut world = Self::on(&db, api, worker).await?;
+        world._db = Some(db);
+        Ok(world)
+    }
+
+    /// The same on given servers, which must be empty.
+    pub async fn on(urls: &Urls, api: &[(&str, &str)], worker: &[(&str, &str)]) -> anyhow::Result<Self> {
+        stack::migrate(urls).await?;
         let http = Http::new();
         Ok(Self {
-            api: Service::ingest_api(&db, api).await?,
-            worker: Service::ingest_worker(&db, worker).await?,
-            clickhouse: ClickHouse::new(http.clone(), &db.clickhouse_url)?,
+            api: Service::ingest_api(urls, api).await?,
+            worker: Service::ingest_worker(urls, worker).await?,
+            clickhouse: ClickHouse::new(http.clone(), &urls.clickhouse_url)?,
             http,
-            db,
+            urls: urls.clone(),
+            _db: None,
         })
     }
 
@@ -72,7 +82,7 @@ impl World {
 
     /// Creates an org whose id is given, so that its shard is known.
     pub async fn org_with_id(&self, org_id: OrgId, slug: &str) -> anyhow::Result<Org> {
-        let pool = PgPool::connect(&self.db.pg_owner_dsn).await?;
+        let pool = PgPool::connect(&self.urls.pg_owner_dsn).await?;
         sqlx::query("INSERT INTO tenants (id, slug, name, status, plan) VALUES ($1, $2, $2, 'active', 'self_hosted')")
             .bind(org_id.0)
             .bind(slug)
@@ -92,7 +102,7 @@ impl World {
 
     /// The registry, as the services see it.
     pub async fn registry(&self) -> anyhow::Result<Registry> {
-        Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.db.pg_app_dsn)?)).await?)
+        Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.urls.pg_app_dsn)?)).await?)
     }
 
     /// Posts OTLP protobuf.
@@ -135,10 +145,15 @@ impl World {
         }
     }
 
+    /// A connection to Redis.
+    pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
+        let client = redis::Client::open(self.urls.redis_url.as_str())?;
+        client.get_multiplexed_async_connection().await.context("connecting to Redis")
+    }
+
     /// Per shard, how many envelopes are in its stream.
     pub async fn waiting(&self) -> anyhow::Result<Vec<u64>> {
-        let client = redis::Client::open(self.db.redis_url.as_str())?;
-        let mut connection = client.get_multiplexed_async_connection().await.context("connecting to Redis")?;
+        let mut connection = self.redis().await?;
         let mut waiting = Vec::new();
         for shard in Shard::all() {
             let stream = RedisKey::shard_stream(shard);

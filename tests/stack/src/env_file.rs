@@ -1,10 +1,13 @@
 //! `stack.env`: how to talk to the stack, for a shell to source.
-
-use std::collections::BTreeMap;
-use std::fs;
+//!
+//! A shell that sourced it names our own servers, perhaps long after they were stopped, and does not mean "use these instead
+//! of starting any". So the file also says which URLs are ours, as digests: a URL that was set by hand afterwards is not.
 
 use crate::state::{State, write_private};
-use crate::{Endpoints, Layout, StackError};
+use crate::{Endpoints, Layout, Name, StackError};
+
+/// Digests of the URLs in a `stack.env` that name servers we started, separated by spaces.
+const STARTED: &str = "TRACEBILITY_STACK_STARTED";
 
 pub(crate) fn write(layout: &Layout, state: &State) -> Result<(), StackError> {
     let mut text = String::from("# Written by `cargo stack up`. Use it with: . ");
@@ -13,19 +16,28 @@ pub(crate) fn write(layout: &Layout, state: &State) -> Result<(), StackError> {
     for (name, value) in Endpoints::of(state).variables() {
         text.push_str(&format!("export {name}='{}'\n", value.replace('\'', r"'\''")));
     }
+    let urls = state.urls();
+    let started = [
+        (Name::Postgres, &urls.pg_app_dsn),
+        (Name::Postgres, &urls.pg_owner_dsn),
+        (Name::Redis, &urls.redis_url),
+        (Name::Clickhouse, &urls.clickhouse_url),
+    ];
+    let started: Vec<_> =
+        started.into_iter().filter(|(name, _)| !state.given.has(*name)).map(|(_, url)| digest(url)).collect();
+    text.push_str(&format!("export {STARTED}='{}'\n", started.join(" ")));
     write_private(&layout.env_file(), text.as_bytes())
 }
 
-/// The variables of an existing file; none if there is no file.
-pub(crate) fn read(layout: &Layout) -> BTreeMap<String, String> {
-    let text = fs::read_to_string(layout.env_file()).unwrap_or_default();
-    text.lines()
-        .filter_map(|line| {
-            let (name, value) = line.strip_prefix("export ")?.split_once('=')?;
-            let value = value.strip_prefix('\'')?.strip_suffix('\'')?;
-            Some((name.to_owned(), value.replace(r"'\''", "'")))
-        })
-        .collect()
+/// Whether a URL in the environment came from a `stack.env` and names a server that we started.
+pub(crate) fn is_ours(url: &str) -> bool {
+    let started = std::env::var_os(STARTED).unwrap_or_default();
+    let digest = digest(url);
+    started.to_string_lossy().split(' ').any(|ours| ours == digest)
+}
+
+fn digest(url: &str) -> String {
+    format!("{:016x}", schema::tables::content_hash(url.as_bytes()))
 }
 
 #[cfg(test)]
@@ -36,22 +48,25 @@ mod tests {
     use crate::Given;
 
     #[test]
-    fn a_shell_and_we_read_what_was_written() {
+    fn a_shell_reads_what_was_written() {
         let dir = tempfile::tempdir().unwrap();
         let layout = Layout::new(dir.path());
         let given = Given { redis: Some("redis://:it's $HOME@127.0.0.1:1/0".into()), ..Given::default() };
         let mut state = State::choose(given, false, true).unwrap();
         state.api_key = Some("tb_key".into());
         write(&layout, &state).unwrap();
-
-        let read = read(&layout);
-        assert_eq!(read["TRACEBILITY_REDIS_URL"], "redis://:it's $HOME@127.0.0.1:1/0");
-        assert_eq!(read["TRACEBILITY_API_KEY"], "tb_key");
-        let mode = fs::metadata(layout.env_file()).unwrap().permissions().mode();
+        let mode = std::fs::metadata(layout.env_file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
 
-        let script = format!(". {} && printenv TRACEBILITY_REDIS_URL", layout.env_file().display());
+        let names = ["TRACEBILITY_REDIS_URL", "TRACEBILITY_API_KEY", STARTED];
+        let script = format!(". {} && printenv {}", layout.env_file().display(), names.join(" "));
         let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-        assert_eq!(String::from_utf8(shell.stdout).unwrap().trim(), read["TRACEBILITY_REDIS_URL"]);
+        let urls = state.urls();
+        let started = [&urls.pg_app_dsn, &urls.pg_owner_dsn, &urls.clickhouse_url].map(|url| digest(url)).join(" ");
+        assert_eq!(
+            String::from_utf8(shell.stdout).unwrap().lines().collect::<Vec<_>>(),
+            ["redis://:it's $HOME@127.0.0.1:1/0", "tb_key", &started],
+            "a server that was given is not one that we started"
+        );
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Layout, Name, StackError, env_file};
+use crate::{Name, StackError, env_file};
 
 /// How to reach the three servers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,15 +76,12 @@ impl Given {
             && (self.clickhouse.is_none() || self.clickhouse == used.clickhouse)
     }
 
-    /// The servers that the environment names. A shell that sourced the `stack.env` of this checkout's own stack names
-    /// those too, but does not mean "use these instead of starting any": they are passed over.
+    /// The servers that the environment names, except for those that it names because a `stack.env` was sourced.
     pub(crate) fn from_env(source: Source) -> Result<Self, StackError> {
         if source == Source::Local {
             return Ok(Self::default());
         }
-        let ours = env_file::read(&Layout::of_checkout());
-        let given =
-            |name: &str| variable(name).filter(|value| source == Source::External || ours.get(name) != Some(value));
+        let given = |name: &str| variable(name).filter(|url| source == Source::External || !env_file::is_ours(url));
         let postgres = match (given("TRACEBILITY_PG_DSN"), given("TRACEBILITY_PG_OWNER_DSN")) {
             (Some(app_dsn), Some(owner_dsn)) => Some(GivenPostgres { app_dsn, owner_dsn }),
             (None, None) => None,

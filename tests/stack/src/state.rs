@@ -116,7 +116,9 @@ impl State {
         Urls {
             pg_app_dsn,
             pg_owner_dsn,
-            redis_url: given.redis.unwrap_or_else(|| format!("redis://:{}@127.0.0.1:{}/0", secrets.redis, ports.redis)),
+            redis_url: given
+                .redis
+                .unwrap_or_else(|| format!("redis://default:{}@127.0.0.1:{}/0", secrets.redis, ports.redis)),
             clickhouse_url: given.clickhouse.unwrap_or_else(|| {
                 format!("http://tracebility:{}@127.0.0.1:{}/tracebility", secrets.clickhouse, ports.clickhouse_http)
             }),
