@@ -72,6 +72,7 @@ const TABLE: &[&dyn Declared] = &[
     &BODIES_IN_FLIGHT_MAX,
     &CONNECTIONS_MAX,
     &DRAIN_MAX,
+    &settings::LOG,
 ];
 
 const ADMIN_KEY_CHARS_MIN: usize = 32;
@@ -99,6 +100,7 @@ pub struct Config {
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
     pub drain_max: Duration,
+    pub log: String,
 }
 
 impl Config {
@@ -116,6 +118,7 @@ impl Config {
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
+            log: values.get(&settings::LOG)?,
         };
         // A body may be held twice: as it came, and decompressed.
         if config.bodies_in_flight_max < 2 * config.body_max {

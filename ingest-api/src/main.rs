@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         Start::Run(config) => config,
         Start::Exit(exit) => return exit.print(),
     };
-    telemetry::log_to_stderr();
+    telemetry::log_to_stderr(&config.log);
     match run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

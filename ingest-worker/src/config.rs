@@ -74,6 +74,7 @@ const TABLE: &[&dyn Declared] = &[
     &MEMORY_MAX,
     &INSERTS_MAX,
     &DRAIN_MAX,
+    &settings::LOG,
 ];
 
 /// Characters of a worker's name.
@@ -101,6 +102,7 @@ pub struct Config {
     pub memory_max: usize,
     pub inserts_max: usize,
     pub drain_max: Duration,
+    pub log: String,
 }
 
 impl Config {
@@ -125,6 +127,7 @@ impl Config {
             memory_max,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
+            log: values.get(&settings::LOG)?,
         })
     }
 }

@@ -3,13 +3,11 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-/// The environment variable that holds the log filter, in the syntax of `tracing-subscriber`. Unset: `info`.
-pub const LOG_FILTER_VARIABLE: &str = "TRACEBILITY_LOG";
-
-/// Logs to standard error, as text for a terminal and as JSON lines for everything else.
-pub fn log_to_stderr() {
+/// Logs to standard error what `filter` lets through (see [`crate::settings::LOG`]), as text for a terminal and as JSON
+/// lines for everything else.
+pub fn log_to_stderr(filter: &str) {
     use std::io::IsTerminal;
-    let filter = EnvFilter::try_from_env(LOG_FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::new(filter);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let installed = if std::io::stderr().is_terminal() {
         builder.try_init()

@@ -89,6 +89,14 @@ pub const CLICKHOUSE_URL: Setting<ClickHouseUrl> = Setting::new(
 .required("http://tracebility:secret@localhost:8123/tracebility")
 .secret_url();
 
+/// What is logged.
+pub const LOG: Setting<String> = Setting::new(
+    "TRACEBILITY_LOG",
+    parse::log_filter,
+    "What is logged: a level, or directives such as info,tenant=debug (the syntax of tracing-subscriber).",
+)
+.default("info");
+
 /// A parser of one setting. The error says what was wrong and must not repeat the value, which may be a secret.
 pub type Parse<T> = fn(&str) -> Result<T, String>;
 

@@ -15,6 +15,14 @@ pub fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A log filter: a level or directives.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    match text.parse::<tracing_subscriber::EnvFilter>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("is not a log filter, such as info or info,tenant=debug".to_owned()),
+    }
+}
+
 /// An IP address and port, such as `0.0.0.0:7080` or `[::1]:7080`.
 pub fn socket_addr(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "is not an IP address and port, such as 0.0.0.0:7080 or [::]:7080".to_owned())
