@@ -49,6 +49,7 @@ pub async fn send_and_look(endpoints: &Endpoints) -> anyhow::Result<String> {
     let queryable = until_queryable(&sent, &looking).await;
     watcher.abort();
     let queryable = queryable?;
+    until_billed(&clickhouse, sent.len()).await?;
     let mut report = String::new();
     writeln!(report, "\nAnswered, and queryable:\n\n{}", latencies(&sent, &queryable))?;
     writeln!(report, "What arrived (the newest runs):\n\n{}", newest_runs(&clickhouse).await?)?;
@@ -174,6 +175,18 @@ async fn until_queryable(sent: &[Sent], seen: &Seen) -> anyhow::Result<Vec<Durat
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+/// Billing is inserted after what it bills; two meters per request.
+async fn until_billed(clickhouse: &ClickHouse, requests: usize) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    while clickhouse.number("SELECT count() FROM billing_meter").await? < 2 * requests as u64 {
+        if begun.elapsed() > QUERYABLE_WITHIN {
+            bail!("not everything is billed after {QUERYABLE_WITHIN:?}; see: cargo stack logs ingest-worker");
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 fn latencies(sent: &[Sent], queryable: &[Duration]) -> Table {
