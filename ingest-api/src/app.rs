@@ -17,6 +17,7 @@ use crate::auth;
 use crate::batch::{Batch, Counts};
 use crate::body::{self, Budget, ReadBody};
 use crate::error::ApiError;
+use crate::health::Health;
 use crate::metrics;
 use crate::native;
 use crate::otlp;
@@ -31,14 +32,13 @@ pub struct App {
     resolver: Resolver,
     publisher: Publisher,
     budget: Budget,
-    /// For readiness.
-    pub(crate) redis: ConnectionManager,
+    pub(crate) health: Health,
 }
 
 impl App {
     /// Puts the parts together.
-    pub fn new(resolver: Resolver, redis: ConnectionManager, budget: Budget) -> Self {
-        Self { resolver, publisher: Publisher::new(redis.clone()), budget, redis }
+    pub fn new(resolver: Resolver, redis: ConnectionManager, budget: Budget, health: Health) -> Self {
+        Self { resolver, publisher: Publisher::new(redis), budget, health }
     }
 
     /// The budget that bodies are read under.

@@ -100,7 +100,6 @@ pub struct Config {
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
     pub drain_max: Duration,
-    pub log: String,
 }
 
 impl Config {
@@ -118,7 +117,6 @@ impl Config {
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
-            log: values.get(&settings::LOG)?,
         };
         // A body may be held twice: as it came, and decompressed.
         if config.bodies_in_flight_max < 2 * config.body_max {

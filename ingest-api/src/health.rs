@@ -1,13 +1,10 @@
 //! Liveness, readiness and metrics: the same on every listener.
 
-use std::sync::OnceLock;
-
 use http::StatusCode;
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::ConnectionManager;
 use serde_json::json;
 
-use crate::metrics::LATENCY_BUCKETS_SECONDS;
 use crate::routes::{Answer, answer};
 
 /// A question about this process.
@@ -37,40 +34,28 @@ impl Probe {
     }
 }
 
-/// Answers a probe.
-pub async fn answer_probe(probe: Probe, redis: &ConnectionManager) -> Answer {
-    match probe {
-        Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),
-        Probe::Ready => match tenant::redis::preflight(redis).await {
-            Ok(()) => answer(StatusCode::OK, "application/json", json!({"ready": true}).to_string().into_bytes()),
-            Err(error) => {
-                let body = json!({"ready": false, "reason": error.to_string()});
-                answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.to_string().into_bytes())
-            }
-        },
-        Probe::Metrics => {
-            let text = HANDLE.get().map(PrometheusHandle::render).unwrap_or_default();
-            answer(StatusCode::OK, "text/plain; version=0.0.4", text.into_bytes())
+/// What probes are answered from.
+#[derive(Clone)]
+pub struct Health {
+    /// What readiness depends on.
+    pub redis: ConnectionManager,
+    /// What was counted.
+    pub metrics: PrometheusHandle,
+}
+
+impl Health {
+    /// Answers a probe.
+    pub async fn answer(&self, probe: Probe) -> Answer {
+        match probe {
+            Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),
+            Probe::Ready => match tenant::redis::preflight(&self.redis).await {
+                Ok(()) => answer(StatusCode::OK, "application/json", json!({"ready": true}).to_string().into_bytes()),
+                Err(error) => {
+                    let body = json!({"ready": false, "reason": error.to_string()});
+                    answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.to_string().into_bytes())
+                }
+            },
+            Probe::Metrics => answer(StatusCode::OK, "text/plain; version=0.0.4", self.metrics.render().into_bytes()),
         }
     }
-}
-
-static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
-
-/// Why metrics cannot be collected.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum MetricsError {
-    #[error("the histogram buckets are wrong: {0}")]
-    Buckets(#[from] metrics_exporter_prometheus::BuildError),
-    #[error("metrics are collected elsewhere already")]
-    Installed,
-}
-
-/// Begins to collect metrics. Once per process.
-pub fn collect_metrics() -> Result<(), MetricsError> {
-    let recorder = PrometheusBuilder::new().set_buckets(&LATENCY_BUCKETS_SECONDS)?.build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
-    HANDLE.set(handle).map_err(|_| MetricsError::Installed)
 }

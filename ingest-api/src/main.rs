@@ -6,11 +6,12 @@ use anyhow::Context;
 use ingest_api::app::App;
 use ingest_api::body::Budget;
 use ingest_api::config::{Config, PROGRAM};
+use ingest_api::health::Health;
+use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
-use ingest_api::{grpc, health, routes, server};
+use ingest_api::{grpc, routes, server};
 use tenant::resolver::PostgresSource;
-use tenant::settings::Start;
-use tenant::{Resolver, telemetry};
+use tenant::{Resolver, service};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -19,28 +20,18 @@ use tokio::sync::watch;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = match PROGRAM.start(std::env::args_os().skip(1), std::env::vars_os(), Config::read) {
-        Start::Run(config) => config,
-        Start::Exit(exit) => return exit.print(),
-    };
-    telemetry::log_to_stderr(&config.log);
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    service::main(&PROGRAM, Config::read, run)
 }
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
-    health::collect_metrics()?;
     let redis = tenant::redis::connect(&config.redis_url)?;
+    let health = Health { redis: redis.clone(), metrics: service::collect_metrics(&LATENCY_BUCKETS_SECONDS)? };
     let resolver = Resolver::new(PostgresSource::new(tenant::postgres::pool(&config.pg_dsn)?));
-    let app = App::new(resolver, redis.clone(), Budget::new(config.body_max, config.bodies_in_flight_max));
-    let operator = Operator::new(redis, config.admin_key);
+    let budget = Budget::new(config.body_max, config.bodies_in_flight_max);
+    let app = App::new(resolver, redis.clone(), budget, health.clone());
+    let operator = Operator::new(redis, config.admin_key, health);
 
     // Announce.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
@@ -64,7 +55,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let operator =
         server::serve(operator_listener, connections, drain, stopping, move |request| operator.clone().handle(request));
     let signal = async {
-        let signal = telemetry::stop_signal().await;
+        let signal = service::stop_signal().await;
         tracing::info!(signal, "draining");
         stop.send_replace(true);
     };

@@ -17,7 +17,7 @@ use tenant::shard::Shard;
 use uuid::Uuid;
 
 use crate::error::ApiError;
-use crate::health::{self, Probe};
+use crate::health::{Health, Probe};
 use crate::routes::{Answer, Dialect, answer, refuse};
 
 /// What the operators' handlers share.
@@ -25,19 +25,20 @@ use crate::routes::{Answer, Dialect, answer, refuse};
 pub struct Operator {
     redis: ConnectionManager,
     admin_key: Option<Arc<Secret<String>>>,
+    health: Health,
 }
 
 impl Operator {
     /// Without an admin key the admin API refuses everyone.
-    pub fn new(redis: ConnectionManager, admin_key: Option<Secret<String>>) -> Self {
-        Self { redis, admin_key: admin_key.map(Arc::new) }
+    pub fn new(redis: ConnectionManager, admin_key: Option<Secret<String>>, health: Health) -> Self {
+        Self { redis, admin_key: admin_key.map(Arc::new), health }
     }
 
     /// Answers one request.
     pub async fn handle(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
         let path = request.uri().path();
         let result = match (Probe::of(path), path, request.method()) {
-            (Some(probe), _, &Method::GET) => return Ok(health::answer_probe(probe, &self.redis).await),
+            (Some(probe), _, &Method::GET) => return Ok(self.health.answer(probe).await),
             (_, "/v1/admin/shards", &Method::GET) => match self.authorize(request.headers()) {
                 Ok(()) => self.shards().await,
                 Err(error) => Err(error),

@@ -74,7 +74,7 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     let mut answer = match (route, request.method()) {
         (Route::Traces, &Method::POST) => traces(&app, request_id, request).await,
         (Route::Runs, &Method::POST) => runs(&app, request_id, request).await,
-        (Route::Health(probe), &Method::GET) => health::answer_probe(probe, &app.redis).await,
+        (Route::Health(probe), &Method::GET) => app.health.answer(probe).await,
         (Route::Traces | Route::Runs, _) => {
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "POST" })
         }

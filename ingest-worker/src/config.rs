@@ -102,7 +102,6 @@ pub struct Config {
     pub memory_max: usize,
     pub inserts_max: usize,
     pub drain_max: Duration,
-    pub log: String,
 }
 
 impl Config {
@@ -127,7 +126,6 @@ impl Config {
             memory_max,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
-            log: values.get(&settings::LOG)?,
         })
     }
 }

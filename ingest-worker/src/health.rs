@@ -8,14 +8,12 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use redis::aio::ConnectionManager;
 use serde_json::json;
 use tenant::clickhouse::Inserter;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-
-use crate::metrics::INSERT_BUCKETS_SECONDS;
 
 /// Connections served at the same time.
 const CONNECTIONS_MAX: usize = 64;
@@ -29,24 +27,6 @@ pub struct Health {
     pub inserter: Inserter,
     /// The collected metrics.
     pub metrics: PrometheusHandle,
-}
-
-/// Why metrics cannot be collected.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs)]
-pub enum MetricsError {
-    #[error("the histogram buckets are wrong: {0}")]
-    Buckets(#[from] metrics_exporter_prometheus::BuildError),
-    #[error("metrics are collected elsewhere already")]
-    Installed,
-}
-
-/// Begins to collect metrics. Once per process.
-pub fn collect_metrics() -> Result<PrometheusHandle, MetricsError> {
-    let recorder = PrometheusBuilder::new().set_buckets(&INSERT_BUCKETS_SECONDS)?.build_recorder();
-    let handle = recorder.handle();
-    metrics::set_global_recorder(recorder).map_err(|_| MetricsError::Installed)?;
-    Ok(handle)
 }
 
 /// Serves until the process ends.

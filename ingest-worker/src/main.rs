@@ -6,12 +6,12 @@ use std::sync::Arc;
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
 use ingest_worker::health::{self, Health};
+use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, READ_WAIT_MAX, Shared, Spare};
 use ingest_worker::stream::Stream;
 use tenant::clickhouse::Inserter;
-use tenant::settings::Start;
+use tenant::service;
 use tenant::shard::Shard;
-use tenant::telemetry;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -20,24 +20,13 @@ use tokio::task::JoinSet;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let config = match PROGRAM.start(std::env::args_os().skip(1), std::env::vars_os(), Config::read) {
-        Start::Run(config) => config,
-        Start::Exit(exit) => return exit.print(),
-    };
-    telemetry::log_to_stderr(&config.log);
-    match run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    service::main(&PROGRAM, Config::read, run)
 }
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. A store that is away makes us not ready, and every operation is repeated until it is back.
-    let metrics = health::collect_metrics()?;
+    let metrics = service::collect_metrics(&INSERT_BUCKETS_SECONDS)?;
     let redis = tenant::redis::connect(&config.redis_url)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
@@ -64,7 +53,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let stream = Stream::new(shard, config.worker_id.clone(), reader, redis.clone());
         shards.spawn(shard::run(shard, stream, shared.clone()));
     }
-    let signal = telemetry::stop_signal().await;
+    let signal = service::stop_signal().await;
     tracing::info!(signal, "draining");
     stop.send_replace(true);
     let drained = async { while shards.join_next().await.is_some() {} };

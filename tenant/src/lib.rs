@@ -13,7 +13,7 @@
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
 //! | [`registry`] | changes to orgs, projects and keys |
-//! | [`telemetry`] | logging, and waiting for the signal to stop |
+//! | [`service`] | what every service does the same way at its start and end |
 //! | [`clock`] | time, so that tests need not wait |
 //!
 //! Invariants:
@@ -35,9 +35,9 @@ pub mod redis;
 pub mod registry;
 pub mod resolver;
 pub mod secret;
+pub mod service;
 pub mod settings;
 pub mod shard;
-pub mod telemetry;
 
 pub use resolver::context::TenantContext;
 pub use resolver::{ResolveError, Resolver, context};

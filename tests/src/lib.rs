@@ -16,7 +16,7 @@ use tenant::shard::Shard;
 use url::Url;
 
 /// How long anything that was accepted may take to be stored before a test gives up.
-pub const STORED_WITHIN: Duration = Duration::from_secs(60);
+pub const STORED_WITHIN: Duration = Duration::from_secs(120);
 const POLL_EVERY: Duration = Duration::from_millis(50);
 
 /// Databases of its own and both services on them.
