@@ -83,23 +83,24 @@ fn success(counts: &Counts) -> Answer {
     framed.put_slice(&message);
     let mut trailers = HeaderMap::new();
     trailers.insert(STATUS, HeaderValue::from_static("0"));
-    response(framed.freeze(), Some(trailers))
+    response(framed.freeze(), trailers)
 }
 
 fn failure(request_id: Uuid, error: &ApiError) -> Answer {
     routes::log(request_id, error, error.status());
     metrics::refused(error.code());
-    // "Trailers-Only": the status is in the head, and there is no body.
-    let mut answer = response(Bytes::new(), None);
-    answer.headers_mut().insert(STATUS, HeaderValue::from(error.grpc_code()));
+    let mut trailers = HeaderMap::new();
+    trailers.insert(STATUS, HeaderValue::from(error.grpc_code()));
     if let Ok(message) = HeaderValue::from_str(&percent_encode(&error.to_string())) {
-        answer.headers_mut().insert(MESSAGE, message);
+        trailers.insert(MESSAGE, message);
     }
-    answer
+    response(Bytes::new(), trailers)
 }
 
-fn response(body: Bytes, trailers: Option<HeaderMap>) -> Answer {
-    let mut answer = Response::new(Full::new(body).with_trailers(ready(trailers.map(Ok))));
+/// Always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which an HTTP body cannot
+/// say for itself: clients get an empty last frame instead and take that for a broken stream.)
+fn response(body: Bytes, trailers: HeaderMap) -> Answer {
+    let mut answer = Response::new(Full::new(body).with_trailers(ready(Some(Ok(trailers)))));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     answer
 }

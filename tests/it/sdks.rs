@@ -40,6 +40,23 @@ async fn python_over_otlp_grpc() -> anyhow::Result<()> {
     check(&world, &org, &sent, "otlp_grpc").await
 }
 
+/// What a gRPC client is told when it is refused, and when one span is.
+#[tokio::test(flavor = "multi_thread")]
+async fn grpc_refusals_are_statuses() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("grpc-refusals").await?;
+    let told = sdk::python("otel-python", "refused.py", &[&world.api.otlp_grpc_url(), &org.key], &[]).await?;
+    let told: Value = serde_json::from_str(&told)?;
+    assert_eq!(told["no key"][0], "UNAUTHENTICATED");
+    assert!(as_text(&told["no key"][1]).contains("x-api-key"), "{told}");
+    assert_eq!(told["wrong key"], json!(["UNAUTHENTICATED", "the API key is not valid"]));
+    assert_eq!(told["other method"][0], "UNIMPLEMENTED");
+    assert_eq!(told["bad span"][0], "OK");
+    assert_eq!(told["bad span"][1], 1);
+    assert!(as_text(&told["bad span"][2]).contains("trace id has 1 bytes, not 16"), "{told}");
+    world.until_number("SELECT count() FROM span", 1).await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn javascript_over_otlp_json() -> anyhow::Result<()> {
     let world = World::start().await?;
