@@ -123,3 +123,56 @@ fn now() -> UnixNanos {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UnixNanos::try_from(since.as_nanos()).unwrap_or(UnixNanos::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+    use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
+    use opentelemetry_proto::tonic::resource::v1::Resource;
+    use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
+    use prost::Message;
+    use schema::envelope::{EXPANDED_BYTES_MAX, SECTION_ROWS_MAX};
+    use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+
+    fn translated(resource_bytes: usize, resources: usize, spans: usize) -> Result<u32, ApiError> {
+        let text = any_value::Value::StringValue("x".repeat(resource_bytes));
+        let attribute =
+            KeyValue { key: "large".into(), value: Some(AnyValue { value: Some(text) }), ..Default::default() };
+        let span =
+            Span { trace_id: vec![1; 16], span_id: vec![2; 8], parent_span_id: vec![3; 8], ..Default::default() };
+        let resource_spans = ResourceSpans {
+            resource: Some(Resource { attributes: vec![attribute], ..Default::default() }),
+            scope_spans: vec![ScopeSpans { spans: vec![span; spans], ..Default::default() }],
+            ..Default::default()
+        };
+        let body = ExportTraceServiceRequest { resource_spans: vec![resource_spans; resources] }.encode_to_vec();
+        let nil = Uuid::nil();
+        let header = Header {
+            envelope_id: EnvelopeId(nil),
+            org_id: OrgId(nil),
+            workspace_id: WorkspaceId(nil),
+            project_id: ProjectId(nil),
+            api_key_id: ApiKeyId(nil),
+            received_at: 0,
+            source: Source::OtlpProtobuf,
+        };
+        translate(&header, &body).map(|(counts, _)| counts.spans)
+    }
+
+    #[test]
+    fn few_bytes_cannot_stand_for_terabytes() {
+        const MIB: usize = 1 << 20;
+        assert_eq!(translated(MIB, 2, 50).unwrap(), 100);
+        for (resources, spans) in [(1, EXPANDED_BYTES_MAX / MIB + 1), (4, 50_000)] {
+            let refused = translated(MIB, resources, spans).unwrap_err();
+            assert!(matches!(refused, ApiError::TooLarge { limit: EXPANDED_BYTES_MAX, .. }), "{refused}");
+        }
+    }
+
+    #[test]
+    fn more_rows_than_one_insert_takes_are_refused() {
+        let refused = translated(1, 1, SECTION_ROWS_MAX as usize + 1).unwrap_err();
+        assert!(refused.to_string().contains("500000"), "{refused}");
+    }
+}
