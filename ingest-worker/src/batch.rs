@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use schema::block::Block;
 use schema::envelope::Envelope;
-use schema::tables::Table;
+use schema::tables::{Table, content_hash};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -87,12 +87,13 @@ impl Batch {
         self.opened.map(|opened| limits.age.saturating_sub(now.saturating_duration_since(opened)))
     }
 
-    /// What tells this batch's inserts from all others: the entries it is made of. The same entries make the same bytes,
-    /// so that a repeated insert is recognised.
+    /// What tells this batch's inserts from all others: the entries it is made of, each of them. The same entries make the
+    /// same bytes, so that a repeated insert is recognised; others must never, or ClickHouse would drop their rows.
     pub fn token(&self, stream: &str) -> String {
         let (first, last) = (self.ids.first(), self.ids.last());
         let text = |id: Option<&String>| id.cloned().unwrap_or_default();
-        format!("{stream}/{}/{}/{}", text(first), text(last), self.ids.len())
+        let all = content_hash(self.ids.join(" ").as_bytes());
+        format!("{stream}/{}/{}/{all:016x}", text(first), text(last))
     }
 
     /// The tables' blocks, billing last: whatever is billed was stored.
@@ -168,7 +169,13 @@ mod tests {
         for id in ["1-0", "1-1", "7-3"] {
             add(&mut batch, id, 1, Instant::now());
         }
-        assert_eq!(batch.token("s"), "s/1-0/7-3/3");
+        let token = batch.token("s");
+        assert!(token.starts_with("s/1-0/7-3/"), "{token}");
+        let mut others = Batch::default();
+        for id in ["1-0", "1-2", "7-3"] {
+            add(&mut others, id, 1, Instant::now());
+        }
+        assert_ne!(others.token("s"), token, "the same ends and number, other entries");
         let (ids, blocks) = batch.into_blocks();
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
         assert_eq!((ids.len(), tables), (3, vec![("span", 3), ("billing_meter", 3)]));
