@@ -13,9 +13,13 @@ pub struct Limits {
     pub rows: usize,
     /// Bytes of all its tables.
     pub bytes: usize,
-    /// Time since its first entry.
+    /// Time between two inserts of a shard, and so how long an entry may wait for others.
     pub age: Duration,
 }
+
+/// How long the first entry after a quiet time waits for those that come with it. Such a batch is inserted without waiting
+/// for [`Limits::age`]: nothing was inserted for that long already, so being prompt costs no more inserts.
+pub const LINGER: Duration = Duration::from_millis(50);
 
 /// Entries of one shard, in stream order, and their rows per table.
 #[derive(Debug, Default)]
@@ -23,6 +27,8 @@ pub struct Batch {
     ids: Vec<String>,
     blocks: Vec<Block>,
     opened: Option<Instant>,
+    /// When the shard's next insert may be, unless the batch is full before.
+    not_before: Option<Instant>,
 }
 
 impl Batch {
@@ -44,8 +50,9 @@ impl Batch {
     }
 
     /// A batch that fills the memory of these blocks, which are empty.
-    pub fn reusing(blocks: Vec<Block>) -> Self {
-        Self { blocks, ..Self::default() }
+    /// It is inserted at `not_before` at the earliest, unless it is full before.
+    pub fn reusing(blocks: Vec<Block>, not_before: Option<Instant>) -> Self {
+        Self { blocks, not_before, ..Self::default() }
     }
 
     /// Whether nothing was added.
@@ -84,7 +91,8 @@ impl Batch {
 
     /// How long until it is due by age; `None` if it is empty.
     pub fn time_left(&self, limits: &Limits, now: Instant) -> Option<Duration> {
-        self.opened.map(|opened| limits.age.saturating_sub(now.saturating_duration_since(opened)))
+        let due = (self.opened? + LINGER.min(limits.age)).max(self.not_before.unwrap_or(now));
+        Some(due.saturating_duration_since(now))
     }
 
     /// What tells this batch's inserts from all others: the entries it is made of, each of them. The same entries make the
@@ -146,13 +154,24 @@ mod tests {
     #[test]
     fn due_by_rows_or_age() {
         let now = Instant::now();
-        let mut batch = Batch::default();
+        let mut batch = Batch::reusing(Vec::new(), Some(now + LIMITS.age));
         assert!(!batch.is_due(&LIMITS, now) && batch.time_left(&LIMITS, now).is_none());
         add(&mut batch, "1-0", 9, now);
         assert!(!batch.is_due(&LIMITS, now + Duration::from_millis(999)));
         assert!(batch.is_due(&LIMITS, now + LIMITS.age));
         add(&mut batch, "2-0", 1, now);
         assert!(batch.is_due(&LIMITS, now));
+    }
+
+    #[test]
+    fn the_first_after_a_quiet_time_is_due_soon() {
+        let now = Instant::now() + Duration::from_secs(60);
+        for not_before in [None, Some(now - Duration::from_secs(1))] {
+            let mut batch = Batch::reusing(Vec::new(), not_before);
+            add(&mut batch, "1-0", 1, now);
+            assert_eq!(batch.time_left(&LIMITS, now), Some(LINGER));
+            assert!(batch.is_due(&LIMITS, now + LINGER));
+        }
     }
 
     #[test]

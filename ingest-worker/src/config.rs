@@ -29,7 +29,7 @@ const BATCH_BYTES_MAX: Setting<u64> =
 const BATCH_AGE_MAX: Setting<Duration> = Setting::new(
     "TRACEBILITY_BATCH_AGE_MAX",
     parse::duration::<1, 60_000>,
-    "How long a row may wait for others before it is inserted.",
+    "Time between two inserts of a shard, and so how long a row may wait for others. After a quiet time rows are inserted at once.",
 )
 .default("1s");
 const MEMORY_MAX: Setting<u64> = Setting::new(

@@ -100,6 +100,7 @@ pub async fn run(shard: Shard, stream: Stream, shared: Shared) {
         memory: None,
         read_entries: READ_ENTRIES_FIRST,
         statements: Statements::default(),
+        flushed: None,
     };
     if worker.work().await.is_err() {
         tracing::warn!(shard = shard.number(), "stopped with entries not inserted; they stay in Redis");
@@ -114,6 +115,8 @@ struct Worker {
     memory: Option<OwnedSemaphorePermit>,
     read_entries: usize,
     statements: Statements,
+    /// When this shard last began an insert.
+    flushed: Option<Instant>,
 }
 
 impl Worker {
@@ -186,7 +189,8 @@ impl Worker {
             }
             self.reserve(envelope.expanded_len()).await?;
             if self.batch.is_empty() {
-                self.batch = Batch::reusing(self.shared.spare.take());
+                self.batch =
+                    Batch::reusing(self.shared.spare.take(), self.flushed.map(|at| at + self.shared.limits.age));
             }
             self.batch.add(id, &envelope, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
@@ -232,6 +236,7 @@ impl Worker {
             self.memory = None;
             return Ok(());
         }
+        self.flushed = Some(Instant::now());
         let token = self.batch.token(self.stream.key());
         let (ids, blocks) = std::mem::take(&mut self.batch).into_blocks();
         let mut spare = Vec::new();
