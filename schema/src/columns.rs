@@ -145,11 +145,6 @@ impl Column {
         }
     }
 
-    /// Its type.
-    pub fn ty(&self) -> ColumnType {
-        self.ty
-    }
-
     /// How many rows were pushed.
     pub fn rows(&self) -> u32 {
         self.rows

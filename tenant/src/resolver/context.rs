@@ -3,12 +3,12 @@
 //! It lives below the resolver because only the resolver may make one: code that holds a context has resolved a key,
 //! and code that has none cannot reach a tenant's data.
 //!
-//! ```compile_fail
+//! ```compile_fail,E0624
 //! // No constructor is visible from outside …
 //! let context = tenant::context::TenantContext::new(todo!());
 //! ```
 //!
-//! ```compile_fail
+//! ```compile_fail,E0451
 //! // … and no field is either.
 //! let context = tenant::context::TenantContext { org_id: todo!(), ..todo!() };
 //! ```
