@@ -19,6 +19,7 @@ pub(crate) fn write(layout: &Layout, state: &State) -> Result<(), StackError> {
     let urls = state.urls();
     let started = [
         (Name::Postgres, &urls.pg_app_dsn),
+        (Name::Postgres, &urls.pg_operator_dsn),
         (Name::Postgres, &urls.pg_owner_dsn),
         (Name::Redis, &urls.redis_url),
         (Name::Clickhouse, &urls.clickhouse_url),
@@ -62,7 +63,8 @@ mod tests {
         let script = format!(". {} && printenv {}", layout.env_file().display(), names.join(" "));
         let shell = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
         let urls = state.urls();
-        let started = [&urls.pg_app_dsn, &urls.pg_owner_dsn, &urls.clickhouse_url].map(|url| digest(url)).join(" ");
+        let started = [&urls.pg_app_dsn, &urls.pg_operator_dsn, &urls.pg_owner_dsn, &urls.clickhouse_url];
+        let started = started.map(|url| digest(url)).join(" ");
         assert_eq!(
             String::from_utf8(shell.stdout).unwrap().lines().collect::<Vec<_>>(),
             ["redis://:it's $HOME@127.0.0.1:1/0", "tb_key", &started],

@@ -11,6 +11,8 @@ pub struct Urls {
     pub pg_owner_dsn: String,
     /// Postgres, as the role of the services.
     pub pg_app_dsn: String,
+    /// Postgres, as the role of the people who create orgs and keys.
+    pub pg_operator_dsn: String,
     /// Redis, with the number of the logical database.
     pub redis_url: String,
     /// ClickHouse's HTTP interface, with user, password and database.
@@ -28,6 +30,7 @@ pub(crate) struct Given {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct GivenPostgres {
     pub(crate) app_dsn: String,
+    pub(crate) operator_dsn: String,
     pub(crate) owner_dsn: String,
 }
 
@@ -82,13 +85,18 @@ impl Given {
             return Ok(Self::default());
         }
         let given = |name: &str| variable(name).filter(|url| source == Source::External || !env_file::is_ours(url));
-        let postgres = match (given("TRACEBILITY_PG_DSN"), given("TRACEBILITY_PG_OWNER_DSN")) {
-            (Some(app_dsn), Some(owner_dsn)) => Some(GivenPostgres { app_dsn, owner_dsn }),
-            (None, None) => None,
+        let [app, operator, owner] =
+            ["TRACEBILITY_PG_DSN", "TRACEBILITY_PG_OPERATOR_DSN", "TRACEBILITY_PG_OWNER_DSN"].map(given);
+        let postgres = match (app, operator, owner) {
+            (Some(app_dsn), Some(operator_dsn), Some(owner_dsn)) => {
+                Some(GivenPostgres { app_dsn, operator_dsn, owner_dsn })
+            }
+            (None, None, None) => None,
             _ => {
                 return Err(StackError::Setting(
-                    "a Postgres server needs both TRACEBILITY_PG_DSN (the services' role) and \
-                     TRACEBILITY_PG_OWNER_DSN (the owner, for migrations); set both or neither"
+                    "a Postgres server needs TRACEBILITY_PG_DSN (the services' role), TRACEBILITY_PG_OPERATOR_DSN (the \
+                     role that creates orgs and keys) and TRACEBILITY_PG_OWNER_DSN (the owner, for migrations); set all \
+                     three or none"
                         .into(),
                 ));
             }
@@ -97,8 +105,8 @@ impl Given {
             Self { postgres, redis: given("TRACEBILITY_REDIS_URL"), clickhouse: given("TRACEBILITY_CLICKHOUSE_URL") };
         if source == Source::External && (all.postgres.is_none() || all.redis.is_none() || all.clickhouse.is_none()) {
             return Err(StackError::Setting(
-                "TRACEBILITY_STACK=external needs TRACEBILITY_PG_DSN, TRACEBILITY_PG_OWNER_DSN, TRACEBILITY_REDIS_URL \
-                 and TRACEBILITY_CLICKHOUSE_URL"
+                "TRACEBILITY_STACK=external needs TRACEBILITY_PG_DSN, TRACEBILITY_PG_OPERATOR_DSN, \
+                 TRACEBILITY_PG_OWNER_DSN, TRACEBILITY_REDIS_URL and TRACEBILITY_CLICKHOUSE_URL"
                     .into(),
             ));
         }

@@ -164,6 +164,7 @@ impl Databases {
         Ok(Urls {
             pg_owner_dsn: postgres::with_database(owner, name)?,
             pg_app_dsn: postgres::with_database(&self.shared.pg_app_dsn, name)?,
+            pg_operator_dsn: postgres::with_database(&self.shared.pg_operator_dsn, name)?,
             redis_url: redis::with_database(&self.shared.redis_url, taken.redis_number)?,
             clickhouse_url: clickhouse::with_database(&self.shared.clickhouse_url, name)?,
         })

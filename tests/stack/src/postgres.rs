@@ -114,9 +114,15 @@ pub(crate) async fn probe(state: &State) -> Result<(), StackError> {
     query(&admin_dsn(state), &["SELECT 1"]).await
 }
 
-/// Creates the two roles and the database, where they are missing.
+/// Creates the three roles and the database, where they are missing.
 pub(crate) async fn provision(state: &State) -> Result<(), StackError> {
-    let (owner, app) = (&state.secrets.pg_owner, &state.secrets.pg_app);
+    let secrets = &state.secrets;
+    let logins = [
+        // It creates the databases of tests.
+        ("tracebility_owner", "CREATEDB", &secrets.pg_owner),
+        ("tracebility_app", "NOCREATEDB", &secrets.pg_app),
+        ("tracebility_operator", "NOCREATEDB", &secrets.pg_operator),
+    ];
     let create_role = |role: &str| {
         format!(
             "DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{role}') THEN CREATE ROLE {role}; \
@@ -124,18 +130,11 @@ pub(crate) async fn provision(state: &State) -> Result<(), StackError> {
         )
     };
     let dsn = superuser_dsn(state);
-    query(
-        &dsn,
-        &[
-            &create_role("tracebility_owner"),
-            &create_role("tracebility_app"),
-            &format!("ALTER ROLE tracebility_owner LOGIN NOSUPERUSER CREATEDB PASSWORD '{owner}'"),
-            &format!(
-                "ALTER ROLE tracebility_app LOGIN NOSUPERUSER NOBYPASSRLS NOCREATEDB NOCREATEROLE PASSWORD '{app}'"
-            ),
-        ],
-    )
-    .await?;
+    for (role, create_db, password) in logins {
+        let alter =
+            format!("ALTER ROLE {role} LOGIN NOSUPERUSER NOBYPASSRLS {create_db} NOCREATEROLE PASSWORD '{password}'");
+        query(&dsn, &[&create_role(role), &alter]).await?;
+    }
     let created = query(&dsn, &["CREATE DATABASE tracebility OWNER tracebility_owner"]).await;
     match created {
         Err(StackError::Server { message, .. }) if message.contains("already exists") => Ok(()),

@@ -82,6 +82,7 @@ impl Endpoints {
         variables.extend([
             ("TRACEBILITY_ADMIN_KEY", self.admin_key.as_str()),
             ("TRACEBILITY_PG_DSN", &self.urls.pg_app_dsn),
+            ("TRACEBILITY_PG_OPERATOR_DSN", &self.urls.pg_operator_dsn),
             ("TRACEBILITY_PG_OWNER_DSN", &self.urls.pg_owner_dsn),
             ("TRACEBILITY_REDIS_URL", &self.urls.redis_url),
             ("TRACEBILITY_CLICKHOUSE_URL", &self.urls.clickhouse_url),

@@ -9,6 +9,7 @@ use std::path::Path;
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 
+use crate::given::GivenPostgres;
 use crate::process::ProcessId;
 use crate::services::ServicePorts;
 use crate::{Given, Layout, Name, StackError, Urls, ports};
@@ -45,6 +46,7 @@ pub(crate) struct Secrets {
     pub(crate) pg_superuser: String,
     pub(crate) pg_owner: String,
     pub(crate) pg_app: String,
+    pub(crate) pg_operator: String,
     pub(crate) redis: String,
     pub(crate) clickhouse: String,
     pub(crate) clickhouse_reader: String,
@@ -70,6 +72,7 @@ impl State {
                 pg_superuser: secret(),
                 pg_owner: secret(),
                 pg_app: secret(),
+                pg_operator: secret(),
                 redis: secret(),
                 clickhouse: secret(),
                 clickhouse_reader: secret(),
@@ -109,13 +112,15 @@ impl State {
         let (ports, secrets) = (&self.ports, &self.secrets);
         let pg = |user, password| format!("postgres://{user}:{password}@127.0.0.1:{}/tracebility", ports.postgres);
         let given = self.given.clone();
-        let (pg_app_dsn, pg_owner_dsn) = given.postgres.map_or_else(
-            || (pg("tracebility_app", &secrets.pg_app), pg("tracebility_owner", &secrets.pg_owner)),
-            |pg| (pg.app_dsn, pg.owner_dsn),
-        );
+        let postgres = given.postgres.unwrap_or_else(|| GivenPostgres {
+            app_dsn: pg("tracebility_app", &secrets.pg_app),
+            operator_dsn: pg("tracebility_operator", &secrets.pg_operator),
+            owner_dsn: pg("tracebility_owner", &secrets.pg_owner),
+        });
         Urls {
-            pg_app_dsn,
-            pg_owner_dsn,
+            pg_app_dsn: postgres.app_dsn,
+            pg_operator_dsn: postgres.operator_dsn,
+            pg_owner_dsn: postgres.owner_dsn,
             redis_url: given
                 .redis
                 .unwrap_or_else(|| format!("redis://default:{}@127.0.0.1:{}/0", secrets.redis, ports.redis)),
