@@ -12,8 +12,9 @@
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
-//! | [`registry`] | changes to orgs, projects and keys |
+//! | [`registry`] | orgs, projects, limits and keys: what there is, and how it changes |
 //! | [`service`] | what every service does the same way at its start and end |
+//! | [`words`] | enums that are words in the database |
 //! | [`clock`] | time, so that tests need not wait |
 //!
 //! Invariants:
@@ -38,6 +39,7 @@ pub mod secret;
 pub mod service;
 pub mod settings;
 pub mod shard;
+pub mod words;
 
 pub use resolver::context::TenantContext;
 pub use resolver::{ResolveError, Resolver, context};

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use load::client::{Answer, ClickHouse, Http};
 use schema::ids::{OrgId, ProjectId, WorkspaceId};
-use sqlx::PgPool;
+use sqlx::{Connection, PgConnection};
 use stack::{Service, TestDb, Urls};
 use tenant::keys::RedisKey;
-use tenant::registry::Registry;
+use tenant::registry::{NewKey, NewOrg, Registry};
 use tenant::secret::SecretUrl;
 use tenant::shard::Shard;
 use url::Url;
@@ -76,33 +76,39 @@ impl World {
 
     /// Creates an org with a project and a key.
     pub async fn org(&self, slug: &str) -> anyhow::Result<Org> {
-        let org = self.registry().await?.create_org(slug, slug, "self_hosted").await?;
+        let org = self.registry().await?.create_org(&NewOrg::new(slug, slug, "self_hosted")).await?;
         self.with_key(org.org_id, org.workspace_id).await
     }
 
     /// Creates an org whose id is given, so that its shard is known.
     pub async fn org_with_id(&self, org_id: OrgId, slug: &str) -> anyhow::Result<Org> {
-        let pool = PgPool::connect(&self.urls.pg_owner_dsn).await?;
+        let mut owner = PgConnection::connect(&self.urls.pg_owner_dsn).await?;
+        // Row-level security binds the owner as well.
+        sqlx::query("SELECT set_config('app.current_tenant', $1, false)")
+            .bind(org_id.to_string())
+            .execute(&mut owner)
+            .await?;
         sqlx::query("INSERT INTO tenants (id, slug, name, status, plan) VALUES ($1, $2, $2, 'active', 'self_hosted')")
             .bind(org_id.0)
             .bind(slug)
-            .execute(&pool)
+            .execute(&mut owner)
             .await?;
-        let (workspace,) =
-            sqlx::query_as("SELECT id FROM workspaces WHERE tenant_id = $1").bind(org_id.0).fetch_one(&pool).await?;
+        let find = sqlx::query_as("SELECT id FROM workspaces WHERE tenant_id = $1").bind(org_id.0);
+        let (workspace,) = find.fetch_one(&mut owner).await?;
+        owner.close().await?;
         self.with_key(org_id, WorkspaceId(workspace)).await
     }
 
     async fn with_key(&self, org_id: OrgId, workspace_id: WorkspaceId) -> anyhow::Result<Org> {
         let registry = self.registry().await?;
         let project_id = registry.create_project(org_id, workspace_id, "tests", "Tests").await?;
-        let key = registry.create_key(org_id, project_id, "tests", &["ingest:write"]).await?;
+        let key = registry.create_key(org_id, project_id, &NewKey::new("tests", &["ingest:write"])).await?;
         Ok(Org { org_id, workspace_id, project_id, key: key.reveal().to_owned() })
     }
 
-    /// The registry, as the services see it.
+    /// The registry, as an operator sees it.
     pub async fn registry(&self) -> anyhow::Result<Registry> {
-        Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.urls.pg_app_dsn)?)).await?)
+        Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.urls.pg_operator_dsn)?)).await?)
     }
 
     /// Posts OTLP protobuf.

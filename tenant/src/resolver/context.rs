@@ -13,12 +13,12 @@
 //! let context = tenant::context::TenantContext { org_id: todo!(), ..todo!() };
 //! ```
 
-use std::fmt;
 use std::sync::Arc;
 
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
 
 use super::{KeyRecord, ResolveError};
+use crate::words::words;
 
 /// What a key may be allowed to do, as written in `api_keys.scopes`.
 pub mod scope {
@@ -32,49 +32,26 @@ pub mod scope {
     pub const INTERNAL: &str = "internal:*";
 }
 
-/// Where an org stands. Stored in `tenants.status`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TenantStatus {
-    /// A demonstration.
-    Demo,
-    /// Trying the product.
-    Trial,
-    /// Paying, or self-hosted.
-    Active,
-    /// Refused for now; its data stays.
-    Frozen,
-    /// Gone for good.
-    Archived,
+words! {
+    /// Where an org stands. Stored in `tenants.status`.
+    TenantStatus, "status of an organization" {
+        /// A demonstration.
+        Demo = "demo",
+        /// Trying the product.
+        Trial = "trial",
+        /// Paying, or self-hosted.
+        Active = "active",
+        /// Refused for now; its data stays.
+        Frozen = "frozen",
+        /// Gone for good.
+        Archived = "archived",
+    }
 }
 
 impl TenantStatus {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Demo, "demo"),
-        (Self::Trial, "trial"),
-        (Self::Active, "active"),
-        (Self::Frozen, "frozen"),
-        (Self::Archived, "archived"),
-    ];
-
-    /// The name stored in Postgres.
-    pub const fn as_str(self) -> &'static str {
-        Self::ALL[self as usize].1
-    }
-
-    /// The status of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, n)| *n == name).map(|(status, _)| *status)
-    }
-
     /// Whether requests of such an org are served.
     pub const fn is_served(self) -> bool {
         matches!(self, Self::Demo | Self::Trial | Self::Active)
-    }
-}
-
-impl fmt::Display for TenantStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 
@@ -197,10 +174,12 @@ mod tests {
 
     #[test]
     fn every_status_has_its_stored_name() {
-        for (status, name) in TenantStatus::ALL {
-            assert_eq!((status.as_str(), TenantStatus::parse(name)), (name, Some(status)));
+        for status in TenantStatus::ALL {
+            assert_eq!(status.as_str().parse(), Ok(*status));
         }
-        assert_eq!(TenantStatus::parse("Active"), None);
+        let error = "Active".parse::<TenantStatus>().unwrap_err().to_string();
+        let allowed = "it can be demo, trial, active, frozen, archived";
+        assert_eq!(error, format!("\"Active\" is no status of an organization; {allowed}"));
         assert!(TenantStatus::Trial.is_served() && !TenantStatus::Frozen.is_served());
     }
 }

@@ -5,9 +5,10 @@ use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 
-use super::context::{Plan, Scopes, TenantStatus};
+use super::context::{Plan, Scopes};
 use super::{KeyRecord, KeySource, Lookup, SourceError};
 use crate::secret::Secret;
+use crate::words::UnknownWord;
 
 /// One key with its org, the workspace of its project, and its plan with the org's overrides merged in field by field.
 const FIND: &str = "\
@@ -56,7 +57,7 @@ fn record(row: &PgRow) -> Result<KeyRecord, SourceError> {
         scopes: Scopes::new(row.try_get::<Vec<String>, _>("scopes")?),
         expires_at_unix_ms: expires_at.map(unix_ms),
         revoked: row.try_get("revoked")?,
-        status: TenantStatus::parse(&status).ok_or_else(|| SourceError::Broken(format!("status {status:?}")))?,
+        status: status.parse().map_err(|error: UnknownWord| SourceError::Broken(error.to_string()))?,
         plan: Plan {
             name: row.try_get::<String, _>("plan")?.into(),
             rps: row.try_get("rps")?,

@@ -1,5 +1,7 @@
 //! What the database itself refuses, whoever asks.
 
+use tenant::registry::NewOrg;
+
 use crate::support::World;
 
 /// Whether `sql` is refused, by which constraint or with which code.
@@ -80,7 +82,7 @@ async fn bad_rows_are_refused_by_their_constraint() {
 async fn nothing_of_one_org_can_be_in_another() {
     let world = World::new().await;
     world.key("site").await;
-    world.registry.create_org("other", "Other", "free").await.unwrap();
+    world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap();
     let other = "(SELECT id FROM tenants WHERE slug = 'other')";
     let cases: [(&'static str, &str); 3] = [
         (

@@ -1,7 +1,7 @@
 //! The registry on real Postgres.
 
 use schema::ids::{OrgId, ProjectId, WorkspaceId};
-use tenant::registry::{Org, Registry, RegistryError};
+use tenant::registry::{NewKey, NewOrg, Org, Registry, RegistryError};
 
 use crate::support::{World, url};
 
@@ -44,32 +44,32 @@ async fn what_is_wrong_is_said() {
     let world = World::new().await;
     let Org { org_id, workspace_id } = world.org;
     let registry = &world.registry;
-    let error = registry.create_org("acme", "Again", "pro").await.unwrap_err();
+    let error = registry.create_org(&NewOrg::new("acme", "Again", "pro")).await.unwrap_err();
     assert_eq!(error.to_string(), "the slug \"acme\" is taken");
-    let error = registry.create_org("Acme", "Acme", "pro").await.unwrap_err();
+    let error = registry.create_org(&NewOrg::new("Acme", "Acme", "pro")).await.unwrap_err();
     assert_eq!(error.to_string(), "the slug \"Acme\" is not valid: only a-z, 0-9 and - are allowed");
-    let error = registry.create_org("other", "Other", "gold").await.unwrap_err();
+    let error = registry.create_org(&NewOrg::new("other", "Other", "gold")).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no plan \"gold\"");
-    assert!(matches!(registry.create_org("other", " ", "pro").await, Err(RegistryError::InvalidName)));
+    assert!(matches!(
+        registry.create_org(&NewOrg::new("other", " ", "pro")).await,
+        Err(RegistryError::InvalidName { .. })
+    ));
 
     let nobody = OrgId(uuid::Uuid::new_v4());
     let project = |org, workspace| registry.create_project(org, workspace, "site", "Site");
-    assert!(matches!(
-        project(nobody, workspace_id).await,
-        Err(RegistryError::UnknownOrg | RegistryError::UnknownWorkspace)
-    ));
-    let elsewhere = registry.create_org("other", "Other", "free").await.unwrap().workspace_id;
+    assert!(matches!(project(nobody, workspace_id).await, Err(RegistryError::UnknownOrg { .. })));
+    let elsewhere = registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap().workspace_id;
     for workspace in [elsewhere, WorkspaceId(uuid::Uuid::new_v4())] {
-        assert!(matches!(project(org_id, workspace).await, Err(RegistryError::UnknownWorkspace)));
+        assert!(matches!(project(org_id, workspace).await, Err(RegistryError::UnknownWorkspace { .. })));
     }
     let site = project(org_id, workspace_id).await.unwrap();
     assert!(matches!(project(org_id, workspace_id).await, Err(RegistryError::DuplicateSlug { .. })));
 
-    let key = |project, scopes| registry.create_key(org_id, project, "Key", scopes);
-    assert!(matches!(key(ProjectId(uuid::Uuid::new_v4()), &[]).await, Err(RegistryError::UnknownProject)));
+    let key = async |project, scopes| registry.create_key(org_id, project, &NewKey::new("Key", scopes)).await;
+    assert!(matches!(key(ProjectId(uuid::Uuid::new_v4()), &[]).await, Err(RegistryError::UnknownProject { .. })));
     assert!(matches!(key(site, &["everything"]).await, Err(RegistryError::InvalidScope { .. })));
     for id in ["0123456789abcdef01234567", "'; DROP TABLE tenants; --", ""] {
-        assert!(matches!(registry.revoke_key(id).await, Err(RegistryError::UnknownKey)), "{id}");
+        assert!(matches!(registry.revoke_key(id).await, Err(RegistryError::UnknownKey { .. })), "{id}");
     }
     assert_eq!(world.count("SELECT count(*) FROM audit_outbox").await, 3, "what failed left no trace");
 }

@@ -7,7 +7,7 @@ use schema::migrate::{Stores, Target};
 use sqlx::PgPool;
 use stack::TestDb;
 use tenant::api_key::IssuedKey;
-use tenant::registry::{Org, Registry};
+use tenant::registry::{NewKey, NewOrg, Org, Registry};
 use tenant::secret::SecretUrl;
 use tenant::settings::parse;
 use tokio::io::copy_bidirectional;
@@ -27,13 +27,15 @@ pub(crate) fn url(dsn: &str) -> SecretUrl {
     parse::postgres_url(dsn).expect("a Postgres URL")
 }
 
-/// A registry with one org in it, opened as a service opens it.
+/// A registry with one org in it, opened as an operator opens it.
 pub(crate) struct World {
     pub(crate) registry: Registry,
     pub(crate) org: Org,
     /// As the services' role.
     pub(crate) pool: PgPool,
-    /// As the owner.
+    /// As an operator.
+    pub(crate) operator: PgPool,
+    /// As the owner, with row-level security switched off for it: to look at tables as they are.
     pub(crate) owner: PgPool,
     /// Keeps the databases.
     pub(crate) db: TestDb,
@@ -44,10 +46,11 @@ impl World {
         let db = empty().await;
         schema::migrate::up(Target::Postgres, &stores(&db)).await.expect("migrations apply");
         let pool = tenant::postgres::pool(&url(&db.pg_app_dsn)).unwrap();
-        let owner = tenant::postgres::pool(&url(&db.pg_owner_dsn)).unwrap();
-        let registry = Registry::new(pool.clone()).acting_as("a test");
-        let org = registry.create_org("acme", "Acme", "pro").await.expect("an org");
-        Self { registry, org, pool, owner, db }
+        let operator = tenant::postgres::pool(&url(&db.pg_operator_dsn)).unwrap();
+        let owner = PgPool::connect(&db.pg_owner_dsn).await.unwrap();
+        let registry = Registry::new(operator.clone()).acting_as("a test");
+        let org = registry.create_org(&NewOrg::new("acme", "Acme", "pro")).await.expect("an org");
+        Self { registry, org, pool, operator, owner, db }
     }
 
     /// A key of a project of its own.
@@ -55,7 +58,7 @@ impl World {
         let Org { org_id, workspace_id } = self.org;
         let project =
             self.registry.create_project(org_id, workspace_id, project, "A project").await.expect("a project");
-        self.registry.create_key(org_id, project, "A key", &["ingest:write"]).await.expect("a key")
+        self.registry.create_key(org_id, project, &NewKey::new("A key", &["ingest:write"])).await.expect("a key")
     }
 
     /// Changes the database behind everyone's back.

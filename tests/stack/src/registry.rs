@@ -1,6 +1,6 @@
 //! The org, project and key that a new stack starts with.
 
-use tenant::registry::{Registry, RegistryError};
+use tenant::registry::{NewKey, NewOrg, Registry, RegistryError};
 use tenant::secret::SecretUrl;
 use url::Url;
 
@@ -12,7 +12,7 @@ const SCOPES: [&str; 1] = ["ingest:write"];
 
 /// Creates them and returns the key, which exists nowhere else: the registry keeps its hash.
 pub(crate) async fn issue_key(urls: &Urls) -> Result<String, StackError> {
-    let url = Url::parse(&urls.pg_app_dsn).map_err(|e| StackError::server("postgres", e))?;
+    let url = Url::parse(&urls.pg_operator_dsn).map_err(|e| StackError::server("postgres", e))?;
     create(&SecretUrl::new(url)).await.map_err(|e| StackError::server("registry", e))
 }
 
@@ -20,8 +20,8 @@ async fn create(dsn: &SecretUrl) -> Result<String, RegistryError> {
     let registry = Registry::connect(dsn).await?.acting_as("cargo stack");
     // Unique, because the registry may be a given one and hold the org of an earlier stack.
     let slug = format!("local-{:08x}", rand::random::<u32>());
-    let org = registry.create_org(&slug, "Local", PLAN).await?;
+    let org = registry.create_org(&NewOrg::new(slug, "Local", PLAN)).await?;
     let project = registry.create_project(org.org_id, org.workspace_id, "default", "Default").await?;
-    let key = registry.create_key(org.org_id, project, "cargo stack up", &SCOPES).await?;
+    let key = registry.create_key(org.org_id, project, &NewKey::new("cargo stack up", &SCOPES)).await?;
     Ok(key.reveal().to_owned())
 }
