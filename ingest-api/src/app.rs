@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use hyper::body::Incoming;
-use redis::aio::ConnectionManager;
 use schema::envelope::{Header, Source};
 use schema::ids::EnvelopeId;
 use schema::model::UnixNanos;
 use tenant::context::scope;
+use tenant::redis::Redis;
 use tenant::{Resolver, TenantContext};
 use uuid::Uuid;
 
@@ -37,7 +37,7 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(resolver: Resolver, redis: ConnectionManager, budget: Budget, health: Health) -> Self {
+    pub fn new(resolver: Resolver, redis: Redis, budget: Budget, health: Health) -> Self {
         Self { resolver, publisher: Publisher::new(redis), budget, health }
     }
 

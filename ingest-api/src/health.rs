@@ -2,10 +2,10 @@
 
 use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
-use redis::aio::ConnectionManager;
 use serde_json::json;
 
 use crate::routes::{Answer, answer};
+use tenant::redis::Redis;
 
 /// A question about this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Probe {
 #[derive(Clone)]
 pub struct Health {
     /// What readiness depends on.
-    pub redis: ConnectionManager,
+    pub redis: Redis,
     /// What was counted.
     pub metrics: PrometheusHandle,
 }

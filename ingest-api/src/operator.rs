@@ -7,11 +7,11 @@ use blake2::{Blake2s256, Digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
-use redis::aio::ConnectionManager;
 use redis::streams::StreamPendingReply;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 use tenant::keys::{INGEST_GROUP, RedisKey};
+use tenant::redis::Redis;
 use tenant::secret::Secret;
 use tenant::shard::Shard;
 use uuid::Uuid;
@@ -23,14 +23,14 @@ use crate::routes::{Answer, Dialect, answer, refuse};
 /// What the operators' handlers share.
 #[derive(Clone)]
 pub struct Operator {
-    redis: ConnectionManager,
+    redis: Redis,
     admin_key: Option<Arc<Secret<String>>>,
     health: Health,
 }
 
 impl Operator {
     /// Without an admin key the admin API refuses everyone.
-    pub fn new(redis: ConnectionManager, admin_key: Option<Secret<String>>, health: Health) -> Self {
+    pub fn new(redis: Redis, admin_key: Option<Secret<String>>, health: Health) -> Self {
         Self { redis, admin_key: admin_key.map(Arc::new), health }
     }
 

@@ -2,10 +2,10 @@
 
 use std::time::Instant;
 
-use redis::aio::ConnectionManager;
 use schema::envelope::ENVELOPE_FIELD;
 use schema::ids::OrgId;
 use tenant::keys::RedisKey;
+use tenant::redis::Redis;
 use tenant::shard::ShardRouter;
 
 use crate::error::ApiError;
@@ -14,13 +14,13 @@ use crate::metrics;
 /// Appends envelopes to the shards' streams.
 #[derive(Clone)]
 pub(crate) struct Publisher {
-    redis: ConnectionManager,
+    redis: Redis,
     router: ShardRouter,
 }
 
 impl Publisher {
     /// Publishes over that connection, which is shared: appends of concurrent requests are pipelined on it.
-    pub(crate) fn new(redis: ConnectionManager) -> Self {
+    pub(crate) fn new(redis: Redis) -> Self {
         Self { redis, router: ShardRouter::new() }
     }
 

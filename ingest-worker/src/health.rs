@@ -9,9 +9,9 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use redis::aio::ConnectionManager;
 use serde_json::json;
 use tenant::clickhouse::Inserter;
+use tenant::redis::Redis;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -22,7 +22,7 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Health {
     /// Where entries come from.
-    pub redis: ConnectionManager,
+    pub redis: Redis,
     /// Where rows go.
     pub inserter: Inserter,
     /// The collected metrics.

@@ -6,10 +6,10 @@
 
 use std::time::Duration;
 
-use redis::aio::ConnectionManager;
 use redis::{RedisError, Value};
 use schema::envelope::ENVELOPE_FIELD;
 use tenant::keys::{INGEST_GROUP, RedisKey};
+use tenant::redis::Redis;
 use tenant::shard::Shard;
 
 /// One entry of a stream.
@@ -37,13 +37,13 @@ pub struct Stream {
     dlq: String,
     consumer: String,
     /// Blocks while it waits, so it is not shared.
-    reader: ConnectionManager,
-    writer: ConnectionManager,
+    reader: Redis,
+    writer: Redis,
 }
 
 impl Stream {
     /// The stream of a shard. `reader` must be this stream's own.
-    pub fn new(shard: Shard, consumer: String, reader: ConnectionManager, writer: ConnectionManager) -> Self {
+    pub fn new(shard: Shard, consumer: String, reader: Redis, writer: Redis) -> Self {
         Self {
             key: RedisKey::shard_stream(shard).as_str().to_owned(),
             dlq: RedisKey::shard_dlq(shard).as_str().to_owned(),

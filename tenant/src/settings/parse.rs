@@ -73,9 +73,9 @@ pub fn postgres_url(text: &str) -> Result<SecretUrl, String> {
     secret_url(text, &["postgres", "postgresql"], "postgres://user:password@host:5432/database")
 }
 
-/// A `redis://` URL.
+/// A `redis://` URL, or a `redis-cluster://` URL; see [`crate::redis::CLUSTER_SCHEME`].
 pub fn redis_url(text: &str) -> Result<SecretUrl, String> {
-    secret_url(text, &["redis"], "redis://:password@host:6379/0")
+    secret_url(text, &["redis", crate::redis::CLUSTER_SCHEME], "redis://:password@host:6379/0")
 }
 
 /// A ClickHouse URL; see [`ClickHouseUrl`].

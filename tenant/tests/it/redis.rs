@@ -1,27 +1,66 @@
-//! Redis as a service meets it.
+//! Redis as a service meets it: one node, and a cluster of three.
 
-use redis::AsyncCommands;
+use redis::{AsyncCommands, Script};
+use schema::ids::OrgId;
+use stack::RedisCluster;
 use tenant::keys::RedisKey;
-use tenant::redis::{ConnectError, connect, preflight};
+use tenant::redis::{ConnectError, Redis, connect, preflight};
 use tenant::settings::parse;
 use tenant::shard::Shard;
+use uuid::Uuid;
 
 use crate::support::empty;
+
+/// Everything that services do with a connection: commands, pipelines of one slot, scripts, keys of every slot.
+async fn takes_typed_keys(mut connection: Redis) {
+    preflight(&connection).await.unwrap();
+    for shard in Shard::all() {
+        let stream = RedisKey::shard_stream(shard);
+        let id: String = connection.xadd(&stream, "*", &[("d", b"x".as_slice())]).await.unwrap();
+        let mut pipe = redis::pipe();
+        pipe.cmd("XLEN").arg(&stream).cmd("XDEL").arg(&stream).arg(id);
+        let (before, deleted): (u64, u64) = pipe.query_async(&mut connection).await.unwrap();
+        assert_eq!((before, deleted), (1, 1), "{stream}");
+    }
+    let script = Script::new("return {redis.call('INCRBY', KEYS[1], ARGV[1]), redis.call('EXISTS', KEYS[2])}");
+    for _ in 0..32 {
+        let org = OrgId(Uuid::new_v4());
+        let (used, over) = (RedisKey::quota(org, 202_611, "span_ingested"), RedisKey::quota_over(org, 202_611));
+        let answer: (u64, u64) = script.key(&used).key(&over).arg(7).invoke_async(&mut connection).await.unwrap();
+        assert_eq!(answer, (7, 0), "the keys of an org share a slot");
+    }
+}
 
 #[tokio::test]
 async fn a_safe_redis_passes_and_takes_typed_keys() {
     let db = empty().await;
-    let mut connection = connect(&parse::redis_url(&db.redis_url).unwrap()).unwrap();
-    preflight(&connection).await.unwrap();
-    let stream = RedisKey::shard_stream(Shard::new(3).unwrap());
-    let _id: String = connection.xadd(&stream, "*", &[("d", b"x".as_slice())]).await.unwrap();
-    assert_eq!(connection.xlen::<_, u64>(&stream).await.unwrap(), 1);
+    takes_typed_keys(connect(&parse::redis_url(&db.redis_url).unwrap()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_cluster_passes_and_takes_typed_keys() {
+    let cluster = RedisCluster::start().await.unwrap();
+    takes_typed_keys(connect(&parse::redis_url(cluster.url()).unwrap()).unwrap()).await;
+}
+
+#[tokio::test]
+async fn one_node_of_a_cluster_that_evicts_is_noticed() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let last = cluster.url().rsplit(',').next().unwrap();
+    let mut node =
+        redis::Client::open(format!("redis://{last}/")).unwrap().get_multiplexed_async_connection().await.unwrap();
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").exec_async(&mut node).await.unwrap();
+    let connection = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
+    let error = preflight(&connection).await.unwrap_err();
+    assert!(matches!(&error, ConnectError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
 }
 
 #[tokio::test]
 async fn an_absent_redis_is_told_in_time_and_without_its_password() {
-    let connection = connect(&parse::redis_url("redis://:hunter2@127.0.0.1:1/0").unwrap()).unwrap();
-    let error = preflight(&connection).await.unwrap_err();
-    assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
-    assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    for url in ["redis://:hunter2@127.0.0.1:1/0", "redis-cluster://:hunter2@127.0.0.1:1/?nodes=127.0.0.1:2"] {
+        let connection = connect(&parse::redis_url(url).unwrap()).unwrap();
+        let error = preflight(&connection).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
 }

@@ -11,6 +11,7 @@
 //! | `service` | our services as a test runs them |
 //! | `given` | which servers the environment names instead of ours |
 //! | `postgres`, `redis`, `clickhouse`, `services` | how each is started, asked and prepared |
+//! | `redis_cluster` | three Redis nodes for the tests that need a cluster |
 //! | `containers` | the three servers as containers (feature `containers`) |
 //! | `install`, `apt`, `chdb` | what must be on the machine, and getting it there |
 //! | `binaries` | our own executables: building and finding them |
@@ -49,6 +50,7 @@ mod postgres;
 pub mod process;
 mod progress;
 mod redis;
+mod redis_cluster;
 mod registry;
 mod service;
 mod services;
@@ -64,6 +66,7 @@ pub use given::Urls;
 pub use hold::hold;
 pub use layout::Layout;
 pub use name::Name;
+pub use redis_cluster::RedisCluster;
 pub use service::{Service, Services, migrate};
 pub use shared::{Shared, TestDb, shared};
 pub use stack::{Endpoints, Health, ProcessStatus, UpOptions, down, endpoints, kill, start, status, up};
