@@ -121,6 +121,12 @@ pub enum RegistryError {
         /// The slug or id that was asked for.
         project: String,
     },
+    /// The org does not have it.
+    #[error("the organization has no product {product:?}")]
+    UnknownProduct {
+        /// What was asked for.
+        product: String,
+    },
     /// No such key.
     #[error("there is no API key {public_id:?}; the public id is what is between tb_ and the dot")]
     UnknownKey {

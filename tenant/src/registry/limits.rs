@@ -67,7 +67,7 @@ impl Limit {
         }
     }
 
-    fn from_stored(stored: i64) -> Self {
+    pub(super) fn from_stored(stored: i64) -> Self {
         u64::try_from(stored).map_or(Self::Unlimited, Self::AtMost)
     }
 }

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `session` | transactions that can see and change one org, and no other |
 //! | `rules` | what names, slugs, scopes and configs may be |
-//! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | what there is, and how it changes |
+//! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | what there is, and how it changes |
 //! | `audit` | the outbox, which every change is told to |
 //! | `error` | every refusal |
 //!
@@ -22,6 +22,7 @@ mod idp;
 mod keys;
 mod limits;
 mod orgs;
+mod plans;
 mod products;
 mod projects;
 mod rules;
@@ -34,6 +35,7 @@ pub use idp::{IdpConfig, IdpKind};
 pub use keys::{KeyInfo, NewKey, Rotated};
 pub use limits::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, Meter, MeterLimit};
 pub use orgs::{NewOrg, Org, OrgDetails, OrgKind, OrgSummary};
+pub use plans::{Plan, PlanMeter};
 pub use products::Product;
 pub use projects::Project;
 pub use rules::{

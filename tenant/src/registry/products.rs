@@ -73,6 +73,34 @@ impl Registry {
         Ok(true)
     }
 
+    /// Enables or disables a product that an org has; its config stays. False when it is so already.
+    ///
+    /// A config is never read to be written again: it is shown without its secrets.
+    pub async fn enable_product(&self, org_id: OrgId, product: &str, enabled: bool) -> Result<bool, RegistryError> {
+        rules::product(product)?;
+        let mut change = self.change(org_id).await?;
+        let old = sqlx::query("SELECT enabled FROM tenant_products WHERE tenant_id = $1 AND product = $2")
+            .bind(org_id.0)
+            .bind(product)
+            .fetch_optional(change.connection())
+            .await?;
+        let old = old.ok_or_else(|| RegistryError::UnknownProduct { product: product.to_owned() })?;
+        let was_enabled: bool = old.try_get("enabled")?;
+        if was_enabled == enabled {
+            return Ok(false);
+        }
+        sqlx::query("UPDATE tenant_products SET enabled = $3 WHERE tenant_id = $1 AND product = $2")
+            .bind(org_id.0)
+            .bind(product)
+            .bind(enabled)
+            .execute(change.connection())
+            .await?;
+        let detail =
+            json!({ "old": { "enabled": was_enabled }, "new": { "enabled": enabled }, "config_changed": false });
+        change.commit(Event::new("product.set", product, detail)).await?;
+        Ok(true)
+    }
+
     /// An org's products by name, at most [`LIST_MAX`].
     pub async fn products(&self, org_id: OrgId) -> Result<Vec<Product>, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
