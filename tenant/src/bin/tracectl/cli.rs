@@ -1,0 +1,188 @@
+//! The command line: what all commands share. Each noun has a file of its own.
+
+use std::ffi::OsString;
+
+use clap::{Args, Parser, Subcommand};
+use tenant::registry::Registry;
+use tenant::settings::parse;
+
+use crate::failure::Failure;
+use crate::output::{Answer, Format};
+use crate::{idp, keys, limits, orgs, products, projects, workspaces};
+
+/// The variable that names Postgres, as people who change the registry.
+pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
+
+/// Changes and shows orgs, their limits, workspaces, projects, products, sign-in and API keys.
+///
+/// Orgs, workspaces and projects are named by slug or id everywhere. Every change is written to the org's audit trail with
+/// who made it. Standard output holds nothing but data; notes and errors go to standard error.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tracectl",
+    bin_name = "tracectl",
+    version,
+    after_help = "Examples:\n  \
+        tracectl orgs create acme --name 'Acme Inc.' --plan pro\n  \
+        tracectl projects create acme website\n  \
+        tracectl keys create acme website --name 'production' --expires 90d\n  \
+        tracectl orgs list --output json\n\n\
+        Exit status: 0 done, 1 failed, 2 the command line is wrong or a yes is missing."
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Everywhere")]
+pub(crate) struct Global {
+    /// How to print what was found.
+    #[arg(long, global = true, value_enum, env = "TRACECTL_OUTPUT", default_value = "table")]
+    pub(crate) output: Format,
+    /// Who the audit trail says made a change [default: user@host]
+    #[arg(long, global = true, env = "TRACEBILITY_ACTOR", value_name = "NAME")]
+    actor: Option<String>,
+    /// Postgres, as the operators' role. A password is safer in the variable than on a command line.
+    #[arg(long, global = true, env = DSN, hide_env_values = true, value_name = "URL")]
+    dsn: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Noun {
+    /// Orgs: the boundary of isolation and billing.
+    #[command(subcommand, after_help = "Examples:\n  tracectl orgs list\n  tracectl orgs show acme")]
+    Orgs(orgs::Command),
+    /// What an org may use, where it differs from its plan.
+    #[command(subcommand, after_help = "Examples:\n  tracectl limits show acme\n  tracectl limits set acme --rps 100")]
+    Limits(limits::Command),
+    /// Workspaces inside an org; every org has `main`.
+    #[command(subcommand, after_help = "Examples:\n  tracectl workspaces list acme")]
+    Workspaces(workspaces::Command),
+    /// Projects inside a workspace; every API key belongs to one.
+    #[command(subcommand, after_help = "Examples:\n  tracectl projects list acme")]
+    Projects(projects::Command),
+    /// Products that an org has, with their configuration.
+    #[command(subcommand, after_help = "Examples:\n  tracectl products list acme")]
+    Products(products::Command),
+    /// How an org's people sign in.
+    #[command(subcommand, after_help = "Examples:\n  tracectl idp show acme")]
+    Idp(idp::Command),
+    /// API keys.
+    #[command(subcommand, after_help = "Examples:\n  tracectl keys list acme")]
+    Keys(keys::Command),
+}
+
+impl Cli {
+    /// Connects and does what was asked for.
+    pub(crate) async fn run(self) -> Result<Answer, Failure> {
+        let registry = self.global.registry().await?;
+        match self.noun {
+            Noun::Orgs(command) => command.run(&registry).await,
+            Noun::Limits(command) => command.run(&registry).await,
+            Noun::Workspaces(command) => command.run(&registry).await,
+            Noun::Projects(command) => command.run(&registry).await,
+            Noun::Products(command) => command.run(&registry).await,
+            Noun::Idp(command) => command.run(&registry).await,
+            Noun::Keys(command) => command.run(&registry).await,
+        }
+    }
+}
+
+impl Global {
+    async fn registry(&self) -> Result<Registry, Failure> {
+        let example = format!("set {DSN}, for example to postgres://tracebility_operator:…@db:5432/tracebility");
+        let dsn = self.dsn.as_deref().filter(|text| !text.trim().is_empty());
+        let dsn = dsn.ok_or_else(|| Failure::usage("it is not known where the registry is", &example))?;
+        let dsn = parse::postgres_url(dsn)
+            .map_err(|reason| Failure::usage(format!("the registry's URL {reason}"), example))?;
+        let registry = Registry::connect(&dsn).await.map_err(|error| Failure::connecting(&error, &dsn))?;
+        Ok(registry.acting_as(self.actor()))
+    }
+
+    fn actor(&self) -> String {
+        let named = self.actor.as_deref().map(str::trim).filter(|actor| !actor.is_empty());
+        named.map_or_else(user_at_host, str::to_owned)
+    }
+}
+
+fn user_at_host() -> String {
+    let user = std::env::var_os("USER").or_else(|| std::env::var_os("LOGNAME")).filter(|user| !user.is_empty());
+    let user = user.unwrap_or_else(|| OsString::from("unknown"));
+    let host = rustix::system::uname();
+    format!("{}@{}", user.to_string_lossy(), host.nodename().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory as _};
+
+    use super::*;
+
+    fn all(command: &Command) -> Vec<Command> {
+        let inner = command.get_subcommands().filter(|inner| inner.get_name() != "help").flat_map(all);
+        std::iter::once(command.clone()).chain(inner).collect()
+    }
+
+    /// The words of a line as a shell takes it apart, as far as the examples go.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for c in line.chars() {
+            match c {
+                '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                c => words.last_mut().unwrap().push(c),
+            }
+        }
+        words.retain(|word| !word.is_empty());
+        words
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_examples_that_its_own_parser_takes() {
+        let mut tried = 0;
+        let mut root = Cli::command();
+        root.build();
+        for command in all(&root) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_bin_name().unwrap_or_default().to_owned();
+            let examples: Vec<&str> = help.lines().filter_map(|line| line.trim().strip_prefix("tracectl ")).collect();
+            assert!(!examples.is_empty(), "{name} --help has no example");
+            for example in examples {
+                let line = format!("tracectl {example}");
+                assert!(line.starts_with(&name), "{name} has an example of another command: {line}");
+                parses(&line);
+                tried += 1;
+            }
+        }
+        assert!(tried > 30, "{tried}");
+    }
+
+    #[test]
+    fn every_command_of_the_documentation_parses() {
+        let pages = [include_str!("../../../../docs/tracectl.md"), include_str!("../../../../README.md")];
+        let lines = pages.iter().flat_map(|page| page.lines());
+        let commands: Vec<&str> = lines
+            .filter_map(|line| {
+                let line = line.strip_prefix("KEY=$(").and_then(|line| line.strip_suffix(')')).unwrap_or(line);
+                line.strip_prefix("cargo ").unwrap_or(line).starts_with("tracectl ").then_some(line)
+            })
+            .collect();
+        assert!(commands.len() > 20, "{commands:?}");
+        commands.iter().for_each(|line| parses(line.strip_prefix("cargo ").unwrap_or(line)));
+    }
+
+    /// Fails unless the command of a line, without its comment and what it is piped to, is one of ours.
+    fn parses(line: &str) {
+        let command = line.split(" #").next().and_then(|line| line.split(" | ").next()).unwrap();
+        let parsed = Cli::try_parse_from(words(command));
+        assert!(parsed.is_ok(), "{line}\n{}", parsed.unwrap_err());
+    }
+}

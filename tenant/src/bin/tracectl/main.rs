@@ -1,0 +1,47 @@
+//! `tracectl`: the registry's command line, for operators.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | `cli` | what all commands share: the registry, who acts, how to print |
+//! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | one noun each: its arguments and what they do |
+//! | `config` | JSON documents from the command line or a file |
+//! | `when` | moments and spans of time as people write them |
+//! | `confirm` | nothing stops working by accident |
+//! | `output` | tables, JSON, and what is safe to print on a terminal |
+//! | `failure` | what is told when a command fails |
+//!
+//! It needs Postgres and nothing else: no other store, no other setting. The rules are the registry's (`tenant::registry`);
+//! here is only how they are asked for and told.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+mod cli;
+mod config;
+mod confirm;
+mod failure;
+mod idp;
+mod keys;
+mod limits;
+mod orgs;
+mod output;
+mod products;
+mod projects;
+mod when;
+mod workspaces;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    let format = cli.global.output;
+    match cli.run().await.and_then(|answer| answer.print(format)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("tracectl: {failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
