@@ -42,7 +42,9 @@ impl ApiError {
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
             ApiError::Resolve(error) => match error {
                 ResolveError::Unknown | ResolveError::Revoked | ResolveError::Expired => StatusCode::UNAUTHORIZED,
-                ResolveError::Frozen { .. } | ResolveError::MissingScope { .. } => StatusCode::FORBIDDEN,
+                ResolveError::Frozen { .. } | ResolveError::Archived { .. } | ResolveError::MissingScope { .. } => {
+                    StatusCode::FORBIDDEN
+                }
                 ResolveError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             },
             ApiError::NotFound => StatusCode::NOT_FOUND,
@@ -64,6 +66,7 @@ impl ApiError {
                 ResolveError::Revoked => "revoked_key",
                 ResolveError::Expired => "expired_key",
                 ResolveError::Frozen { .. } => "org_frozen",
+                ResolveError::Archived { .. } => "archived",
                 ResolveError::MissingScope { .. } => "missing_scope",
                 ResolveError::Unavailable(_) => "registry_unavailable",
             },

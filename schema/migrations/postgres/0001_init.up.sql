@@ -27,9 +27,19 @@ $$;
 CREATE TABLE tenants (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     slug text NOT NULL CONSTRAINT tenants_slug_key UNIQUE
-        CONSTRAINT tenants_slug_check CHECK (slug ~ '^[a-z0-9][a-z0-9-]{1,38}[a-z0-9]$'),
+        CONSTRAINT tenants_slug_check CHECK (slug ~ '^[a-z0-9][a-z0-9-]{1,38}[a-z0-9]$')
+        -- Paths and host names of ours, and words that mean nobody or everybody. `tenant::registry` has the same list.
+        CONSTRAINT tenants_slug_reserved_check CHECK (slug NOT IN (
+            'account', 'accounts', 'admin', 'all', 'anonymous', 'any', 'api', 'app', 'assets', 'auth', 'billing',
+            'console', 'dashboard', 'default', 'docs', 'everyone', 'global', 'guest', 'health', 'healthz', 'help',
+            'info', 'ingest', 'internal', 'login', 'logout', 'metrics', 'new', 'nobody', 'none', 'null', 'oauth',
+            'operator', 'otlp', 'owner', 'public', 'readyz', 'root', 'self', 'settings', 'shared', 'signin',
+            'signup', 'sso', 'static', 'status', 'support', 'system', 'tracebility', 'undefined', 'unknown', 'www'
+        )),
     name text NOT NULL CONSTRAINT tenants_name_check CHECK (char_length(btrim(name)) BETWEEN 1 AND 200),
     status tenant_status NOT NULL DEFAULT 'trial',
+    -- The status from before it was frozen, so that it can be thawed.
+    frozen_from tenant_status,
     kind tenant_kind NOT NULL DEFAULT 'customer',
     plan text NOT NULL DEFAULT 'free',
     erp_id text CONSTRAINT tenants_erp_id_key UNIQUE,
@@ -40,6 +50,9 @@ CREATE TABLE tenants (
     sales_owner text,
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    CONSTRAINT tenants_frozen_from_check CHECK (
+        (status = 'frozen') = (frozen_from IS NOT NULL) AND frozen_from IN ('demo', 'trial', 'active')
+    ),
     CONSTRAINT tenants_contract_check CHECK (contract_ends_on >= contract_starts_on)
 );
 CREATE INDEX tenants_status_idx ON tenants (status);
@@ -65,7 +78,8 @@ CREATE TABLE tenant_products (
     product text NOT NULL CONSTRAINT tenant_products_product_check CHECK (product ~ '^[a-z][a-z0-9_]{0,62}$'),
     enabled boolean NOT NULL DEFAULT true,
     config jsonb NOT NULL DEFAULT '{}'
-        CONSTRAINT tenant_products_config_check CHECK (jsonb_typeof(config) = 'object'),
+        CONSTRAINT tenant_products_config_check
+            CHECK (jsonb_typeof(config) = 'object' AND octet_length(config::text) <= 65536),
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (tenant_id, product)
@@ -78,12 +92,17 @@ CREATE TABLE tenant_idp_config (
     kind idp_kind NOT NULL,
     enabled boolean NOT NULL DEFAULT true,
     config jsonb NOT NULL DEFAULT '{}'
-        CONSTRAINT tenant_idp_config_config_check CHECK (jsonb_typeof(config) = 'object'),
+        CONSTRAINT tenant_idp_config_config_check
+            CHECK (jsonb_typeof(config) = 'object' AND octet_length(config::text) <= 65536),
     created_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE TRIGGER tenant_idp_config_updated_at BEFORE UPDATE ON tenant_idp_config
     FOR EACH ROW EXECUTE FUNCTION set_updated_at();
+
+CREATE FUNCTION are_scopes(texts text[]) RETURNS boolean LANGUAGE sql IMMUTABLE
+    RETURN cardinality(texts) <= 32
+       AND NOT EXISTS (SELECT FROM unnest(texts) AS t WHERE t IS NULL OR t !~ '^[a-z_.]+:([a-z_.]+|\*)$');
 
 -- An API key is `tb_<public_id>.<secret>`. Only an argon2 hash of the secret is kept; `prefix` and `last_four` are what a
 -- list shows.
@@ -96,7 +115,7 @@ CREATE TABLE api_keys (
     prefix text NOT NULL CONSTRAINT api_keys_prefix_check CHECK (char_length(prefix) BETWEEN 1 AND 16),
     last_four text NOT NULL CONSTRAINT api_keys_last_four_check CHECK (char_length(last_four) = 4),
     name text NOT NULL CONSTRAINT api_keys_name_check CHECK (char_length(btrim(name)) BETWEEN 1 AND 200),
-    scopes text[] NOT NULL DEFAULT '{}' CONSTRAINT api_keys_scopes_check CHECK (array_position(scopes, NULL) IS NULL),
+    scopes text[] NOT NULL DEFAULT '{}' CONSTRAINT api_keys_scopes_check CHECK (are_scopes(scopes)),
     revoked_at timestamptz,
     created_at timestamptz NOT NULL DEFAULT now()
 );
@@ -129,6 +148,8 @@ END
 $$;
 CREATE TRIGGER audit_log_tenant_ref BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION keep_tenant_ref();
 
--- Nothing is deleted by a service, and nothing that was written to the audit log is changed.
-GRANT SELECT, INSERT, UPDATE ON tenants, tenant_projects, tenant_products, tenant_idp_config, api_keys TO tracebility_app;
+-- What services may do. They make and end keys; orgs and what these may use are not theirs to change. Nothing here is
+-- deleted, and nothing that was written to the audit log is changed.
+GRANT SELECT ON tenants, tenant_projects, tenant_products, tenant_idp_config TO tracebility_app;
+GRANT SELECT, INSERT, UPDATE (revoked_at) ON api_keys TO tracebility_app;
 GRANT SELECT, INSERT ON audit_log TO tracebility_app;

@@ -1,6 +1,6 @@
 DROP TABLE audit_outbox, runtime_flag, shard_map, workspace_selection, memberships;
 DROP VIEW project_tenant_view;
-ALTER TABLE api_keys DROP COLUMN expires_at, DROP COLUMN project_id;
+ALTER TABLE api_keys DROP COLUMN rotated_at, DROP COLUMN expires_at, DROP COLUMN project_id;
 ALTER TABLE tenant_projects DROP COLUMN workspace_id;
 DROP TRIGGER tenants_main_workspace ON tenants;
 DROP FUNCTION create_main_workspace();

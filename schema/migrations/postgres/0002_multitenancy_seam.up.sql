@@ -50,7 +50,7 @@ INSERT INTO plan_meter_limit (plan, meter, monthly_limit) VALUES
 
 ALTER TABLE tenants
     ADD COLUMN retention_days integer NOT NULL DEFAULT 90
-        CONSTRAINT tenants_retention_days_check CHECK (retention_days > 0),
+        CONSTRAINT tenants_retention_days_check CHECK (retention_days BETWEEN 1 AND 3650),
     ADD CONSTRAINT tenants_plan_fkey FOREIGN KEY (plan) REFERENCES plan (name) ON UPDATE CASCADE;
 
 -- An org's own limits, merged field by field over its plan's: null means as in the plan.
@@ -132,7 +132,11 @@ CREATE INDEX tenant_projects_workspace_idx ON tenant_projects (workspace_id);
 -- for an org that has keys and none.
 ALTER TABLE api_keys
     ADD COLUMN project_id uuid,
-    ADD COLUMN expires_at timestamptz CONSTRAINT api_keys_expires_at_check CHECK (expires_at > created_at);
+    ADD COLUMN expires_at timestamptz CONSTRAINT api_keys_expires_at_check CHECK (expires_at > created_at),
+    -- When another key took its place; until `expires_at` both work.
+    ADD COLUMN rotated_at timestamptz
+        CONSTRAINT api_keys_rotated_at_check
+            CHECK (rotated_at IS NULL OR revoked_at IS NOT NULL OR expires_at IS NOT NULL);
 INSERT INTO tenant_projects (tenant_id, workspace_id, slug, name)
     SELECT w.tenant_id, w.id, 'default', 'Default'
       FROM workspaces w
@@ -223,9 +227,13 @@ CREATE TRIGGER audit_outbox_tenant_ref BEFORE INSERT ON audit_outbox FOR EACH RO
 
 -- === What services may do ===
 
-GRANT SELECT ON plan, plan_meter_limit, project_tenant_view TO tracebility_app;
-GRANT SELECT, INSERT, UPDATE ON workspaces, quota_period, runtime_flag TO tracebility_app;
-GRANT SELECT, INSERT, UPDATE, DELETE
-    ON tenant_plan_override, tenant_meter_limit_override, memberships, workspace_selection TO tracebility_app;
-GRANT SELECT, INSERT, UPDATE (drained_at) ON shard_map TO tracebility_app;
+GRANT SELECT
+    ON plan, plan_meter_limit, tenant_plan_override, tenant_meter_limit_override, workspaces, project_tenant_view
+    TO tracebility_app;
+GRANT UPDATE (expires_at, rotated_at) ON api_keys TO tracebility_app;
+GRANT SELECT, INSERT, UPDATE (used, watermark, warned_at) ON quota_period TO tracebility_app;
+GRANT SELECT, INSERT, UPDATE (role), DELETE ON memberships TO tracebility_app;
+GRANT SELECT, INSERT, UPDATE (workspace_id, selected_at), DELETE ON workspace_selection TO tracebility_app;
+GRANT SELECT, UPDATE (drained_at) ON shard_map TO tracebility_app;
+GRANT SELECT, INSERT, UPDATE (enabled, updated_by) ON runtime_flag TO tracebility_app;
 GRANT SELECT, INSERT, UPDATE (published_at) ON audit_outbox TO tracebility_app;

@@ -15,7 +15,11 @@ macro_rules! migration {
 }
 
 /// The registry's migrations, in order.
-pub const POSTGRES: &[Migration] = &[migration!("postgres", 1, "init"), migration!("postgres", 2, "multitenancy_seam")];
+pub const POSTGRES: &[Migration] = &[
+    migration!("postgres", 1, "init"),
+    migration!("postgres", 2, "multitenancy_seam"),
+    migration!("postgres", 3, "row_level_security"),
+];
 
 /// The trace store's migrations, in order.
 pub const CLICKHOUSE: &[Migration] = &[migration!("clickhouse", 1, "trace_tables")];

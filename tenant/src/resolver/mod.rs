@@ -71,6 +71,12 @@ pub enum ResolveError {
         /// Frozen or archived.
         status: TenantStatus,
     },
+    /// The key's project, or the workspace of it, is archived. (403)
+    #[error("the {what} of the API key is archived")]
+    Archived {
+        /// `project` or `workspace`.
+        what: &'static str,
+    },
     /// The key is good, but not for this. (403)
     #[error("the API key lacks the scope {needed}")]
     MissingScope {
@@ -125,6 +131,8 @@ pub struct KeyRecord {
     pub revoked: bool,
     /// Where the org stands.
     pub status: TenantStatus,
+    /// Which of the key's places is archived, if one is: `project` or `workspace`.
+    pub archived: Option<&'static str>,
     /// The org's plan, overrides merged in.
     pub plan: Plan,
 }
@@ -366,6 +374,9 @@ impl Inner {
         }
         if !record.status.is_served() {
             return Err(ResolveError::Frozen { status: record.status });
+        }
+        if let Some(what) = record.archived {
+            return Err(ResolveError::Archived { what });
         }
         Ok(Arc::clone(&entry.context))
     }

@@ -53,6 +53,7 @@ impl World {
             expires_at_unix_ms: None,
             revoked: false,
             status: TenantStatus::Active,
+            archived: None,
             plan: Plan { name: "free".into(), rps: 50, burst: 200, eval_slots: 2 },
         };
         let public_id = key.public_id().to_owned();

@@ -13,7 +13,7 @@ async fn every_change_writes_its_audit_row() {
     assert!(!world.registry.revoke_key(key.public_id()).await.unwrap(), "the second time changes nothing");
     let events: Vec<(String, String, String, Option<String>)> =
         sqlx::query_as("SELECT event_type, actor, tenant_ref, target FROM audit_outbox ORDER BY id")
-            .fetch_all(&world.pool)
+            .fetch_all(&world.owner)
             .await
             .unwrap();
     let types: Vec<_> = events.iter().map(|(event_type, ..)| event_type.as_str()).collect();
@@ -32,7 +32,7 @@ async fn a_key_is_kept_as_its_hash_and_nowhere_in_clear() {
     let dump: String = sqlx::query_scalar(
         "SELECT string_agg(k::text, '') || (SELECT string_agg(o::text, '') FROM audit_outbox o) FROM api_keys k",
     )
-    .fetch_one(&world.pool)
+    .fetch_one(&world.owner)
     .await
     .unwrap();
     assert!(dump.contains("$argon2id$") && dump.contains(key.public_id()) && dump.contains(key.last_four()));

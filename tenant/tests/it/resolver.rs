@@ -32,7 +32,7 @@ async fn a_good_key_says_whose_it_is_and_what_its_org_may_do() {
     assert_eq!((&*plan.name, plan.rps, plan.burst, plan.eval_slots), ("pro", 500, 7, 16));
     assert!(context.scopes().allow("ingest:write") && !context.scopes().allow("admin:*"));
     let project: uuid::Uuid =
-        sqlx::query_scalar("SELECT id FROM tenant_projects").fetch_one(&world.pool).await.unwrap();
+        sqlx::query_scalar("SELECT id FROM tenant_projects").fetch_one(&world.owner).await.unwrap();
     assert_eq!(context.project_id().0, project);
 }
 
@@ -98,8 +98,8 @@ async fn orgs_that_are_not_served_are_named() {
     let key = world.key("site").await;
     let (resolver, clock) = resolver(&world);
     for (sql, expected) in [
-        ("UPDATE tenants SET status = 'frozen'", Some(TenantStatus::Frozen)),
-        ("UPDATE tenants SET status = 'archived'", Some(TenantStatus::Archived)),
+        ("UPDATE tenants SET status = 'frozen', frozen_from = 'active'", Some(TenantStatus::Frozen)),
+        ("UPDATE tenants SET status = 'archived', frozen_from = NULL", Some(TenantStatus::Archived)),
         ("UPDATE tenants SET status = 'trial'", None),
         ("UPDATE tenants SET status = 'demo'", None),
     ] {

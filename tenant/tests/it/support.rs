@@ -3,8 +3,10 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use schema::ids::OrgId;
 use schema::migrate::{Stores, Target};
 use sqlx::PgPool;
+use sqlx::postgres::PgPoolOptions;
 use stack::TestDb;
 use tenant::api_key::IssuedKey;
 use tenant::registry::{NewKey, NewOrg, Org, Registry};
@@ -27,6 +29,17 @@ pub(crate) fn url(dsn: &str) -> SecretUrl {
     parse::postgres_url(dsn).expect("a Postgres URL")
 }
 
+/// A pool whose connections are bound to an org, transaction or not.
+pub(crate) async fn bound(dsn: &str, org_id: OrgId) -> PgPool {
+    let options = PgPoolOptions::new().max_connections(4).after_connect(move |connection, _| {
+        Box::pin(async move {
+            let bind = sqlx::query("SELECT set_config('app.current_tenant', $1, false)").bind(org_id.to_string());
+            bind.execute(connection).await.map(drop)
+        })
+    });
+    options.connect(dsn).await.expect("a connection")
+}
+
 /// A registry with one org in it, opened as an operator opens it.
 pub(crate) struct World {
     pub(crate) registry: Registry,
@@ -35,7 +48,7 @@ pub(crate) struct World {
     pub(crate) pool: PgPool,
     /// As an operator.
     pub(crate) operator: PgPool,
-    /// As the owner, with row-level security switched off for it: to look at tables as they are.
+    /// As the owner, bound to the org: to look at its rows, and to change them, behind everyone's back.
     pub(crate) owner: PgPool,
     /// Keeps the databases.
     pub(crate) db: TestDb,
@@ -47,9 +60,9 @@ impl World {
         schema::migrate::up(Target::Postgres, &stores(&db)).await.expect("migrations apply");
         let pool = tenant::postgres::pool(&url(&db.pg_app_dsn)).unwrap();
         let operator = tenant::postgres::pool(&url(&db.pg_operator_dsn)).unwrap();
-        let owner = PgPool::connect(&db.pg_owner_dsn).await.unwrap();
         let registry = Registry::new(operator.clone()).acting_as("a test");
         let org = registry.create_org(&NewOrg::new("acme", "Acme", "pro")).await.expect("an org");
+        let owner = bound(&db.pg_owner_dsn, org.org_id).await;
         Self { registry, org, pool, operator, owner, db }
     }
 
