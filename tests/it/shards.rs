@@ -31,3 +31,19 @@ async fn two_orgs_land_in_their_shards() -> anyhow::Result<()> {
     }
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_cluster_serves_all_shards() -> anyhow::Result<()> {
+    let db = stack::shared().await?.fresh_database().await?;
+    let cluster = stack::RedisCluster::start().await?;
+    let urls = stack::Urls { redis_url: cluster.url().to_owned(), ..(*db).clone() };
+    let world = World::on(&urls, &[], &[]).await?;
+    for number in 0..8 {
+        let org = world.org(&format!("org-{number}")).await?;
+        let answer = world.post_otlp(&org.key, Corpus::new(number).request(10, now()).body).await?;
+        assert!(answer.status.is_success());
+    }
+    world.until_number("SELECT count() FROM span", 80).await?;
+    world.until_number("SELECT uniqExact(org_id) FROM span", 8).await?;
+    world.until_drained().await
+}

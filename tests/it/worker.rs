@@ -70,7 +70,7 @@ async fn a_lost_consumer_group_skips_nothing() -> anyhow::Result<()> {
         anyhow::ensure!(answer.status.is_success(), "{}", answer.status);
         Ok(())
     };
-    let destroy = async |redis: &mut redis::aio::MultiplexedConnection| -> anyhow::Result<()> {
+    let destroy = async |redis: &mut tenant::redis::Redis| -> anyhow::Result<()> {
         for shard in Shard::all() {
             let stream = RedisKey::shard_stream(shard);
             redis::cmd("XGROUP").arg("DESTROY").arg(stream.as_str()).arg(INGEST_GROUP).query_async::<()>(redis).await?;

@@ -4,14 +4,16 @@ pub mod sdk;
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use load::client::{Answer, ClickHouse, Http};
 use schema::ids::{OrgId, ProjectId, WorkspaceId};
 use sqlx::{Connection, PgConnection};
 use stack::{Service, TestDb, Urls};
 use tenant::keys::RedisKey;
+use tenant::redis::Redis;
 use tenant::registry::{NewKey, NewOrg, Registry};
 use tenant::secret::SecretUrl;
+use tenant::settings::parse;
 use tenant::shard::Shard;
 use url::Url;
 
@@ -152,9 +154,9 @@ impl World {
     }
 
     /// A connection to Redis.
-    pub async fn redis(&self) -> anyhow::Result<redis::aio::MultiplexedConnection> {
-        let client = redis::Client::open(self.urls.redis_url.as_str())?;
-        client.get_multiplexed_async_connection().await.context("connecting to Redis")
+    pub async fn redis(&self) -> anyhow::Result<Redis> {
+        let url = parse::redis_url(&self.urls.redis_url).map_err(anyhow::Error::msg)?;
+        Ok(tenant::redis::connect(&url)?)
     }
 
     /// Per shard, how many envelopes are in its stream.
