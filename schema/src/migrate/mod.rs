@@ -1,35 +1,61 @@
-//! Brings Postgres and ClickHouse to the newest schema. The SQL is embedded in the binary.
+//! Brings Postgres and ClickHouse to the newest schema, or back. The SQL is embedded in the binary.
 //!
 //! Each database keeps a journal, `schema_migrations`, of what was applied to it. Postgres runs one migration in one
-//! transaction, so it is applied or it is not; an advisory lock lets only one process migrate at a time. ClickHouse has no
-//! transactions: a migration is marked dirty before its first statement and clean after its last, every statement is
-//! one that may be repeated, and a dirty migration is simply run again from its start.
-
-use std::fmt;
+//! transaction, so it is applied or it is not. ClickHouse has no transactions: a migration is marked dirty before its first
+//! statement and clean (or removed) after its last, every statement is one that may be repeated, and a dirty migration is
+//! simply run again from its start. An advisory lock in Postgres lets only one process migrate at a time, either database.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | `options` | which databases, where they are, and how |
+//! | `files`, `embedded` | what a directory of migrations looks like; what this binary has of them |
+//! | `plan` | what a journal and the embedded migrations come to |
+//! | `statements` | a file, statement by statement |
+//! | `postgres`, `clickhouse` | how each store runs a migration and keeps its journal |
+//! | `rebuild` | a new sorting key for a ClickHouse table that is written to |
+//! | `session`, `cluster` | statements to ClickHouse under the lock; the same DDL for a cluster |
+//! | `create` | the files of a new migration |
+//! | `error` | why it failed |
 
 use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
-use thiserror::Error;
 
 mod clickhouse;
+mod cluster;
+mod create;
 mod embedded;
+mod error;
+mod files;
+mod options;
+mod plan;
 mod postgres;
+mod rebuild;
+mod session;
 mod statements;
 
+pub use create::create;
 pub use embedded::{CLICKHOUSE, POSTGRES};
+pub use error::MigrateError;
+pub use options::{ClusterName, Count, Direction, Options, Store, Stores, Target};
+pub use plan::{Change, JournalChange};
+use plan::{newest_applied, newest_of};
+pub use rebuild::CLOSED;
+use statements::Statement;
 
 /// The journal's table, in either database.
 pub const JOURNAL: &str = "schema_migrations";
 
 /// One migration, as embedded.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
     /// Its number; they are applied in this order.
     pub version: u32,
     /// Its name, without number.
     pub name: &'static str,
-    /// Where it comes from, for messages.
-    pub file: &'static str,
+    /// Where `up` comes from, for messages.
+    pub up_file: &'static str,
+    /// Where `down` comes from.
+    pub down_file: &'static str,
     /// What applies it.
     pub up: &'static str,
     /// What takes it back.
@@ -41,59 +67,26 @@ impl Migration {
     pub fn checksum(&self) -> String {
         Blake2b::<U16>::digest(self.up.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
-}
 
-/// Which databases to migrate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Postgres alone.
-    Postgres,
-    /// ClickHouse alone. Nothing keeps two of these from running at once; each statement may be repeated.
-    Clickhouse,
-    /// Postgres, then ClickHouse, both under the Postgres lock.
-    All,
-}
-
-impl Target {
-    const fn has_postgres(self) -> bool {
-        matches!(self, Self::Postgres | Self::All)
+    /// The name of the file that is run that way.
+    pub const fn file(&self, direction: Direction) -> &'static str {
+        match direction {
+            Direction::Up => self.up_file,
+            Direction::Down => self.down_file,
+        }
     }
 
-    const fn has_clickhouse(self) -> bool {
-        matches!(self, Self::Clickhouse | Self::All)
+    /// What is run that way.
+    pub const fn sql(&self, direction: Direction) -> &'static str {
+        match direction {
+            Direction::Up => self.up,
+            Direction::Down => self.down,
+        }
     }
-}
 
-/// Where the databases are. Printed without its values, which hold passwords.
-#[derive(Clone, Default)]
-pub struct Stores {
-    /// Postgres, as the owner of the schema: `postgres://owner:password@host/database`.
-    pub postgres: Option<String>,
-    /// ClickHouse's HTTP interface: `http://user:password@host:8123/database`.
-    pub clickhouse: Option<String>,
-}
-
-impl fmt::Debug for Stores {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Stores")
-    }
-}
-
-/// A database that is migrated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Store {
-    /// The registry.
-    Postgres,
-    /// The traces.
-    Clickhouse,
-}
-
-impl fmt::Display for Store {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Postgres => "postgres",
-            Self::Clickhouse => "clickhouse",
-        })
+    /// Its line in the journal once it is applied.
+    fn applied(&self) -> Applied {
+        Applied { version: self.version, name: self.name.to_owned(), checksum: self.checksum(), dirty: false }
     }
 }
 
@@ -110,15 +103,17 @@ pub struct Applied {
     pub dirty: bool,
 }
 
-/// What [`up`] did to one database.
+/// What [`up`] or [`down`] did to one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Which one.
     pub store: Store,
-    /// The files that were applied, in order; none when it was at the newest version.
-    pub applied: Vec<&'static str>,
+    /// The files that were run, in order; none when there was nothing to do.
+    pub files: Vec<&'static str>,
     /// The version it is at now; 0 when there is no migration at all.
     pub version: u32,
+    /// The newest migration that this binary knows.
+    pub newest: u32,
 }
 
 /// What [`version`] found in one database.
@@ -132,189 +127,218 @@ pub struct Version {
     pub newest: u32,
 }
 
-/// Why migrating failed. No message holds a password.
-#[derive(Debug, Error)]
-pub enum MigrateError {
-    /// One URL or both were not given.
-    #[error("not set: {}", settings.join(", "))]
-    Missing {
-        /// What to set.
-        settings: Vec<&'static str>,
-    },
-    /// A URL cannot be used.
-    #[error("the URL for {store} cannot be used: {reason}")]
-    Url {
-        /// For which database.
-        store: Store,
-        /// Why, without repeating it.
-        reason: String,
-    },
-    /// A database did not answer, or its journal could not be read or written.
-    #[error("{store}: could not {what}: {message}")]
-    Store {
-        /// Which database.
-        store: Store,
-        /// What was tried.
-        what: &'static str,
-        /// What the server, or the driver, said.
-        message: String,
-    },
-    /// A statement failed.
-    #[error("{file}, statement {number} ({first_line}): {message}")]
-    Statement {
-        /// The migration's file.
-        file: &'static str,
-        /// Which statement of it, from 1.
-        number: usize,
-        /// How that statement starts.
-        first_line: String,
-        /// What the server said.
-        message: String,
-    },
-    /// A migration was changed after it was applied.
-    #[error("{file} is not what was applied as version {version}; never change an applied migration, add a new one")]
-    Changed {
-        /// The migration's file.
-        file: &'static str,
-        /// Its number.
-        version: u32,
-    },
-    /// The database was migrated by a newer binary.
-    #[error("{store} is at version {found}, and this binary knows only versions up to {newest}; use the newer binary")]
-    Newer {
-        /// Which database.
-        store: Store,
-        /// The version it is at.
-        found: u32,
-        /// The newest that is embedded here.
-        newest: u32,
-    },
-    /// A migration of Postgres is marked dirty, which no run of this binary does.
-    #[error("postgres is dirty at version {version}: someone changed its journal by hand; check the schema first")]
-    Dirty {
-        /// Which one.
-        version: u32,
-    },
+/// A file that [`up`] or [`down`] would run, as [`preview`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Preview {
+    /// In which database.
+    pub store: Store,
+    /// The file.
+    pub file: &'static str,
+    /// What would be sent, in order.
+    pub statements: Vec<String>,
 }
 
-/// Applies what is missing, in order. At the newest version it does nothing.
-pub async fn up(target: Target, stores: &Stores) -> Result<Vec<Outcome>, MigrateError> {
-    let (postgres, clickhouse) = stores.of(target)?;
-    let clickhouse = clickhouse.map(clickhouse::Database::new).transpose()?;
-    let mut outcomes = Vec::new();
-    let mut locked = None;
-    if let Some(dsn) = postgres {
-        let mut postgres = postgres::Database::connect(dsn).await?;
-        postgres.lock().await?;
-        outcomes.push(postgres.up(POSTGRES).await?);
-        locked = Some(postgres);
+/// Applies what is missing, in order. At the newest version, or a newer one, it does nothing.
+pub async fn up(target: Target, stores: &Stores, options: &Options) -> Result<Vec<Outcome>, MigrateError> {
+    change(target, stores, Change::Up, options).await
+}
+
+/// Takes back the newest migrations of each database, newest first, with the rows in them.
+pub async fn down(
+    target: Target,
+    stores: &Stores,
+    count: Count,
+    options: &Options,
+) -> Result<Vec<Outcome>, MigrateError> {
+    change(target, stores, Change::Down(count), options).await
+}
+
+/// What [`up`] or [`down`] would send. Changes nothing, and takes no lock.
+pub async fn preview(
+    target: Target,
+    stores: &Stores,
+    change: Change,
+    options: &Options,
+) -> Result<Vec<Preview>, MigrateError> {
+    let mut databases = Databases::to_read(target, stores, options).await?;
+    let mut previews = Vec::new();
+    for store in order(target, change.direction()) {
+        for migration in change.of(store, embedded(store), &databases.journal(store).await?)? {
+            let statements = databases.statements(store, migration, change.direction());
+            previews.push(Preview { store, file: migration.file(change.direction()), statements });
+        }
     }
-    if let Some(clickhouse) = clickhouse {
-        outcomes.push(clickhouse.up(CLICKHOUSE).await?);
-    }
-    // The lock ends with the connection, so ClickHouse was migrated under it too.
-    if let Some(postgres) = locked {
-        postgres.close().await?;
-    }
-    Ok(outcomes)
+    Ok(previews)
 }
 
 /// The version of each database. Changes nothing.
 pub async fn version(target: Target, stores: &Stores) -> Result<Vec<Version>, MigrateError> {
-    let (postgres, clickhouse) = stores.of(target)?;
+    let mut databases = Databases::to_read(target, stores, &Options::default()).await?;
     let mut versions = Vec::new();
-    if let Some(dsn) = postgres {
-        let journal = postgres::Database::connect(dsn).await?.journal().await?;
-        versions.push(Version { store: Store::Postgres, current: newest(journal), newest: newest_of(POSTGRES) });
-    }
-    if let Some(url) = clickhouse {
-        let journal = clickhouse::Database::new(url)?.journal().await?;
-        versions.push(Version { store: Store::Clickhouse, current: newest(journal), newest: newest_of(CLICKHOUSE) });
+    for store in order(target, Direction::Up) {
+        let current = newest_applied(&databases.journal(store).await?).cloned();
+        versions.push(Version { store, current, newest: newest_of(embedded(store)) });
     }
     Ok(versions)
 }
 
-impl Stores {
-    /// The URLs of the databases that `target` means, Postgres first; all that are missing are named at once.
-    fn of(&self, target: Target) -> Result<(Option<&str>, Option<&str>), MigrateError> {
-        let postgres = self.postgres.as_deref().filter(|_| target.has_postgres());
-        let clickhouse = self.clickhouse.as_deref().filter(|_| target.has_clickhouse());
+/// What [`force`] would change. Changes nothing.
+pub async fn preview_force(store: Store, stores: &Stores, version: u32) -> Result<Vec<JournalChange>, MigrateError> {
+    let mut databases = Databases::to_read(store.into(), stores, &Options::default()).await?;
+    plan::forced(store, embedded(store), &databases.journal(store).await?, version)
+}
+
+/// Makes the journal say that `version` and all before it are applied, and nothing else. Runs no other SQL: whether it is
+/// true is the caller's to know. Returns what it changed.
+pub async fn force(
+    store: Store,
+    stores: &Stores,
+    version: u32,
+    options: &Options,
+) -> Result<Vec<JournalChange>, MigrateError> {
+    let mut databases = Databases::to_change(store.into(), stores, options).await?;
+    let changes = plan::forced(store, embedded(store), &databases.journal(store).await?, version)?;
+    databases.prepare(store).await?;
+    databases.force(store, version).await?;
+    databases.close().await?;
+    Ok(changes)
+}
+
+async fn change(
+    target: Target,
+    stores: &Stores,
+    change: Change,
+    options: &Options,
+) -> Result<Vec<Outcome>, MigrateError> {
+    let mut databases = Databases::to_change(target, stores, options).await?;
+    // Whatever can be refused is, before the first statement.
+    let mut todo = Vec::new();
+    for store in order(target, change.direction()) {
+        todo.push((store, change.of(store, embedded(store), &databases.journal(store).await?)?));
+    }
+    let mut outcomes = Vec::new();
+    for (store, migrations) in todo {
+        if change == Change::Up {
+            databases.prepare(store).await?;
+        }
+        for migration in &migrations {
+            databases.run(store, migration, change.direction()).await?;
+        }
+        outcomes.push(Outcome {
+            store,
+            files: migrations.iter().map(|migration| migration.file(change.direction())).collect(),
+            version: newest_applied(&databases.journal(store).await?).map_or(0, |applied| applied.version),
+            newest: newest_of(embedded(store)),
+        });
+    }
+    databases.close().await?;
+    Ok(outcomes)
+}
+
+const fn embedded(store: Store) -> &'static [Migration] {
+    match store {
+        Store::Postgres => POSTGRES,
+        Store::Clickhouse => CLICKHOUSE,
+    }
+}
+
+/// The stores that `target` means, in the order in which they are run: ClickHouse is brought over with what Postgres knows.
+fn order(target: Target, direction: Direction) -> impl Iterator<Item = Store> {
+    let stores = match direction {
+        Direction::Up => [Store::Postgres, Store::Clickhouse],
+        Direction::Down => [Store::Clickhouse, Store::Postgres],
+    };
+    stores.into_iter().filter(move |store| target.has(*store))
+}
+
+/// The databases of one call. What the target leaves out is never asked for.
+struct Databases {
+    postgres: Option<postgres::Database>,
+    clickhouse: Option<clickhouse::Database>,
+}
+
+impl Databases {
+    /// For looking only.
+    async fn to_read(target: Target, stores: &Stores, options: &Options) -> Result<Self, MigrateError> {
+        Self::open(stores, target.has(Store::Postgres), target.has(Store::Clickhouse), options).await
+    }
+
+    /// Under the lock, whichever database is changed. It ends with the connection.
+    async fn to_change(target: Target, stores: &Stores, options: &Options) -> Result<Self, MigrateError> {
+        let mut databases = Self::open(stores, true, target.has(Store::Clickhouse), options).await?;
+        if let Some(postgres) = &mut databases.postgres {
+            postgres.lock().await?;
+        }
+        Ok(databases)
+    }
+
+    /// All URLs that are missing are named at once, and a wrong one is told before anything is connected to.
+    async fn open(stores: &Stores, postgres: bool, clickhouse: bool, options: &Options) -> Result<Self, MigrateError> {
+        let wanted = |wanted: bool, url: &Option<String>| url.clone().filter(|_| wanted);
+        let (dsn, url) = (wanted(postgres, &stores.postgres), wanted(clickhouse, &stores.clickhouse));
         let mut settings = Vec::new();
-        if target.has_postgres() && postgres.is_none() {
+        if postgres && dsn.is_none() {
             settings.push("TRACEBILITY_PG_OWNER_DSN (or TRACEBILITY_PG_DSN)");
         }
-        if target.has_clickhouse() && clickhouse.is_none() {
+        if clickhouse && url.is_none() {
             settings.push("TRACEBILITY_CLICKHOUSE_URL");
         }
-        if settings.is_empty() { Ok((postgres, clickhouse)) } else { Err(MigrateError::Missing { settings }) }
-    }
-}
-
-/// What of `migrations` is not in the journal yet. Refuses a journal that does not belong to them.
-fn pending(
-    store: Store,
-    migrations: &'static [Migration],
-    journal: &[Applied],
-) -> Result<Vec<&'static Migration>, MigrateError> {
-    for applied in journal {
-        let Some(known) = migrations.iter().find(|migration| migration.version == applied.version) else {
-            let newest = newest_of(migrations);
-            return Err(MigrateError::Newer { store, found: applied.version, newest });
-        };
-        if !applied.dirty && known.checksum() != applied.checksum {
-            return Err(MigrateError::Changed { file: known.file, version: known.version });
+        if !settings.is_empty() {
+            return Err(MigrateError::Missing { settings });
         }
-    }
-    let is_done = |version| journal.iter().any(|applied| applied.version == version && !applied.dirty);
-    Ok(migrations.iter().filter(|migration| !is_done(migration.version)).collect())
-}
-
-fn newest(journal: Vec<Applied>) -> Option<Applied> {
-    journal.into_iter().max_by_key(|applied| applied.version)
-}
-
-fn newest_of(migrations: &[Migration]) -> u32 {
-    migrations.iter().map(|migration| migration.version).max().unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn applied(migration: &Migration) -> Applied {
-        let (version, name) = (migration.version, migration.name.to_owned());
-        Applied { version, name, checksum: migration.checksum(), dirty: false }
+        let clickhouse = url.map(|url| clickhouse::Database::new(&url, options)).transpose()?;
+        let postgres = match dsn {
+            Some(dsn) => Some(postgres::Database::connect(&dsn, options).await?),
+            None => None,
+        };
+        Ok(Self { postgres, clickhouse })
     }
 
-    #[test]
-    fn versions_count_up_from_one_and_match_their_files() {
-        for (migrations, directory) in [(POSTGRES, "postgres"), (CLICKHOUSE, "clickhouse")] {
-            for (index, migration) in migrations.iter().enumerate() {
-                assert_eq!(migration.version as usize, index + 1);
-                let file = format!("{directory}/{:04}_{}.up.sql", migration.version, migration.name);
-                assert_eq!(migration.file, file);
-                assert!(!migration.down.trim().is_empty(), "{file}");
-            }
+    async fn prepare(&mut self, store: Store) -> Result<(), MigrateError> {
+        match (store, &mut self.postgres, &self.clickhouse) {
+            (Store::Postgres, Some(postgres), _) => postgres.prepare().await,
+            (Store::Clickhouse, _, Some(clickhouse)) => clickhouse.prepare().await,
+            _ => Ok(()),
         }
     }
 
-    #[test]
-    fn what_is_not_done_is_pending() {
-        let versions = |journal: &[Applied]| -> Vec<u32> {
-            pending(Store::Postgres, POSTGRES, journal).unwrap().iter().map(|migration| migration.version).collect()
-        };
-        let first = applied(&POSTGRES[0]);
-        assert_eq!(versions(&[]), [1, 2, 3]);
-        assert_eq!(versions(std::slice::from_ref(&first)), [2, 3]);
-        assert_eq!(versions(&[first, Applied { dirty: true, ..applied(&POSTGRES[1]) }]), [2, 3]);
+    async fn journal(&mut self, store: Store) -> Result<Vec<Applied>, MigrateError> {
+        match (store, &mut self.postgres, &self.clickhouse) {
+            (Store::Postgres, Some(postgres), _) => postgres.journal().await,
+            (Store::Clickhouse, _, Some(clickhouse)) => clickhouse.journal().await,
+            _ => Ok(Vec::new()),
+        }
     }
 
-    #[test]
-    fn a_foreign_journal_is_refused() {
-        let refused = |applied: Applied| pending(Store::Postgres, POSTGRES, &[applied]).unwrap_err().to_string();
-        let changed = refused(Applied { checksum: "0".to_owned(), ..applied(&POSTGRES[0]) });
-        assert!(changed.starts_with("postgres/0001_init.up.sql is not what was applied as version 1"), "{changed}");
-        let newer = refused(Applied { version: 99, ..applied(&POSTGRES[0]) });
-        assert!(newer.starts_with("postgres is at version 99"), "{newer}");
+    async fn run(&mut self, store: Store, migration: &Migration, direction: Direction) -> Result<(), MigrateError> {
+        match (store, &mut self.postgres, &self.clickhouse) {
+            (Store::Postgres, Some(postgres), _) => postgres.run(migration, direction).await,
+            (Store::Clickhouse, Some(lock), Some(clickhouse)) => clickhouse.run(migration, direction, lock).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn force(&mut self, store: Store, version: u32) -> Result<(), MigrateError> {
+        match (store, &mut self.postgres, &self.clickhouse) {
+            (Store::Postgres, Some(postgres), _) => postgres.force(POSTGRES, version).await,
+            (Store::Clickhouse, _, Some(clickhouse)) => clickhouse.force(CLICKHOUSE, version).await,
+            _ => Ok(()),
+        }
+    }
+
+    fn statements(&self, store: Store, migration: &Migration, direction: Direction) -> Vec<String> {
+        match (store, &self.clickhouse) {
+            (Store::Postgres, _) => postgres::statements(migration, direction),
+            (Store::Clickhouse, Some(clickhouse)) => clickhouse.statements(migration, direction),
+            (Store::Clickhouse, None) => Vec::new(),
+        }
+    }
+
+    /// Gives the lock back.
+    async fn close(self) -> Result<(), MigrateError> {
+        match self.postgres {
+            Some(postgres) => postgres.close().await,
+            None => Ok(()),
+        }
     }
 }

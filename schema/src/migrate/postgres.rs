@@ -7,10 +7,10 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
 
 use super::statements::{self, Backslash};
-use super::{Applied, MigrateError, Migration, Outcome, Store, newest, pending};
+use super::{Applied, Direction, MigrateError, Migration, Options, Store};
 
-/// How long to try to connect.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to try to connect, and how long the lock's connection may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait for another process that is migrating, in milliseconds.
 const LOCK_WAIT_MAX_MS: u32 = 600_000;
 /// How long a statement of a migration waits for a table that others use, in milliseconds. While it waits, everyone
@@ -27,35 +27,47 @@ const CREATE_JOURNAL: &str = "\
         dirty boolean NOT NULL DEFAULT false,
         applied_at timestamptz NOT NULL DEFAULT now()
     )";
+const WRITE_LINE: &str = "\
+    INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)
+        ON CONFLICT (version) DO UPDATE SET name = excluded.name, checksum = excluded.checksum, dirty = false";
 
-/// A connection that migrates, or is asked for the version.
+const REMOVE_LINE: &str = "DELETE FROM schema_migrations WHERE version = $1";
+const REMOVE_LATER_LINES: &str = "DELETE FROM schema_migrations WHERE version > $1";
+
+/// A connection that migrates, holds the lock, or is asked for the version.
 pub(super) struct Database {
     connection: PgConnection,
+    options: Options,
 }
 
 impl Database {
-    pub(super) async fn connect(dsn: &str) -> Result<Self, MigrateError> {
+    pub(super) async fn connect(dsn: &str, options: &Options) -> Result<Self, MigrateError> {
         let url = |reason: String| MigrateError::Url { store: Store::Postgres, reason };
         if !dsn.starts_with("postgres://") && !dsn.starts_with("postgresql://") {
             return Err(url("it must start with postgres://".to_owned()));
         }
-        let options = PgConnectOptions::from_str(dsn).map_err(|error| url(error.to_string()))?;
-        let options = options.application_name("tracebility-migrate");
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await;
-        let failed = |message| MigrateError::Store { store: Store::Postgres, what: "connect", message };
-        match connecting {
-            Ok(Ok(connection)) => Ok(Self { connection }),
-            Ok(Err(error)) => Err(failed(error.to_string())),
-            Err(_elapsed) => Err(failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
-        }
+        let connect = PgConnectOptions::from_str(dsn).map_err(|error| url(error.to_string()))?;
+        let connect = connect.application_name("tracebility-migrate");
+        let connection = in_time("connect", PgConnection::connect_with(&connect)).await?;
+        Ok(Self { connection, options: options.clone() })
     }
 
-    /// Waits until no other process migrates this database; holds the lock until the connection is closed.
+    /// Waits until no other process migrates; holds the lock until the connection is closed.
     pub(super) async fn lock(&mut self) -> Result<(), MigrateError> {
-        self.lock_timeout(LOCK_WAIT_MAX_MS).await?;
-        let locked = sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK_KEY).execute(&mut self.connection).await;
-        locked.map_err(|error| failed("wait for another migration to end", &error))?;
+        let free = sqlx::query("SELECT pg_try_advisory_lock($1) AS locked").bind(LOCK_KEY);
+        let free = free.fetch_one(&mut self.connection).await.and_then(|row| row.try_get("locked"));
+        if !free.map_err(|error| failed("take the lock", &error))? {
+            (self.options.progress)("waiting for another process that migrates");
+            self.lock_timeout(LOCK_WAIT_MAX_MS).await?;
+            let locked = sqlx::query("SELECT pg_advisory_lock($1)").bind(LOCK_KEY).execute(&mut self.connection).await;
+            locked.map_err(|error| failed("wait for another process that migrates", &error))?;
+        }
         self.lock_timeout(TABLE_LOCK_WAIT_MAX_MS).await
+    }
+
+    /// Whether this process may still migrate: the lock is lost with the connection.
+    pub(super) async fn still_held(&mut self) -> Result<(), MigrateError> {
+        in_time("keep the lock", sqlx::query("SELECT 1").execute(&mut self.connection)).await.map(drop)
     }
 
     async fn lock_timeout(&mut self, wait_max_ms: u32) -> Result<(), MigrateError> {
@@ -64,22 +76,10 @@ impl Database {
         Ok(())
     }
 
-    /// Applies what is missing. Call [`Self::lock`] first.
-    pub(super) async fn up(&mut self, migrations: &'static [Migration]) -> Result<Outcome, MigrateError> {
+    /// Makes the journal.
+    pub(super) async fn prepare(&mut self) -> Result<(), MigrateError> {
         let created = sqlx::query(CREATE_JOURNAL).execute(&mut self.connection).await;
-        created.map_err(|error| failed("create the journal", &error))?;
-        let journal = self.journal().await?;
-        if let Some(dirty) = journal.iter().find(|applied| applied.dirty) {
-            return Err(MigrateError::Dirty { version: dirty.version });
-        }
-        let mut version = newest(journal.clone()).map_or(0, |applied| applied.version);
-        let mut applied = Vec::new();
-        for migration in pending(Store::Postgres, migrations, &journal)? {
-            self.apply(migration).await?;
-            applied.push(migration.file);
-            version = migration.version;
-        }
-        Ok(Outcome { store: Store::Postgres, applied, version })
+        created.map_err(|error| failed("create the journal", &error)).map(drop)
     }
 
     /// What was applied, oldest first; empty when nothing ever was.
@@ -105,31 +105,73 @@ impl Database {
     }
 
     /// One migration and its line in the journal, both or neither.
-    async fn apply(&mut self, migration: &'static Migration) -> Result<(), MigrateError> {
+    pub(super) async fn run(&mut self, migration: &Migration, direction: Direction) -> Result<(), MigrateError> {
+        let file = migration.file(direction);
+        let statements = statements::split(migration.sql(direction), Backslash::IsPlain);
         let mut transaction = self.connection.begin().await.map_err(|error| failed("begin", &error))?;
-        for statement in statements::split(migration.up, Backslash::IsPlain) {
+        for statement in &statements {
+            self.options.sending(file, statement, statements.len());
             // The simple protocol: a statement without parameters, and DDL that cannot be prepared.
             let done = sqlx::raw_sql(statement.sql).execute(&mut *transaction).await;
             done.map_err(|error| MigrateError::Statement {
-                file: migration.file,
+                file,
                 number: statement.number,
                 first_line: statement.first_line(),
                 message: server_message(&error),
             })?;
         }
-        sqlx::query("INSERT INTO schema_migrations (version, name, checksum) VALUES ($1, $2, $3)")
-            .bind(i64::from(migration.version))
-            .bind(migration.name)
-            .bind(migration.checksum())
-            .execute(&mut *transaction)
-            .await
-            .map_err(|error| failed("write the journal", &error))?;
+        let written = match direction {
+            Direction::Up => write_line(&mut transaction, migration).await,
+            Direction::Down => remove_lines(&mut transaction, REMOVE_LINE, migration.version).await,
+        };
+        written.map_err(|error| failed("write the journal", &error))?;
         transaction.commit().await.map_err(|error| failed("commit", &error))
+    }
+
+    /// Makes the journal say that `version` and all before it are applied, and nothing else.
+    pub(super) async fn force(&mut self, migrations: &'static [Migration], version: u32) -> Result<(), MigrateError> {
+        let forced = async {
+            let mut transaction = self.connection.begin().await?;
+            for migration in migrations.iter().filter(|migration| migration.version <= version) {
+                write_line(&mut transaction, migration).await?;
+            }
+            remove_lines(&mut transaction, REMOVE_LATER_LINES, version).await?;
+            transaction.commit().await
+        };
+        forced.await.map_err(|error| failed("write the journal", &error))
     }
 
     /// Gives the lock back.
     pub(super) async fn close(self) -> Result<(), MigrateError> {
         self.connection.close().await.map_err(|error| failed("close", &error))
+    }
+}
+
+/// What running a migration would send.
+pub(super) fn statements(migration: &Migration, direction: Direction) -> Vec<String> {
+    let statements = statements::split(migration.sql(direction), Backslash::IsPlain);
+    statements.iter().map(|statement| statement.sql.to_owned()).collect()
+}
+
+async fn write_line(connection: &mut PgConnection, migration: &Migration) -> Result<(), sqlx::Error> {
+    let line = sqlx::query(WRITE_LINE).bind(i64::from(migration.version)).bind(migration.name);
+    line.bind(migration.checksum()).execute(connection).await.map(drop)
+}
+
+async fn remove_lines(connection: &mut PgConnection, sql: &'static str, version: u32) -> Result<(), sqlx::Error> {
+    sqlx::query(sql).bind(i64::from(version)).execute(connection).await.map(drop)
+}
+
+async fn in_time<T>(
+    what: &'static str,
+    asked: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, MigrateError> {
+    match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+        Ok(answer) => answer.map_err(|error| failed(what, &error)),
+        Err(_elapsed) => {
+            let message = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+            Err(MigrateError::Store { store: Store::Postgres, what, message })
+        }
     }
 }
 

@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use tenant::clickhouse::{ClickHouseUrl, InsertStatement, Inserter, Refusal};
 
-use crate::migrations::raw_client;
 use crate::support::empty;
 
 /// A Native block of one UInt64 column `n`.
@@ -58,4 +57,13 @@ async fn a_wrong_password_is_an_outage_and_is_not_printed() {
     let error = Inserter::new(&url).ping().await.unwrap_err();
     assert!(error.is_outage(), "{error}");
     assert!(!format!("{error} {error:?} {url:?}").contains("hunter2"), "{error:?}");
+}
+
+fn raw_client(text: &str) -> clickhouse::Client {
+    let url = url::Url::parse(text).unwrap();
+    clickhouse::Client::default()
+        .with_url(format!("http://{}:{}/", url.host_str().unwrap(), url.port().unwrap_or(8123)))
+        .with_user(url.username())
+        .with_password(url.password().unwrap_or_default())
+        .with_database(url.path().trim_matches('/'))
 }

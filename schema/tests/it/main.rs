@@ -1,0 +1,7 @@
+//! `migrate` against real servers. One binary, so that the servers are started once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+// Tests look at tables as they are.
+#![allow(clippy::disallowed_types)]
+
+mod support;
