@@ -57,3 +57,52 @@ fn parse(stem: &str) -> Result<(u32, String), String> {
     check_name(name)?;
     Ok((digits.parse().unwrap_or(0), name.to_owned()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(files: &[&str]) -> Result<Vec<String>, String> {
+        names(&files.iter().map(|file| (*file).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn both_files_of_every_number_make_a_list_in_any_order() {
+        let files = ["0002_b.down.sql", "0001_a_1.up.sql", "0002_b.up.sql", "0001_a_1.down.sql"];
+        assert_eq!(of(&files).unwrap(), ["a_1", "b"]);
+        assert!(of(&[]).unwrap().is_empty());
+        assert_eq!(stem(12, "add_teams"), "0012_add_teams");
+    }
+
+    #[test]
+    fn what_does_not_fit_together_is_named() {
+        let refused = |files: &[&str], part: &str| {
+            let problem = of(files).unwrap_err();
+            assert!(problem.contains(part), "{files:?}: {problem}");
+        };
+        refused(&["0001_a.up.sql"], "0001_a.down.sql is missing");
+        refused(&["0001_a.down.sql"], "0001_a.down.sql has no .up.sql file");
+        refused(&["0001_a.up.sql", "0001_b.down.sql"], "0001_a.down.sql is missing");
+        refused(&["0001_a.up.sql", "0001_a.down.sql", "0001_b.down.sql"], "0001_b.down.sql has no .up.sql");
+        let (a, gap) = (["0001_a.up.sql", "0001_a.down.sql"], ["0003_c.up.sql", "0003_c.down.sql"]);
+        refused(&[a, gap].concat(), "0003_c.up.sql: its number should be 0002");
+        let twice = ["0001_b.up.sql", "0001_b.down.sql"];
+        refused(&[a, twice].concat(), "0001_b.up.sql: its number should be 0002");
+        refused(&["0000_a.up.sql", "0000_a.down.sql"], "its number should be 0001");
+        refused(&["1_a.up.sql", "1_a.down.sql"], "four digits");
+        refused(&["0001.up.sql"], "cannot name a migration");
+        refused(&["0001_A.up.sql"], "cannot name a migration");
+        refused(&["0001_a.sql"], "end in .up.sql and .down.sql");
+        refused(&["README.md"], "end in .up.sql and .down.sql");
+    }
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        for name in ["a", "add_teams_2", &"x".repeat(NAME_LEN_MAX)] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "Add", "a-b", "a b", "../a", "é", "a'", &"x".repeat(NAME_LEN_MAX + 1)] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+    }
+}

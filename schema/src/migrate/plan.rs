@@ -147,3 +147,107 @@ fn check_files(migrations: &'static [Migration], journal: &[Applied]) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn migration(version: u32, name: &'static str, up: &'static str) -> Migration {
+        Migration { version, name, up_file: name, down_file: name, up, down: "" }
+    }
+
+    static THREE: [Migration; 3] =
+        [migration(1, "one", "SELECT 1"), migration(2, "two", "SELECT 2"), migration(3, "three", "SELECT 3")];
+
+    /// A journal with these versions; negative ones are dirty.
+    fn journal(versions: &[i32]) -> Vec<Applied> {
+        let line = |version: &i32| {
+            let (number, dirty) = (version.unsigned_abs(), *version < 0);
+            let known = THREE.iter().find(|migration| migration.version == number);
+            let line = known.map_or_else(
+                || Applied { version: number, name: "later".to_owned(), checksum: String::new(), dirty },
+                Migration::applied,
+            );
+            Applied { dirty, ..line }
+        };
+        versions.iter().map(line).collect()
+    }
+
+    fn of(change: Change, store: Store, journal: &[Applied]) -> Result<Vec<u32>, String> {
+        let found = change.of(store, &THREE, journal).map_err(|error| error.to_string())?;
+        Ok(found.iter().map(|migration| migration.version).collect())
+    }
+
+    #[test]
+    fn up_runs_what_is_missing_or_dirty() {
+        for (versions, wanted) in
+            [(&[][..], &[1, 2, 3][..]), (&[1], &[2, 3]), (&[1, 2, 3], &[]), (&[1, 2, 3, 4], &[]), (&[1, 2, 3, -4], &[])]
+        {
+            for store in [Store::Postgres, Store::Clickhouse] {
+                assert_eq!(of(Change::Up, store, &journal(versions)).unwrap(), wanted, "{versions:?}");
+            }
+        }
+        assert_eq!(of(Change::Up, Store::Clickhouse, &journal(&[1, -2])).unwrap(), [2, 3]);
+    }
+
+    #[test]
+    fn up_refuses_a_journal_that_cannot_be_its_own() {
+        let refused = |store, versions: &[i32], part: &str| {
+            let error = of(Change::Up, store, &journal(versions)).unwrap_err();
+            assert!(error.contains(part), "{versions:?}: {error}");
+        };
+        refused(Store::Postgres, &[1, -2], "postgres is dirty at version 2");
+        refused(Store::Postgres, &[1, -2], "`migrate force 1 --target postgres` if nothing of it is");
+        for store in [Store::Postgres, Store::Clickhouse] {
+            refused(store, &[1, 3], "has version 3 and not 2");
+            refused(store, &[-1, 2], "has version 2 and not 1");
+            refused(store, &[1, 2, 9], "is at version 9, and this binary knows only versions up to 3");
+        }
+        let mut changed = journal(&[1, 2]);
+        changed[0].checksum = "0".to_owned();
+        let error = of(Change::Up, Store::Postgres, &changed).unwrap_err();
+        assert_eq!(error, "one is not what was applied as version 1; never change an applied migration, add a new one");
+        changed[0].dirty = true;
+        assert!(!of(Change::Up, Store::Clickhouse, &changed[..1]).unwrap().is_empty(), "it was not applied in full");
+    }
+
+    #[test]
+    fn down_takes_the_newest_first_and_dirty_ones_too() {
+        let down = |versions: &[i32], count| of(Change::Down(count), Store::Postgres, &journal(versions)).unwrap();
+        assert_eq!(down(&[1, 2, 3], Count::Newest(1)), [3]);
+        assert_eq!(down(&[1, 2, -3], Count::Newest(2)), [3, 2]);
+        assert_eq!(down(&[1, 2], Count::Newest(u32::MAX)), [2, 1]);
+        assert_eq!(down(&[1, 2, 3], Count::All), [3, 2, 1]);
+        assert!(down(&[], Count::All).is_empty());
+        let newer = of(Change::Down(Count::All), Store::Clickhouse, &journal(&[1, 2, 3, 4])).unwrap_err();
+        assert!(newer.starts_with("clickhouse is at version 4"), "{newer}");
+    }
+
+    #[test]
+    fn force_names_every_line_it_would_change() {
+        let lines = |versions: &[i32], version| -> Vec<String> {
+            let changes = forced(Store::Clickhouse, &THREE, &journal(versions), version).unwrap();
+            changes.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            lines(&[1, -2, -3], 2),
+            [
+                "version 2 two: is dirty, will be marked as applied and clean",
+                "version 3 three (dirty): will be removed, as if never applied"
+            ]
+        );
+        assert_eq!(lines(&[2, 4], 1), [
+            "version 1 one: will be marked as applied",
+            "version 2 two: will be removed, as if never applied",
+            "version 4 later: will be removed, as if never applied",
+        ]);
+        assert_eq!(lines(&[1, 2], 0).len(), 2);
+        assert!(lines(&[1, 2], 2).is_empty());
+        let mut changed = journal(&[1]);
+        changed[0].checksum = "0".to_owned();
+        let changes = forced(Store::Postgres, &THREE, &changed, 1).unwrap();
+        assert_eq!(changes[0].to_string(), "version 1 one: is another file's, will be marked as applied and clean");
+        let error = forced(Store::Postgres, &THREE, &[], 4).unwrap_err().to_string();
+        assert_eq!(error, "postgres has no version 4: this binary knows 0 (nothing applied) to 3");
+    }
+}

@@ -4,4 +4,6 @@
 // Tests look at tables as they are.
 #![allow(clippy::disallowed_types)]
 
+mod catalogue;
+mod postgres;
 mod support;

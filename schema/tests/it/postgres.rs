@@ -1,163 +1,173 @@
-//! `schema::migrate` on real servers.
+//! Postgres, up and down: nothing is left behind, nothing is forgotten.
 
-use schema::migrate::{self, CLICKHOUSE, MigrateError, Outcome, POSTGRES, Store, Stores, Target};
-use sqlx::PgPool;
+use schema::migrate::{CLICKHOUSE, Migration, POSTGRES};
+use sqlx::raw_sql;
 
-use crate::support::{empty, stores, url};
+use crate::catalogue::{catalogue, difference};
+use crate::support::{clickhouse_schema, empty, migrate, must, owner, run, stores};
 
-async fn owner(dsn: &str) -> PgPool {
-    tenant::postgres::pool(&url(dsn)).unwrap()
-}
-
-/// Every table, column, constraint, index, trigger, function, type and grant, as text.
-async fn catalogue(pool: &PgPool) -> Vec<String> {
-    const SQL: &str = "
-        SELECT 'column ' || table_name || '.' || column_name || ' ' || udt_name || ' ' || is_nullable || ' '
-               || coalesce(column_default, '') AS line
-          FROM information_schema.columns WHERE table_schema = 'public'
-        UNION ALL SELECT 'constraint ' || conrelid::regclass || ' ' || conname || ' ' || pg_get_constraintdef(oid)
-          FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND conrelid <> 0
-        UNION ALL SELECT 'index ' || indexdef FROM pg_indexes WHERE schemaname = 'public'
-        UNION ALL SELECT 'trigger ' || tgrelid::regclass || ' ' || pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
-        UNION ALL SELECT 'function ' || oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-        UNION ALL SELECT 'type ' || typname FROM pg_type WHERE typnamespace = 'public'::regnamespace AND typtype IN ('e', 'd')
-        UNION ALL SELECT 'grant ' || table_name || ' ' || grantee || ' ' || privilege_type
-          FROM information_schema.role_table_grants WHERE table_schema = 'public'
-         ORDER BY line";
-    sqlx::query_scalar(SQL).fetch_all(pool).await.unwrap()
+fn newest(migrations: &[Migration]) -> u32 {
+    migrations.last().unwrap().version
 }
 
 #[tokio::test]
 async fn up_fills_an_empty_database_and_again_does_nothing() {
     let db = empty().await;
-    let files = |migrations: &[migrate::Migration]| migrations.iter().map(|m| m.file).collect::<Vec<_>>();
-    let first = migrate::up(Target::All, &stores(&db)).await.unwrap();
-    let newest = |migrations: &[migrate::Migration]| migrations.last().unwrap().version;
     let (postgres, clickhouse) = (newest(POSTGRES), newest(CLICKHOUSE));
+    let files = |store: &str, migrations: &[Migration]| -> String {
+        migrations.iter().map(|migration| format!("{store}: ran {}\n", migration.up_file)).collect()
+    };
     assert_eq!(
-        first,
-        [
-            Outcome { store: Store::Postgres, applied: files(POSTGRES), version: postgres },
-            Outcome { store: Store::Clickhouse, applied: files(CLICKHOUSE), version: clickhouse },
-        ]
+        must(&stores(&db), &["up"]).await.stdout,
+        files("postgres", POSTGRES)
+            + &format!("postgres: at version {postgres}, the newest\n")
+            + &files("clickhouse", CLICKHOUSE)
+            + &format!("clickhouse: at version {clickhouse}, the newest\n")
     );
-    let again = migrate::up(Target::All, &stores(&db)).await.unwrap();
-    assert!(again.iter().all(|outcome| outcome.applied.is_empty()), "{again:?}");
-    let versions = migrate::version(Target::All, &stores(&db)).await.unwrap();
-    let found: Vec<_> = versions.iter().map(|v| v.current.as_ref().map(|a| (a.version, a.dirty))).collect();
-    assert_eq!(found, [Some((postgres, false)), Some((clickhouse, false))]);
+    let (pg, ch) = (catalogue(&mut owner(&db).await).await, clickhouse_schema(&db.clickhouse_url).await);
+    let again = format!(
+        "postgres: at version {postgres}, the newest; nothing to do\n\
+         clickhouse: at version {clickhouse}, the newest; nothing to do\n"
+    );
+    assert_eq!(must(&stores(&db), &["up"]).await.stdout, again);
+    assert_eq!(catalogue(&mut owner(&db).await).await, pg);
+    assert_eq!(clickhouse_schema(&db.clickhouse_url).await, ch);
 }
 
 #[tokio::test]
-async fn version_of_an_empty_database_changes_nothing() {
+async fn up_down_up_comes_back_to_the_same_catalogue() {
     let db = empty().await;
-    let versions = migrate::version(Target::All, &stores(&db)).await.unwrap();
-    assert!(versions.iter().all(|version| version.current.is_none()), "{versions:?}");
-    assert_eq!(catalogue(&owner(&db.pg_owner_dsn).await).await, Vec::<String>::new());
+    let mut connection = owner(&db).await;
+    let before = catalogue(&mut connection).await;
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    let full = catalogue(&mut connection).await;
+    assert!(full.len() > before.len() + 300, "{}", full.len());
+    must(&stores(&db), &["down", "--all", "--target", "postgres", "--yes"]).await;
+    let emptied = catalogue(&mut connection).await;
+    assert_eq!(emptied, before, "{}", difference(&emptied, &before));
+    let lines: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(&mut connection).await.unwrap();
+    assert_eq!(lines, 0, "the journal stays, empty");
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    let again = catalogue(&mut connection).await;
+    assert_eq!(again, full, "{}", difference(&again, &full));
+}
+
+/// The catalogue is not blind to what a migration may change.
+#[tokio::test]
+async fn the_catalogue_notices_every_kind_of_change() {
+    const CHANGES: &[&str] = &[
+        "ALTER TABLE runtime_flag ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE runtime_flag FORCE ROW LEVEL SECURITY",
+        "CREATE POLICY p ON runtime_flag USING (true)",
+        "ALTER POLICY p ON runtime_flag USING (name <> '')",
+        "ALTER VIEW project_tenant_view SET (security_barrier = true)",
+        "CREATE OR REPLACE FUNCTION set_updated_at() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'",
+        "ALTER FUNCTION set_updated_at() SET search_path = pg_catalog",
+        "REVOKE EXECUTE ON FUNCTION set_updated_at() FROM PUBLIC",
+        "COMMENT ON COLUMN tenants.slug IS 'c'",
+        "ALTER TABLE runtime_flag ALTER COLUMN enabled SET DEFAULT true",
+        "GRANT UPDATE (enabled) ON runtime_flag TO PUBLIC",
+        "GRANT SELECT ON runtime_flag TO PUBLIC",
+        "ALTER TABLE audit_log ALTER COLUMN id SET GENERATED BY DEFAULT",
+        "ALTER TABLE audit_log ALTER COLUMN id SET INCREMENT BY 2",
+        "ALTER TABLE runtime_flag DISABLE TRIGGER runtime_flag_updated_at",
+        "ALTER DOMAIN period SET DEFAULT 202611",
+        "ALTER TYPE idp_kind ADD VALUE 'ldap'",
+        "CREATE INDEX i ON runtime_flag (enabled)",
+        "ALTER TABLE runtime_flag ADD CONSTRAINT c CHECK (name <> 'x') NOT VALID",
+        "ALTER TABLE runtime_flag VALIDATE CONSTRAINT c",
+        "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+    ];
+    let db = empty().await;
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    let mut connection = owner(&db).await;
+    let mut before = catalogue(&mut connection).await;
+    for change in CHANGES {
+        raw_sql(*change).execute(&mut connection).await.expect(change);
+        let after = catalogue(&mut connection).await;
+        assert_ne!(after, before, "{change}");
+        before = after;
+    }
 }
 
 #[tokio::test]
-async fn many_at_once_apply_each_migration_once() {
+async fn down_leaves_exactly_the_version_before() {
+    // What each version looks like when nothing later was ever there.
+    let reference = empty().await;
+    let mut connection = owner(&reference).await;
+    let mut versions = vec![catalogue(&mut connection).await];
+    for migration in POSTGRES {
+        raw_sql(migration.up).execute(&mut connection).await.expect(migration.up_file);
+        versions.push(catalogue(&mut connection).await);
+    }
+    let db = empty().await;
+    let mut connection = owner(&db).await;
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    for version in (0..POSTGRES.len()).rev() {
+        let file = POSTGRES[version].down_file;
+        let ran = must(&stores(&db), &["down", "--target", "postgres", "--yes"]).await;
+        let state = format!("postgres: ran {file}\npostgres: at version {version} of {}\n", newest(POSTGRES));
+        assert_eq!(ran.stdout, state);
+        let found = catalogue(&mut connection).await;
+        assert_eq!(found, versions[version], "{file}:\n{}", difference(&found, &versions[version]));
+    }
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    must(&stores(&db), &["down", "2", "--target", "postgres", "--yes"]).await;
+    let (found, wanted) = (catalogue(&mut connection).await, &versions[POSTGRES.len() - 2]);
+    assert_eq!(found, *wanted, "{}", difference(&found, wanted));
+}
+
+#[tokio::test]
+async fn ten_processes_at_once_apply_each_migration_once() {
     let db = empty().await;
     let running: Vec<_> = (0..10)
-        .map(|_| {
-            let stores = stores(&db);
-            tokio::spawn(async move { migrate::up(Target::All, &stores).await.unwrap() })
-        })
+        .map(|_| migrate(&stores(&db), &["up"]).stdout(std::process::Stdio::piped()).spawn().unwrap())
         .collect();
-    let mut applied = Vec::new();
-    for run in running {
-        applied.extend(run.await.unwrap().into_iter().flat_map(|outcome| outcome.applied));
+    let mut ran = Vec::new();
+    for process in running {
+        let output = process.wait_with_output().await.unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        ran.extend(text.lines().filter_map(|line| line.split_once(": ran ")).map(|(_, file)| file.to_owned()));
     }
-    let all: Vec<_> = POSTGRES.iter().chain(CLICKHOUSE).map(|migration| migration.file).collect();
-    assert_eq!(applied, all);
-}
-
-#[tokio::test]
-async fn down_takes_back_all_that_up_made() {
-    let db = empty().await;
-    migrate::up(Target::Postgres, &stores(&db)).await.unwrap();
-    let pool = owner(&db.pg_owner_dsn).await;
-    let before = catalogue(&pool).await;
-    assert!(before.len() > 200, "{}", before.len());
-    for migration in POSTGRES.iter().rev() {
-        sqlx::raw_sql(migration.down).execute(&pool).await.unwrap();
-    }
-    sqlx::raw_sql("DROP TABLE schema_migrations").execute(&pool).await.unwrap();
-    assert_eq!(catalogue(&pool).await, Vec::<String>::new());
-    migrate::up(Target::Postgres, &stores(&db)).await.unwrap();
-    assert_eq!(catalogue(&pool).await, before);
+    let all: Vec<_> = POSTGRES.iter().chain(CLICKHOUSE).map(|migration| migration.up_file).collect();
+    ran.sort();
+    let mut wanted = all.clone();
+    wanted.sort_unstable();
+    assert_eq!(ran, wanted);
 }
 
 #[tokio::test]
 async fn a_failure_names_file_statement_and_message_and_leaves_nothing() {
     let db = empty().await;
-    let pool = owner(&db.pg_owner_dsn).await;
-    sqlx::raw_sql("CREATE TABLE tenants (id int)").execute(&pool).await.unwrap();
-    let error = migrate::up(Target::Postgres, &stores(&db)).await.unwrap_err().to_string();
-    assert!(error.starts_with("postgres/0001_init.up.sql, statement 7 (CREATE TABLE tenants (): "), "{error}");
-    assert!(error.contains("relation \"tenants\" already exists"), "{error}");
-    let types: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_type WHERE typname = 'tenant_status'")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    assert_eq!(types, 0, "the transaction was rolled back");
-    sqlx::raw_sql("DROP TABLE tenants").execute(&pool).await.unwrap();
-    migrate::up(Target::Postgres, &stores(&db)).await.unwrap();
+    let mut connection = owner(&db).await;
+    raw_sql("CREATE TABLE tenants (id int)").execute(&mut connection).await.unwrap();
+    let before = catalogue(&mut connection).await;
+    let failed = run(&stores(&db), &["up", "--target", "postgres"]).await;
+    assert_eq!((failed.code, failed.stdout.as_str()), (Some(1), ""));
+    let (place, message) = failed.stderr.trim_end().split_once("): ").unwrap();
+    assert!(place.starts_with("migrate: postgres/0001_init.up.sql, statement "), "{place}");
+    assert!(place.ends_with(" (CREATE TABLE tenants ("), "{place}");
+    assert_eq!(message, "relation \"tenants\" already exists");
+    let after = catalogue(&mut connection).await;
+    assert_eq!(after, before, "the transaction was rolled back: {}", difference(&after, &before));
+    raw_sql("DROP TABLE tenants").execute(&mut connection).await.unwrap();
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
 }
 
 #[tokio::test]
-async fn a_changed_file_and_a_newer_database_are_refused() {
+async fn a_failed_down_leaves_everything() {
     let db = empty().await;
-    migrate::up(Target::Postgres, &stores(&db)).await.unwrap();
-    let pool = owner(&db.pg_owner_dsn).await;
-    sqlx::raw_sql("UPDATE schema_migrations SET checksum = 'x' WHERE version = 1").execute(&pool).await.unwrap();
-    let error = migrate::up(Target::Postgres, &stores(&db)).await.unwrap_err();
-    assert!(matches!(error, MigrateError::Changed { version: 1, .. }), "{error}");
-    sqlx::raw_sql("UPDATE schema_migrations SET version = 999 WHERE version = 1").execute(&pool).await.unwrap();
-    let error = migrate::up(Target::Postgres, &stores(&db)).await.unwrap_err();
-    assert!(matches!(error, MigrateError::Newer { found: 999, .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_clickhouse_migration_that_was_stopped_half_way_is_run_again() {
-    let db = empty().await;
-    migrate::up(Target::Clickhouse, &stores(&db)).await.unwrap();
-    let client = raw_client(&db.clickhouse_url);
-    // As if it had been killed before its last statements.
-    let dirty = "INSERT INTO schema_migrations (version, name, checksum, dirty) SELECT 1, 'trace_tables', '', true";
-    client.query_raw(dirty).execute().await.unwrap();
-    client.query_raw("DROP TABLE span").execute().await.unwrap();
-    let version = migrate::version(Target::Clickhouse, &stores(&db)).await.unwrap();
-    assert!(version[0].current.as_ref().unwrap().dirty);
-    let outcome = migrate::up(Target::Clickhouse, &stores(&db)).await.unwrap();
-    assert_eq!(outcome[0].applied, ["clickhouse/0001_trace_tables.up.sql"]);
-    client.query_raw("SELECT * FROM span LIMIT 0 FORMAT Null").execute().await.unwrap();
-    assert!(migrate::up(Target::Clickhouse, &stores(&db)).await.unwrap()[0].applied.is_empty());
-}
-
-#[tokio::test]
-async fn what_cannot_be_reached_is_named_without_its_password() {
-    let wrong = Stores {
-        postgres: Some("postgres://u:hunter2@127.0.0.1:1/db".to_owned()),
-        clickhouse: Some("http://u:hunter2@127.0.0.1:1/db".to_owned()),
-    };
-    for (target, start) in
-        [(Target::Postgres, "postgres: could not connect"), (Target::Clickhouse, "clickhouse: could not")]
-    {
-        let error = migrate::up(target, &wrong).await.unwrap_err().to_string();
-        assert!(error.starts_with(start) && !error.contains("hunter2"), "{error}");
-    }
-    let error = migrate::up(Target::All, &Stores::default()).await.unwrap_err().to_string();
-    assert_eq!(error, "not set: TRACEBILITY_PG_OWNER_DSN (or TRACEBILITY_PG_DSN), TRACEBILITY_CLICKHOUSE_URL");
-    assert_eq!(format!("{wrong:?}"), "Stores");
-}
-
-pub(crate) fn raw_client(text: &str) -> clickhouse::Client {
-    let url = url::Url::parse(text).unwrap();
-    clickhouse::Client::default()
-        .with_url(format!("http://{}:{}/", url.host_str().unwrap(), url.port().unwrap_or(8123)))
-        .with_user(url.username())
-        .with_password(url.password().unwrap_or_default())
-        .with_database(url.path().trim_matches('/'))
+    let mut connection = owner(&db).await;
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
+    raw_sql("CREATE TABLE mine (tenant uuid REFERENCES tenants)").execute(&mut connection).await.unwrap();
+    let failed = run(&stores(&db), &["down", "--all", "--target", "postgres", "--yes"]).await;
+    assert_eq!(failed.code, Some(1));
+    assert!(failed.stderr.starts_with("migrate: postgres/0001_init.down.sql, statement "), "{}", failed.stderr);
+    assert!(failed.stderr.contains("mine_tenant_fkey"), "{}", failed.stderr);
+    let version = must(&stores(&db), &["version", "--target", "postgres"]).await.stdout;
+    assert_eq!(version, format!("postgres: 1 init, {} pending\n", newest(POSTGRES) - 1));
+    raw_sql("DROP TABLE mine").execute(&mut connection).await.unwrap();
+    must(&stores(&db), &["up", "--target", "postgres"]).await;
 }
