@@ -1,3 +1,8 @@
 DROP TABLE IF EXISTS billing_meter;
+DROP TABLE IF EXISTS dataset_item;
+DROP TABLE IF EXISTS replay_run;
+DROP TABLE IF EXISTS replay_capture;
+DROP TABLE IF EXISTS eval_aggregate;
+DROP TABLE IF EXISTS eval_score;
 DROP TABLE IF EXISTS span;
 DROP TABLE IF EXISTS run;

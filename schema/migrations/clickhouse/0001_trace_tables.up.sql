@@ -1,5 +1,4 @@
--- The tables that the worker inserts into. The column list that an insert names is schema/src/tables.rs; a test holds the
--- two together.
+-- The trace tables as they were before there were orgs: a row belongs to a project. 0002 gives every row its org and workspace.
 --
 -- Every table is partitioned by the month in which *we* received the row. A client's clock can be wrong by decades; ours
 -- bounds how many partitions one insert can touch, and retention can never mistake a fresh row for an old one.
@@ -10,8 +9,6 @@
 -- column is one that a change may lack. `project_id` is the API key's project, hence the same for all writes of a run.
 CREATE TABLE IF NOT EXISTS run
 (
-    org_id UUID,
-    workspace_id UUID,
     project_id UUID,
     run_id UUID,
     op UInt8,
@@ -56,7 +53,7 @@ CREATE TABLE IF NOT EXISTS run
 )
 ENGINE = ReplacingMergeTree(received_at)
 PARTITION BY toYYYYMM(received_at)
-ORDER BY (org_id, project_id, run_id, op, op_hash)
+ORDER BY (project_id, run_id, op, op_hash)
 SETTINGS
     index_granularity = 8192,
     non_replicated_deduplication_window = 10000,
@@ -66,8 +63,6 @@ SETTINGS
 -- that a time range reads its days and a trace is a few binary searches.
 CREATE TABLE IF NOT EXISTS span
 (
-    org_id UUID,
-    workspace_id UUID,
     project_id UUID,
     run_id UUID,
     span_id UUID,
@@ -132,7 +127,177 @@ CREATE TABLE IF NOT EXISTS span
 )
 ENGINE = ReplacingMergeTree(received_at)
 PARTITION BY toYYYYMM(received_at)
-ORDER BY (org_id, project_id, toDate(start_time), run_id, span_id)
+ORDER BY (project_id, toDate(start_time), run_id, span_id)
+SETTINGS
+    index_granularity = 8192,
+    non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window = 10000;
+
+-- A verdict on a run, or on one span of it (`span_id` is zero for the whole run): an evaluator's, or a person's, which is what
+-- LangSmith calls feedback. LangSmith's `key`, `score` and `value` are `name`, `value` (true is 1, false is 0) and `value_json`
+-- here. It may arrive before its run, and one that is sent again, changed, replaces itself.
+CREATE TABLE IF NOT EXISTS eval_score
+(
+    project_id UUID,
+    run_id UUID,
+    span_id UUID,
+    trace_id UUID,
+    score_id UUID,
+    name LowCardinality(String),
+    value Nullable(Float64),
+    label LowCardinality(String),
+    value_json String CODEC(ZSTD(1)),
+    comment String CODEC(ZSTD(1)),
+    correction String CODEC(ZSTD(1)),
+    evaluator LowCardinality(String),
+    evaluator_version LowCardinality(String),
+    feedback_source LowCardinality(String),
+    feedback_source_metadata String CODEC(ZSTD(1)),
+    feedback_config String CODEC(ZSTD(1)),
+    model LowCardinality(String),
+    prompt_tokens UInt32,
+    completion_tokens UInt32,
+    cost_usd Nullable(Decimal(18, 8)),
+    session_id String CODEC(ZSTD(1)),
+    user_id String CODEC(ZSTD(1)),
+    error_message String CODEC(ZSTD(1)),
+    extra String CODEC(ZSTD(1)),
+    start_time DateTime64(9, 'UTC'),
+    created_at DateTime64(9, 'UTC'),
+    modified_at DateTime64(9, 'UTC'),
+    source LowCardinality(String),
+    received_at DateTime64(9, 'UTC'),
+    schema_version UInt16
+)
+ENGINE = ReplacingMergeTree(received_at)
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (project_id, run_id, span_id, name, score_id)
+SETTINGS
+    index_granularity = 8192,
+    non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window = 10000;
+
+-- Scores of one name and evaluator, summed up over a window of time. Whoever sums a window again writes it whole, and the
+-- newer row replaces the older. `count` is of all scores, `value_count` of those that have a value.
+CREATE TABLE IF NOT EXISTS eval_aggregate
+(
+    project_id UUID,
+    name LowCardinality(String),
+    evaluator LowCardinality(String),
+    window_seconds UInt32,
+    window_start DateTime64(9, 'UTC'),
+    count UInt64,
+    value_count UInt64,
+    sum Float64,
+    sum_squares Float64,
+    min Nullable(Float64),
+    max Nullable(Float64),
+    label_counts Map(LowCardinality(String), UInt64),
+    source LowCardinality(String),
+    received_at DateTime64(9, 'UTC'),
+    schema_version UInt16
+)
+ENGINE = ReplacingMergeTree(received_at)
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (project_id, name, evaluator, window_seconds, window_start)
+SETTINGS
+    index_granularity = 8192,
+    non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window = 10000;
+
+-- What it takes to replay a call: what went in, with which parameters, and what came out. `content_hash` is BLAKE2b-128 over
+-- kind, name, model, provider, parameters and inputs, so that a replayer recognises a call that it has made before.
+CREATE TABLE IF NOT EXISTS replay_capture
+(
+    project_id UUID,
+    run_id UUID,
+    span_id UUID,
+    parent_span_id UUID,
+    kind LowCardinality(String),
+    name LowCardinality(String),
+    model LowCardinality(String),
+    provider LowCardinality(String),
+    start_time DateTime64(9, 'UTC'),
+    end_time DateTime64(9, 'UTC'),
+    inputs String CODEC(ZSTD(1)),
+    outputs String CODEC(ZSTD(1)),
+    parameters String CODEC(ZSTD(1)),
+    content_hash FixedString(16),
+    error_message String CODEC(ZSTD(1)),
+    source LowCardinality(String),
+    received_at DateTime64(9, 'UTC'),
+    schema_version UInt16
+)
+ENGINE = ReplacingMergeTree(received_at)
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (project_id, run_id, span_id)
+SETTINGS
+    index_granularity = 8192,
+    non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window = 10000;
+
+-- One replay: of a captured call, or of an item of a dataset, whichever ids are set. Its status is written again as it goes.
+CREATE TABLE IF NOT EXISTS replay_run
+(
+    project_id UUID,
+    replay_id UUID,
+    captured_run_id UUID,
+    captured_span_id UUID,
+    content_hash FixedString(16),
+    dataset_id UUID,
+    item_id UUID,
+    name LowCardinality(String),
+    status LowCardinality(String),
+    model LowCardinality(String),
+    provider LowCardinality(String),
+    parameters String CODEC(ZSTD(1)),
+    start_time DateTime64(9, 'UTC'),
+    end_time DateTime64(9, 'UTC'),
+    prompt_tokens UInt32,
+    completion_tokens UInt32,
+    total_tokens UInt32,
+    cached_tokens UInt32,
+    reasoning_tokens UInt32,
+    cost_usd Nullable(Decimal(18, 8)),
+    inputs String CODEC(ZSTD(1)),
+    outputs String CODEC(ZSTD(1)),
+    error_kind LowCardinality(String),
+    error_message String CODEC(ZSTD(1)),
+    user_id String CODEC(ZSTD(1)),
+    source LowCardinality(String),
+    received_at DateTime64(9, 'UTC'),
+    schema_version UInt16
+)
+ENGINE = ReplacingMergeTree(received_at)
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (project_id, replay_id)
+SETTINGS
+    index_granularity = 8192,
+    non_replicated_deduplication_window = 10000,
+    replicated_deduplication_window = 10000;
+
+-- An example: inputs, and what should come out. A change is a row that replaces the one before, and so is a deletion.
+CREATE TABLE IF NOT EXISTS dataset_item
+(
+    project_id UUID,
+    dataset_id UUID,
+    item_id UUID,
+    split LowCardinality(String),
+    inputs String CODEC(ZSTD(1)),
+    expected_outputs String CODEC(ZSTD(1)),
+    metadata String CODEC(ZSTD(1)),
+    source_run_id UUID,
+    source_span_id UUID,
+    user_id String CODEC(ZSTD(1)),
+    created_at DateTime64(9, 'UTC'),
+    is_deleted Bool,
+    source LowCardinality(String),
+    received_at DateTime64(9, 'UTC'),
+    schema_version UInt16
+)
+ENGINE = ReplacingMergeTree(received_at)
+PARTITION BY toYYYYMM(received_at)
+ORDER BY (project_id, dataset_id, item_id)
 SETTINGS
     index_granularity = 8192,
     non_replicated_deduplication_window = 10000,
@@ -141,8 +306,6 @@ SETTINGS
 -- What each envelope is billed for, inserted together with its rows.
 CREATE TABLE IF NOT EXISTS billing_meter
 (
-    org_id UUID,
-    workspace_id UUID,
     project_id UUID,
     api_key_id UUID,
     envelope_id UUID,
@@ -155,7 +318,7 @@ CREATE TABLE IF NOT EXISTS billing_meter
 )
 ENGINE = ReplacingMergeTree(received_at)
 PARTITION BY toYYYYMM(received_at)
-ORDER BY (org_id, project_id, period, meter, envelope_id)
+ORDER BY (project_id, period, meter, envelope_id)
 SETTINGS
     index_granularity = 8192,
     non_replicated_deduplication_window = 10000,

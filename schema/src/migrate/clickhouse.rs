@@ -7,11 +7,15 @@ use clickhouse::Client;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::statements::{self, Backslash};
-use super::{Applied, MigrateError, Migration, Outcome, Store, newest, pending};
+use super::rebuild::{Rebuild, RebuildError};
+use super::session::{Failure, Session};
+use super::statements::{self, Backslash, Statement};
+use super::{Applied, Direction, MigrateError, Migration, Options, Store, cluster, postgres};
 
 /// The code of "database does not exist".
 const UNKNOWN_DATABASE: &str = "Code: 81.";
+/// How the one statement starts that is not SQL; the name of a table follows.
+const REBUILD: &str = "REBUILD ";
 
 const CREATE_JOURNAL: &str = "\
     CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -19,6 +23,7 @@ const CREATE_JOURNAL: &str = "\
         name String,
         checksum String,
         dirty Bool,
+        removed Bool DEFAULT false,
         applied_at DateTime64(6, 'UTC') DEFAULT now64(6)
     ) ENGINE = ReplacingMergeTree(applied_at) ORDER BY version";
 
@@ -26,11 +31,12 @@ const CREATE_JOURNAL: &str = "\
 pub(super) struct Database {
     client: Client,
     name: String,
+    options: Options,
 }
 
 impl Database {
     /// Reads `http://user:password@host:8123/database`. No I/O.
-    pub(super) fn new(url: &str) -> Result<Self, MigrateError> {
+    pub(super) fn new(url: &str, options: &Options) -> Result<Self, MigrateError> {
         let refused = |reason: &str| MigrateError::Url { store: Store::Clickhouse, reason: reason.to_owned() };
         let url = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
         let name = url.path().trim_matches('/').to_owned();
@@ -47,22 +53,15 @@ impl Database {
             client =
                 client.with_user(decode(url.username())?).with_password(decode(url.password().unwrap_or_default())?);
         }
-        Ok(Self { client, name })
+        Ok(Self { client, name, options: options.clone() })
     }
 
-    /// Applies what is missing; creates the database first when it is missing.
-    pub(super) async fn up(&self, migrations: &'static [Migration]) -> Result<Outcome, MigrateError> {
+    /// Makes the database and its journal where they are missing.
+    pub(super) async fn prepare(&self) -> Result<(), MigrateError> {
         self.ensure_database().await?;
-        self.run(CREATE_JOURNAL).await.map_err(|error| failed("create the journal", &error))?;
-        let journal = self.journal().await?;
-        let mut version = newest(journal.clone()).map_or(0, |applied| applied.version);
-        let mut applied = Vec::new();
-        for migration in pending(Store::Clickhouse, migrations, &journal)? {
-            self.apply(migration).await?;
-            applied.push(migration.file);
-            version = migration.version;
-        }
-        Ok(Outcome { store: Store::Clickhouse, applied, version })
+        let journal = cluster::rewrite_journal(CREATE_JOURNAL, self.options.cluster.as_ref());
+        let created = self.in_database().query_raw(&journal).execute().await;
+        created.map_err(|error| failed("create the journal", &error))
     }
 
     /// What was applied, oldest first; empty when nothing ever was, or when there is no such database.
@@ -78,7 +77,10 @@ impl Database {
         }
         let rows = self
             .in_database()
-            .query_raw("SELECT version, name, checksum, dirty FROM schema_migrations FINAL ORDER BY version")
+            .query_raw(
+                "SELECT version, name, checksum, dirty FROM schema_migrations FINAL \
+                 WHERE NOT removed ORDER BY version",
+            )
             .fetch_all::<(u32, String, String, bool)>()
             .await
             .map_err(|error| failed("read the journal", &error))?;
@@ -86,18 +88,70 @@ impl Database {
         Ok(rows.into_iter().map(applied).collect())
     }
 
-    /// Dirty, every statement, clean. Killed in between, it is dirty and runs again from its first statement.
-    async fn apply(&self, migration: &'static Migration) -> Result<(), MigrateError> {
-        self.mark(migration, true).await?;
-        for statement in statements::split(migration.up, Backslash::Escapes) {
-            self.run(statement.sql).await.map_err(|error| MigrateError::Statement {
-                file: migration.file,
-                number: statement.number,
-                first_line: statement.first_line(),
-                message: error.to_string(),
-            })?;
+    /// Dirty, every statement, clean or gone. Killed in between, it is dirty and runs again from its first statement.
+    pub(super) async fn run(
+        &self,
+        migration: &Migration,
+        direction: Direction,
+        lock: &mut postgres::Database,
+    ) -> Result<(), MigrateError> {
+        let file = migration.file(direction);
+        let statements = statements::split(migration.sql(direction), Backslash::Escapes);
+        let tables: Vec<&str> = statements.iter().filter_map(rebuilt_table).collect();
+        let mut session = Session::new(self.in_database(), &self.options, lock);
+        // Refuses before the first statement what one in the middle would refuse.
+        let done = match Rebuild::prepare(&mut session, &tables, direction, &self.options).await {
+            Ok(rebuild) => match self.mark(migration, true).await {
+                Ok(()) => self.run_statements(&mut session, file, &statements, &rebuild).await,
+                Err(error) => Err(error),
+            },
+            Err(RebuildError::Failed(Failure::LockLost(lost))) => Err(*lost),
+            Err(error) => Err(failed_to("bring rows over", format!("{file}: {error}"))),
+        };
+        if !tables.is_empty() {
+            let cleaned = Rebuild::clean_up(&mut session).await;
+            // Of two errors the first is the one to tell; the next run cleans up as well.
+            let cleaned = cleaned.map_err(|error| failed_to("drop the dictionary of projects", error.to_string()));
+            done.and(cleaned)?;
+        } else {
+            done?;
         }
-        self.mark(migration, false).await
+        match direction {
+            Direction::Up => self.mark(migration, false).await,
+            Direction::Down => self.remove_lines("version = {version:UInt32}", migration.version).await,
+        }
+    }
+
+    async fn run_statements(
+        &self,
+        session: &mut Session<'_>,
+        file: &'static str,
+        statements: &[Statement],
+        rebuild: &Rebuild<'_>,
+    ) -> Result<(), MigrateError> {
+        for statement in statements {
+            self.options.sending(file, statement, statements.len());
+            let done = match rebuilt_table(statement) {
+                Some(table) => rebuild.run(session, table).await,
+                None => session.change(statement.sql).await.map_err(RebuildError::from),
+            };
+            done.map_err(|error| of_statement(file, statement, error))?;
+        }
+        Ok(())
+    }
+
+    /// Makes the journal say that `version` and all before it are applied, and nothing else.
+    pub(super) async fn force(&self, migrations: &'static [Migration], version: u32) -> Result<(), MigrateError> {
+        for migration in migrations.iter().filter(|migration| migration.version <= version) {
+            self.mark(migration, false).await?;
+        }
+        self.remove_lines("version > {version:UInt32}", version).await
+    }
+
+    /// What running a migration would send. A table that is rebuilt is one line, since what is sent depends on its rows.
+    pub(super) fn statements(&self, migration: &Migration, direction: Direction) -> Vec<String> {
+        let statements = statements::split(migration.sql(direction), Backslash::Escapes);
+        statements.iter().map(|statement| cluster::rewrite(statement.sql, self.options.cluster.as_ref())).collect()
     }
 
     async fn mark(&self, migration: &Migration, dirty: bool) -> Result<(), MigrateError> {
@@ -115,12 +169,23 @@ impl Database {
             .map_err(|error| failed("write the journal", &error))
     }
 
+    /// A line is never deleted; a newer one says that it no longer counts.
+    async fn remove_lines(&self, which: &'static str, version: u32) -> Result<(), MigrateError> {
+        let sql = format!(
+            "INSERT INTO schema_migrations (version, name, checksum, dirty, removed) \
+             SELECT version, name, checksum, false, true FROM schema_migrations FINAL WHERE NOT removed AND {which}"
+        );
+        let removed = self.in_database().query_raw(&sql).param("version", version).execute().await;
+        removed.map_err(|error| failed("write the journal", &error))
+    }
+
     async fn ensure_database(&self) -> Result<(), MigrateError> {
-        match self.run("SELECT 1").await {
+        match self.in_database().query_raw("SELECT 1").execute().await {
             Ok(()) => Ok(()),
             Err(error) if error.to_string().contains(UNKNOWN_DATABASE) => {
                 // The name was checked to be letters, digits and _.
                 let create = format!("CREATE DATABASE IF NOT EXISTS `{}`", self.name);
+                let create = cluster::rewrite(&create, self.options.cluster.as_ref());
                 let created = self.client.query_raw(&create).execute().await;
                 created.map_err(|error| failed("create the database", &error))
             }
@@ -128,15 +193,32 @@ impl Database {
         }
     }
 
-    async fn run(&self, sql: &'static str) -> Result<(), clickhouse::error::Error> {
-        self.in_database().query_raw(sql).execute().await
-    }
-
     fn in_database(&self) -> Client {
         self.client.clone().with_database(&self.name)
     }
 }
 
+/// The table that a `REBUILD` names.
+fn rebuilt_table(statement: &Statement) -> Option<&'static str> {
+    statement.sql.strip_prefix(REBUILD).map(str::trim)
+}
+
+fn of_statement(file: &'static str, statement: &Statement, error: RebuildError) -> MigrateError {
+    match error {
+        RebuildError::Failed(Failure::LockLost(lost)) => *lost,
+        error => MigrateError::Statement {
+            file,
+            number: statement.number,
+            first_line: statement.first_line(),
+            message: error.to_string(),
+        },
+    }
+}
+
 fn failed(what: &'static str, error: &clickhouse::error::Error) -> MigrateError {
-    MigrateError::Store { store: Store::Clickhouse, what, message: error.to_string() }
+    failed_to(what, error.to_string())
+}
+
+fn failed_to(what: &'static str, message: String) -> MigrateError {
+    MigrateError::Store { store: Store::Clickhouse, what, message }
 }

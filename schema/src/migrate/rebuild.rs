@@ -1,0 +1,331 @@
+//! `REBUILD t`: gives a table a new sorting key while it is written to.
+//!
+//! ClickHouse cannot change a sorting key, so the file makes `t_v2`, and this module fills it from `t` and puts it in its
+//! place. Why it is done this way, and not by a materialised view, is in docs/decisions/0003-rebuild.md. In short:
+//!
+//! 1. **Rounds.** Rows that `t_v2` lacks are copied, again and again while writers are live, until a round found few.
+//! 2. **Close.** A constraint that nothing satisfies is added to `t`. It costs nothing and refuses every insert that begins
+//!    from now on, so the writer knows that the row was not stored, and tries again. Inserts that had begun are waited for.
+//! 3. **The rest.** One more round, and the proof that both tables hold the same rows.
+//! 4. **Exchange.** `EXCHANGE TABLES` is atomic. Then `t_v2`, now the old table, becomes `t_v1` and stays closed.
+//!
+//! `down` goes the same way from `t` to `t_v1`. Every step is chosen by looking at the tables (`state`), so a run that was
+//! killed anywhere is finished by the next one, up or down. A table with rows is dropped only by `down`, and only after every
+//! row of it was found in the live one.
+
+mod copy;
+mod dictionary;
+mod slices;
+mod state;
+
+use std::time::{Duration, Instant};
+
+use clickhouse::Row;
+use serde::Deserialize;
+use thiserror::Error;
+
+use self::copy::Copy;
+use self::dictionary::Registry;
+use self::state::{Action, Beside, Found, Tables, next_action};
+use super::session::{Failure, Session};
+use super::{Direction, Options};
+
+/// Rounds are repeated until one copies no more rows than this: the next one, while writers wait, is then short.
+const ROWS_LEFT_MAX: u64 = 50_000;
+/// The most rounds; writers that are faster than copying would be waited for in vain.
+const ROUNDS_MAX: u32 = 10;
+/// How long to wait for inserts that began before the table was closed. The worker gives up after 60 s.
+const INSERTS_WAIT_MAX: Duration = Duration::from_secs(180);
+const INSERTS_LOOK_EVERY: Duration = Duration::from_millis(50);
+/// More than any state needs.
+const STEPS_MAX: u32 = 8;
+/// How many projects of no org are named.
+const ORPHANS_NAMED_MAX: u32 = 10;
+
+/// The constraint that closes a table. `tenant::clickhouse` knows it by name: an insert that it refuses will be taken later.
+pub const CLOSED: &str = "closed_by_migration";
+
+/// Why a table could not be rebuilt.
+#[derive(Debug, Error)]
+pub(super) enum RebuildError {
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    #[error("{table}: {tables}; no run of this program leaves that behind, so nothing was changed")]
+    Unexpected { table: String, tables: String },
+    #[error("{table} is not the table of 0001: its key or columns are not ours")]
+    Foreign { table: String },
+    #[error(
+        "not set: TRACEBILITY_CLICKHOUSE_REGISTRY_DSN, Postgres as ClickHouse reaches it. {tables} have rows, and the \
+             registry knows to which orgs they belong"
+    )]
+    NoRegistry { tables: String },
+    #[error("the registry's URL cannot be used: {reason}")]
+    RegistryUrl { reason: String },
+    #[error("ClickHouse could not read the registry at {host}:{port} (TRACEBILITY_CLICKHOUSE_REGISTRY_DSN): {message}")]
+    Registry { host: String, port: u16, message: String },
+    #[error(
+        "nothing was swapped. Rows of projects that are in no org: {orphans}. Create these projects, or run it again with \
+             --leave-orphans to leave their rows behind in the *_v1 tables"
+    )]
+    Orphans { orphans: String },
+    #[error(
+        "{from} and {into} differ in partition {partition}: {from_rows} rows and {into_rows}. Nothing was swapped or dropped"
+    )]
+    Unproven { from: String, into: String, partition: String, from_rows: u64, into_rows: u64 },
+    #[error("inserts into {table} that began before it was closed still run after {} s: {queries}. Nothing was swapped, {table} \
+             takes rows again", INSERTS_WAIT_MAX.as_secs())]
+    InsertsRunning { table: String, queries: String },
+    #[error(
+        "{table} has rows, and bringing them over is possible on one node only: run this migration on a single node that \
+             holds all of them, without --cluster, and attach the others afterwards"
+    )]
+    RowsOnCluster { table: String },
+}
+
+/// Rebuilds the tables of one migration.
+pub(super) struct Rebuild<'a> {
+    direction: Direction,
+    options: &'a Options,
+    /// Where orgs come from; none when there is nothing to bring over.
+    registry: Option<Registry>,
+}
+
+impl<'a> Rebuild<'a> {
+    /// Looks whether there is anything to bring over in these tables, and whether it can be, before anything is changed.
+    pub(super) async fn prepare(
+        session: &mut Session<'_>,
+        tables: &[&str],
+        direction: Direction,
+        options: &'a Options,
+    ) -> Result<Self, RebuildError> {
+        let mut filled = Vec::new();
+        let source = match direction {
+            Direction::Up => Found::Old,
+            Direction::Down => Found::New,
+        };
+        for table in tables {
+            if look(session, table).await?.live == source && has_rows(session, table).await? {
+                filled.push(*table);
+            }
+        }
+        let mut rebuild = Self { direction, options, registry: None };
+        if let (Some(table), true) = (filled.first(), options.cluster.is_some()) {
+            return Err(RebuildError::RowsOnCluster { table: (*table).to_owned() });
+        }
+        if direction == Direction::Up && !filled.is_empty() {
+            let dsn = options.registry_dsn.as_deref();
+            let dsn = dsn.ok_or_else(|| RebuildError::NoRegistry { tables: filled.join(", ") })?;
+            let registry = Registry::parse(dsn)?;
+            registry.load(session).await?;
+            refuse_orphans(session, &filled, options).await?;
+            rebuild.registry = Some(registry);
+        }
+        Ok(rebuild)
+    }
+
+    /// Takes one table from whatever state it is in to the end of this direction.
+    pub(super) async fn run(&self, session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
+        for _ in 0..STEPS_MAX {
+            let tables = look(session, table).await?;
+            let Some(action) = next_action(self.direction, tables) else {
+                return Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() });
+            };
+            match action {
+                Action::Fill(beside) => self.fill(session, table, beside).await?,
+                Action::Keep => {
+                    let keep = format!("RENAME TABLE {} TO {}", name(table, Beside::Next), name(table, Beside::Kept));
+                    session.change(&keep).await?;
+                }
+                Action::Drop(beside) => drop_covered(session, table, beside, tables.live).await?,
+                Action::Done => return finish(session, table, tables).await,
+            }
+        }
+        let tables = look(session, table).await?;
+        Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() })
+    }
+
+    /// After the last table, and after a failure: what only served this migration is removed.
+    pub(super) async fn clean_up(session: &mut Session<'_>) -> Result<(), RebuildError> {
+        dictionary::forget(session).await
+    }
+
+    /// Brings every row of the live table into the other one, and exchanges the two.
+    async fn fill(&self, session: &mut Session<'_>, table: &str, beside: Beside) -> Result<(), RebuildError> {
+        let target = name(table, beside);
+        // It may have been closed when it was the old one.
+        open(session, &target).await?;
+        let without_org = if beside == Beside::Next { table } else { &target };
+        let stamps = self.registry.is_some();
+        let mut copy = Copy::plan(session, table, &target, without_org, stamps).await?;
+        for round in 1..=ROUNDS_MAX {
+            self.reload(session).await?;
+            if copy.round(session, &format!("round {round}")).await? <= ROWS_LEFT_MAX {
+                break;
+            }
+        }
+        if self.direction == Direction::Up {
+            copy.prove_ahead(session).await?;
+        }
+        let closed = Instant::now();
+        let closing = format!("ALTER TABLE {table} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0");
+        session.change(&closing).await?;
+        match self.fill_closed(session, table, &target, &mut copy).await {
+            Ok(rows) => {
+                let waited = closed.elapsed().as_millis();
+                session.say(&format!("{table}: swapped with {rows} rows; it took no inserts for {waited} ms"));
+                Ok(())
+            }
+            Err(RebuildError::Failed(Failure::LockLost(error))) => Err(RebuildError::Failed(Failure::LockLost(error))),
+            Err(error) => {
+                // If this fails as well, the next run opens or swaps it; the first error is the one to tell.
+                _ = open(session, table).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// What is done while writers are refused.
+    async fn fill_closed(
+        &self,
+        session: &mut Session<'_>,
+        table: &str,
+        target: &str,
+        copy: &mut Copy,
+    ) -> Result<u64, RebuildError> {
+        wait_for_inserts(session, table).await?;
+        if self.direction == Direction::Up {
+            if self.registry.is_some() {
+                self.reload(session).await?;
+                refuse_orphans(session, &[table], self.options).await?;
+            } else if has_rows(session, table).await? {
+                // They came in between. The next run sees them from the start.
+                return Err(RebuildError::NoRegistry { tables: table.to_owned() });
+            }
+        }
+        copy.round(session, "last round").await?;
+        let rows = match self.direction {
+            Direction::Up => copy.prove_equal(session).await?,
+            Direction::Down => copy.prove_covered(session).await?,
+        };
+        session.change(&format!("EXCHANGE TABLES {table} AND {target}")).await?;
+        Ok(rows)
+    }
+
+    /// Projects are made while rows are copied.
+    async fn reload(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
+        match &self.registry {
+            Some(registry) => registry.load(session).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Drops the table beside the live one; if it has rows, only after each was found in the live one.
+async fn drop_covered(session: &mut Session<'_>, table: &str, beside: Beside, live: Found) -> Result<(), RebuildError> {
+    let spare = name(table, beside);
+    if has_rows(session, &spare).await? {
+        let without_org = if live == Found::Old { table } else { &spare };
+        let rows = Copy::plan(session, &spare, table, without_org, false).await?.prove_keys_covered(session).await?;
+        session.say(&format!("{spare}: dropping {rows} rows, each of which is in {table}"));
+    }
+    session.change(&format!("DROP TABLE {spare}")).await?;
+    Ok(())
+}
+
+/// The live table takes rows, and the one that is kept does not.
+async fn finish(session: &mut Session<'_>, table: &str, tables: Tables) -> Result<(), RebuildError> {
+    open(session, table).await?;
+    if tables.kept != Found::Absent {
+        let kept = name(table, Beside::Kept);
+        session.change(&format!("ALTER TABLE {kept} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0")).await?;
+    }
+    Ok(())
+}
+
+async fn open(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
+    session.change(&format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {CLOSED}")).await?;
+    Ok(())
+}
+
+fn name(table: &str, beside: Beside) -> String {
+    match beside {
+        Beside::Next => format!("{table}_v2"),
+        Beside::Kept => format!("{table}_v1"),
+    }
+}
+
+async fn look(session: &mut Session<'_>, table: &str) -> Result<Tables, RebuildError> {
+    let sql = "SELECT countIf(table = {live:String}), countIf(table = {live:String} AND name = 'org_id'), \
+               countIf(table = {next:String}), countIf(table = {next:String} AND name = 'org_id'), \
+               countIf(table = {kept:String}), countIf(table = {kept:String} AND name = 'org_id') \
+               FROM system.columns WHERE database = currentDatabase()";
+    let names = [
+        ("live".to_owned(), table.to_owned()),
+        ("next".to_owned(), name(table, Beside::Next)),
+        ("kept".to_owned(), name(table, Beside::Kept)),
+    ];
+    let (live, live_org, next, next_org, kept, kept_org): (u64, u64, u64, u64, u64, u64) =
+        session.row(sql, &names).await?;
+    let found = |columns, org_columns| match (columns, org_columns) {
+        (0, _) => Found::Absent,
+        (_, 0) => Found::Old,
+        _ => Found::New,
+    };
+    Ok(Tables { live: found(live, live_org), next: found(next, next_org), kept: found(kept, kept_org) })
+}
+
+async fn has_rows(session: &mut Session<'_>, table: &str) -> Result<bool, RebuildError> {
+    let rows: u64 = session.row(&format!("SELECT count() FROM (SELECT 1 FROM {table} LIMIT 1)"), &[]).await?;
+    Ok(rows > 0)
+}
+
+/// Rows of one table whose projects are in no org.
+#[derive(Row, Deserialize)]
+struct Orphans {
+    rows: u64,
+    projects: u64,
+    named: Vec<String>,
+}
+
+/// Refuses rows whose project the registry does not know, unless they are to be left behind.
+async fn refuse_orphans(session: &mut Session<'_>, tables: &[&str], options: &Options) -> Result<(), RebuildError> {
+    let mut orphans = Vec::new();
+    for table in tables {
+        let sql = format!(
+            "SELECT count() AS rows, uniqExact(project_id) AS projects, \
+             arraySort(groupUniqArray({ORPHANS_NAMED_MAX})(toString(project_id))) AS named FROM {table} WHERE NOT dictHas('project_tenant_dict', tuple(project_id))"
+        );
+        let Orphans { rows, projects, named } = session.row(&sql, &[]).await?;
+        if rows > 0 {
+            let (more, named) = (if projects > named.len() as u64 { ", …" } else { "" }, named.join(", "));
+            orphans.push(format!("{table}: {rows} rows of {projects} projects ({named}{more})"));
+        }
+    }
+    if orphans.is_empty() {
+        return Ok(());
+    }
+    let orphans = orphans.join("; ");
+    if options.leave_orphans {
+        session.say(&format!("left behind in *_v1, because no org has their project: {orphans}"));
+        return Ok(());
+    }
+    Err(RebuildError::Orphans { orphans })
+}
+
+/// Waits for every insert that may have begun before the table was closed. What began later was refused.
+async fn wait_for_inserts(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
+    let of_table = [("table".to_owned(), table.to_owned())];
+    let sql = "SELECT query_id FROM system.processes WHERE query_kind IN ('Insert', 'AsyncInsertFlush') \
+               AND position(query, {table:String}) > 0";
+    let mut begun: Vec<String> = session.rows(sql, &of_table).await?;
+    let since = Instant::now();
+    while !begun.is_empty() {
+        if since.elapsed() > INSERTS_WAIT_MAX {
+            return Err(RebuildError::InsertsRunning { table: table.to_owned(), queries: begun.join(", ") });
+        }
+        tokio::time::sleep(INSERTS_LOOK_EVERY).await;
+        let running: Vec<String> = session.rows("SELECT query_id FROM system.processes", &[]).await?;
+        begun.retain(|query| running.contains(query));
+    }
+    Ok(())
+}
