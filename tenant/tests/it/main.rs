@@ -4,10 +4,14 @@
 // Tests look at tables as they are.
 #![allow(clippy::disallowed_types)]
 
+mod admission;
+mod api_keys;
+mod bad_input;
 mod clickhouse;
 mod constraints;
-mod migrations;
 mod redis;
 mod registry;
 mod resolver;
+mod rls;
 mod support;
+mod tracectl;

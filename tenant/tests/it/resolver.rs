@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use tenant::clock::{Clock, ManualClock};
 use tenant::context::TenantStatus;
+use tenant::registry::NewKey;
 use tenant::resolver::{FAILURE_TTL, POSITIVE_TTL, PostgresSource, ResolverStats};
 use tenant::{ResolveError, Resolver};
 
@@ -110,6 +111,33 @@ async fn orgs_that_are_not_served_are_named() {
             (Err(ResolveError::Frozen { status }), Some(expected)) => assert_eq!(status, expected),
             (other, _) => panic!("{sql}: {other:?}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_an_archived_project_or_workspace_is_refused() {
+    let world = World::new().await;
+    let (registry, org_id) = (&world.registry, world.org.org_id);
+    let (resolver, clock) = resolver(&world);
+    let team = registry.create_workspace(org_id, "team", "Team").await.unwrap();
+    let inside = registry.create_project(org_id, team, "inside", "Inside").await.unwrap();
+    let inside = registry.create_key(org_id, inside, &NewKey::new("Key", &["ingest:write"])).await.unwrap();
+    let alone = world.key("alone").await;
+    for key in [&inside, &alone] {
+        resolver.resolve(key.reveal()).await.unwrap();
+    }
+    registry.archive_workspace(org_id, team).await.unwrap();
+    let project = registry.find_project(org_id, "alone").await.unwrap().project_id;
+    registry.archive_project(org_id, project).await.unwrap();
+    clock.advance(POSITIVE_TTL);
+    for (key, said) in
+        [(inside, "the workspace of the API key is archived"), (alone, "the project of the API key is archived")]
+    {
+        let error = resolver.resolve(key.reveal()).await.unwrap_err();
+        assert!(matches!(error, ResolveError::Archived { .. }), "{error}");
+        assert_eq!(error.to_string(), said);
+        let error = resolver.resolve(&with_wrong_secret(key.reveal())).await.unwrap_err();
+        assert!(matches!(error, ResolveError::Unknown), "told to nobody without the secret: {error}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use schema::ids::OrgId;
-use schema::migrate::{Stores, Target};
+use schema::migrate::{Options, Stores, Target};
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use stack::TestDb;
@@ -40,6 +40,28 @@ pub(crate) async fn bound(dsn: &str, org_id: OrgId) -> PgPool {
     options.connect(dsn).await.expect("a connection")
 }
 
+/// Puts a row into every table that there is for a tenant, for the org that the owner's pool is bound to.
+pub(crate) async fn fill(owner: &PgPool) {
+    const SQL: &str = "
+        INSERT INTO tenant_projects (tenant_id, workspace_id, slug, name)
+            SELECT tenant_id, id, 'filled', 'Filled' FROM workspaces WHERE slug = 'main';
+        INSERT INTO api_keys (tenant_id, project_id, public_id, key_hash, prefix, last_four, name)
+            SELECT tenant_id, id, replace(id::text, '-', ''), '$argon2id$none', 'tb_', '0000', 'Filled'
+              FROM tenant_projects WHERE slug = 'filled';
+        INSERT INTO tenant_products (tenant_id, product) SELECT id, 'filled' FROM tenants;
+        INSERT INTO tenant_idp_config (tenant_id, kind) SELECT id, 'oidc' FROM tenants;
+        INSERT INTO tenant_plan_override (tenant_id, rps) SELECT id, 7 FROM tenants;
+        INSERT INTO tenant_meter_limit_override (tenant_id, meter, monthly_limit) SELECT id, 'replay_run', 7 FROM tenants;
+        INSERT INTO quota_period (tenant_id, period, meter) SELECT id, 202611, 'replay_run' FROM tenants;
+        INSERT INTO memberships (tenant_id, workspace_id, user_id) SELECT tenant_id, id, 'somebody' FROM workspaces;
+        INSERT INTO workspace_selection (tenant_id, workspace_id, user_id)
+            SELECT tenant_id, id, 'somebody' FROM workspaces WHERE slug = 'main';
+        INSERT INTO shard_map (tenant_id, shard, created_by) SELECT id, 3, 'somebody' FROM tenants;
+        INSERT INTO audit_log (tenant_id, event_type, actor) SELECT id, 'filled', 'somebody' FROM tenants;
+        INSERT INTO audit_outbox (tenant_id, event_type, actor) SELECT id, 'filled', 'somebody' FROM tenants";
+    sqlx::raw_sql(SQL).execute(owner).await.expect("every row fits");
+}
+
 /// A registry with one org in it, opened as an operator opens it.
 pub(crate) struct World {
     pub(crate) registry: Registry,
@@ -57,7 +79,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new() -> Self {
         let db = empty().await;
-        schema::migrate::up(Target::Postgres, &stores(&db)).await.expect("migrations apply");
+        schema::migrate::up(Target::Postgres, &stores(&db), &Options::default()).await.expect("migrations apply");
         let pool = tenant::postgres::pool(&url(&db.pg_app_dsn)).unwrap();
         let operator = tenant::postgres::pool(&url(&db.pg_operator_dsn)).unwrap();
         let registry = Registry::new(operator.clone()).acting_as("a test");
