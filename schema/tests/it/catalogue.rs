@@ -13,12 +13,13 @@ pub(crate) async fn catalogue(connection: &mut PgConnection) -> BTreeSet<String>
     lines.into_iter().filter(|line| !line.contains(schema::migrate::JOURNAL)).collect()
 }
 
-/// What is in one and not in the other, to be read by a person.
-pub(crate) fn difference(found: &BTreeSet<String>, wanted: &BTreeSet<String>) -> String {
+/// Two catalogues must be the same; fails with the lines that are not.
+#[track_caller]
+pub(crate) fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, when: &str) {
     let lines = |sign: char, of: &BTreeSet<String>, without: &BTreeSet<String>| -> String {
         of.difference(without).map(|line| format!("{sign} {line}\n")).collect()
     };
-    lines('+', found, wanted) + &lines('-', wanted, found)
+    assert!(found == wanted, "{when}:\n{}{}", lines('+', found, wanted), lines('-', wanted, found));
 }
 
 const SQL: &str = "
@@ -28,7 +29,7 @@ const SQL: &str = "
                coalesce(relacl, acldefault(CASE relkind WHEN 'S' THEN 's' ELSE 'r' END::\"char\", relowner)) AS acl
           FROM ours WHERE relkind IN ('r', 'p', 'v', 'm', 'S')
         UNION ALL SELECT format('column %s.%s', attrelid::regclass, attname), relowner, attacl
-          FROM pg_attribute JOIN ours ON ours.oid = attrelid WHERE attacl IS NOT NULL
+          FROM pg_attribute JOIN ours ON ours.oid = attrelid WHERE attacl IS NOT NULL AND NOT attisdropped
         UNION ALL SELECT 'function ' || oid::regprocedure, proowner, coalesce(proacl, acldefault('f', proowner))
           FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL SELECT 'type ' || oid::regtype, typowner, coalesce(typacl, acldefault('T', typowner))

@@ -3,7 +3,7 @@
 use schema::migrate::{CLICKHOUSE, Migration, POSTGRES};
 use sqlx::raw_sql;
 
-use crate::catalogue::{catalogue, difference};
+use crate::catalogue::{assert_same, catalogue};
 use crate::support::{clickhouse_schema, empty, migrate, must, owner, run, stores};
 
 fn newest(migrations: &[Migration]) -> u32 {
@@ -30,7 +30,7 @@ async fn up_fills_an_empty_database_and_again_does_nothing() {
          clickhouse: at version {clickhouse}, the newest; nothing to do\n"
     );
     assert_eq!(must(&stores(&db), &["up"]).await.stdout, again);
-    assert_eq!(catalogue(&mut owner(&db).await).await, pg);
+    assert_same(&catalogue(&mut owner(&db).await).await, &pg, "up again");
     assert_eq!(clickhouse_schema(&db.clickhouse_url).await, ch);
 }
 
@@ -44,13 +44,13 @@ async fn up_down_up_comes_back_to_the_same_catalogue() {
     assert!(full.len() > before.len() + 300, "{}", full.len());
     must(&stores(&db), &["down", "--all", "--target", "postgres", "--yes"]).await;
     let emptied = catalogue(&mut connection).await;
-    assert_eq!(emptied, before, "{}", difference(&emptied, &before));
+    assert_same(&emptied, &before, "down --all");
     let lines: i64 =
         sqlx::query_scalar("SELECT count(*) FROM schema_migrations").fetch_one(&mut connection).await.unwrap();
     assert_eq!(lines, 0, "the journal stays, empty");
     must(&stores(&db), &["up", "--target", "postgres"]).await;
     let again = catalogue(&mut connection).await;
-    assert_eq!(again, full, "{}", difference(&again, &full));
+    assert_same(&again, &full, "up again");
 }
 
 /// The catalogue is not blind to what a migration may change.
@@ -110,20 +110,19 @@ async fn down_leaves_exactly_the_version_before() {
         let state = format!("postgres: ran {file}\npostgres: at version {version} of {}\n", newest(POSTGRES));
         assert_eq!(ran.stdout, state);
         let found = catalogue(&mut connection).await;
-        assert_eq!(found, versions[version], "{file}:\n{}", difference(&found, &versions[version]));
+        assert_same(&found, &versions[version], file);
     }
     must(&stores(&db), &["up", "--target", "postgres"]).await;
     must(&stores(&db), &["down", "2", "--target", "postgres", "--yes"]).await;
     let (found, wanted) = (catalogue(&mut connection).await, &versions[POSTGRES.len() - 2]);
-    assert_eq!(found, *wanted, "{}", difference(&found, wanted));
+    assert_same(&found, wanted, "down 2");
 }
 
 #[tokio::test]
 async fn ten_processes_at_once_apply_each_migration_once() {
     let db = empty().await;
-    let running: Vec<_> = (0..10)
-        .map(|_| migrate(&stores(&db), &["up"]).stdout(std::process::Stdio::piped()).spawn().unwrap())
-        .collect();
+    let running: Vec<_> =
+        (0..10).map(|_| migrate(&stores(&db), &["up"]).stdout(std::process::Stdio::piped()).spawn().unwrap()).collect();
     let mut ran = Vec::new();
     for process in running {
         let output = process.wait_with_output().await.unwrap();
@@ -151,7 +150,7 @@ async fn a_failure_names_file_statement_and_message_and_leaves_nothing() {
     assert!(place.ends_with(" (CREATE TABLE tenants ("), "{place}");
     assert_eq!(message, "relation \"tenants\" already exists");
     let after = catalogue(&mut connection).await;
-    assert_eq!(after, before, "the transaction was rolled back: {}", difference(&after, &before));
+    assert_same(&after, &before, "after the transaction was rolled back");
     raw_sql("DROP TABLE tenants").execute(&mut connection).await.unwrap();
     must(&stores(&db), &["up", "--target", "postgres"]).await;
 }
