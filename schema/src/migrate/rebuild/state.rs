@@ -61,6 +61,8 @@ pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<
             (Old, New, Absent) => Fill(Next),
             // A `down` was stopped after its exchange, or before it dropped what running its file again had made.
             (Old, New, New | Old) => Drop(Kept),
+            // A `down` was stopped after its file had made the empty one.
+            (New, Old, Old) => Drop(Kept),
             (New, Old, Absent) => Keep,
             // Running the file again made it, and it is empty.
             (New, New, Absent | Old) => Drop(Next),
