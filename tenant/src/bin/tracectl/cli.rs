@@ -110,7 +110,8 @@ impl Global {
 
 fn user_at_host() -> String {
     let user = std::env::var_os("USER").or_else(|| std::env::var_os("LOGNAME")).filter(|user| !user.is_empty());
-    let user = user.unwrap_or_else(|| OsString::from("unknown"));
+    // A container has often no name for the user it runs as.
+    let user = user.unwrap_or_else(|| OsString::from(format!("uid{}", rustix::process::getuid().as_raw())));
     let host = rustix::system::uname();
     format!("{}@{}", user.to_string_lossy(), host.nodename().to_string_lossy())
 }

@@ -181,14 +181,15 @@ async fn a_product_keeps_its_config_when_it_is_disabled() {
 async fn the_audit_trail_says_who_it_was() {
     let world = World::new().await;
     let public_id = key(&world, "site");
-    with(&world).args(["orgs", "thaw", "acme"]).output().unwrap();
+    with(&world).env_remove("USER").args(["orgs", "set-retention", "acme", "8"]).output().unwrap();
     with(&world).env("TRACEBILITY_ACTOR", "  ").args(["orgs", "set-plan", "acme", "free"]).output().unwrap();
     with(&world).env("TRACEBILITY_ACTOR", "otto").args(["orgs", "set-retention", "acme", "7"]).output().unwrap();
     run(&world, &["keys", "revoke", &public_id, "--yes", "--actor", "ticket 4711"]).done();
-    let audit = json(&world, &["orgs", "audit", "acme", "--limit", "3"]);
+    let audit = json(&world, &["orgs", "audit", "acme", "--limit", "4"]);
     let by: Vec<_> =
         audit["events"].as_array().unwrap().iter().map(|e| (text(&e["event_type"]), text(&e["actor"]))).collect();
     assert_eq!(by[..2], [("api_key.revoke", "ticket 4711"), ("org.retention", "otto")]);
     assert_eq!(by[2].0, "org.plan");
     assert!(by[2].1.starts_with("olga@") && by[2].1.len() > "olga@".len(), "{}", by[2].1);
+    assert!(by[3].1.starts_with("uid"), "{}", by[3].1);
 }
