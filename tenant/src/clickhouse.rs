@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clickhouse::Client;
 use percent_encoding::percent_decode_str;
+use schema::migrate::CLOSED;
 use thiserror::Error;
 use url::Url;
 
@@ -239,6 +240,9 @@ pub struct InsertError {
     message: String,
 }
 
+/// A row that the table's constraints refuse.
+const VIOLATED_CONSTRAINT: u32 = 469;
+
 /// Codes that say that these bytes are wrong, whoever sends them and whenever.
 const PERMANENT_CODES: [u32; 21] = [
     6,   // CANNOT_PARSE_TEXT
@@ -260,7 +264,7 @@ const PERMANENT_CODES: [u32; 21] = [
     190, // SIZES_OF_ARRAYS_DONT_MATCH
     321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
     349, // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
-    469, // VIOLATED_CONSTRAINT
+    VIOLATED_CONSTRAINT,
     691, // UNKNOWN_ELEMENT_OF_ENUM
 ];
 
@@ -303,6 +307,8 @@ impl InsertError {
         let message = error.to_string();
         let code = exception_code(&message);
         let class = match (error, code) {
+            // A migration holds the table's writers up for a moment; the same rows will do afterwards.
+            (_, Some(VIOLATED_CONSTRAINT)) if message.contains(CLOSED) => Refusal::Outage,
             (_, Some(code)) if PERMANENT_CODES.contains(&code) => Refusal::Permanent,
             (_, Some(code)) if OUTAGE_CODES.contains(&code) => Refusal::Outage,
             (_, Some(_)) => Refusal::Unknown,
@@ -381,6 +387,11 @@ mod tests {
         assert_eq!((bad.code(), bad.refusal()), (Some(117), Refusal::Permanent));
         assert_eq!(refused("Code: 252. DB::Exception: Too many parts").refusal(), Refusal::Outage);
         assert_eq!(refused("Code: 1001. DB::Exception: std").refusal(), Refusal::Unknown);
+        let constraint = |name: &str| {
+            refused(&format!("Code: 469. DB::Exception: Constraint `{name}` for table d.span (…) is violated at row 1"))
+        };
+        assert_eq!(constraint("org_is_set").refusal(), Refusal::Permanent);
+        assert_eq!(constraint(CLOSED).refusal(), Refusal::Outage);
         assert_eq!(refused("502 Bad Gateway").refusal(), Refusal::Outage);
         assert!(InsertError::new("span", &Error::TimedOut).is_outage());
         assert_eq!(refused("Code: 6").to_string(), "clickhouse refused span: bad response: Code: 6");
