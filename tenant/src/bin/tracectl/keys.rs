@@ -94,7 +94,7 @@ impl Command {
                     "expires_at": expires.map(moment),
                 });
                 let ends = expires.map_or_else(|| "never ends".to_owned(), |at| format!("ends {}", moment(at)));
-                Ok(Answer::secret(key.reveal(), json, revoke_hint(public_id))
+                Ok(Answer::secret(key.reveal(), json, if_lost(public_id, "repeat the command"))
                     .note(format!("public id {public_id}, scopes {}, {ends}", scopes.join(",")))
                     .note(SHOWN_ONCE))
             }
@@ -114,9 +114,14 @@ impl Command {
                     "old_public_id": public_id,
                     "old_ends_at": old_ends_at,
                 });
-                Ok(Answer::secret(key.reveal(), json, revoke_hint(key.public_id()))
-                    .note(format!("public id {}; the old key, {public_id}, works until {old_ends_at}", key.public_id()))
-                    .note(SHOWN_ONCE))
+                // A key is rotated only once, so repeating the command would be refused.
+                Ok(Answer::secret(
+                    key.reveal(),
+                    json,
+                    if_lost(key.public_id(), "make another with tracectl keys create"),
+                )
+                .note(format!("public id {}; the old key, {public_id}, works until {old_ends_at}", key.public_id()))
+                .note(SHOWN_ONCE))
             }
             Self::Revoke { public_id, confirm } => {
                 check_public_id(&public_id)?;
@@ -145,8 +150,8 @@ fn check_public_id(text: &str) -> Result<(), Failure> {
     ))
 }
 
-fn revoke_hint(public_id: &str) -> String {
-    format!("nobody has seen it; remove it with tracectl keys revoke {public_id} --yes, and repeat the command")
+fn if_lost(public_id: &str, then: &str) -> String {
+    format!("nobody has seen it; remove it with tracectl keys revoke {public_id} --yes, and {then}")
 }
 
 async fn list(registry: &Registry, org: &str, all: bool, after: Option<&str>) -> Result<Answer, Failure> {

@@ -209,6 +209,13 @@ async fn a_key_that_could_not_be_printed_is_not_passed_over() {
     let public_id = keys["keys"][0]["public_id"].as_str().unwrap();
     let hint = format!("remove it with tracectl keys revoke {public_id} --yes");
     assert!(lost.err.contains("tracectl: the secret could not be printed") && lost.err.contains(&hint), "{}", lost.err);
+
+    // What is told to do next can be done: a key is not rotated twice.
+    let mut rotate = with(&world);
+    rotate.args(["keys", "rotate", public_id]);
+    let lost: Run = rotate.stdout(File::create("/dev/full").unwrap()).output().unwrap().into();
+    assert!(lost.code == Some(1) && lost.err.contains("make another with tracectl keys create"), "{}", lost.err);
+    assert_eq!(run(&world, &["keys", "rotate", public_id]).code, Some(1));
 }
 
 #[tokio::test]
