@@ -1,8 +1,11 @@
 //! What the database itself refuses, whoever asks.
 
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, PgPool};
 use tenant::registry::NewOrg;
 
-use crate::support::World;
+use crate::support::{World, bound, fill};
 
 /// Whether `sql` is refused, by which constraint or with which code.
 async fn refusal(world: &World, sql: &'static str) -> String {
@@ -20,15 +23,15 @@ async fn bad_rows_are_refused_by_their_constraint() {
     let world = World::new().await;
     world.key("site").await;
     let cases = [
-        ("INSERT INTO tenants (slug, name) VALUES ('ab', 'x')", "tenants_slug_check"),
-        ("INSERT INTO tenants (slug, name) VALUES ('-abc', 'x')", "tenants_slug_check"),
-        ("INSERT INTO tenants (slug, name) VALUES ('Abc', 'x')", "tenants_slug_check"),
-        ("INSERT INTO tenants (slug, name) VALUES (repeat('a', 41), 'x')", "tenants_slug_check"),
-        ("INSERT INTO tenants (slug, name) VALUES ('acme', 'x')", "tenants_slug_key"),
-        ("INSERT INTO tenants (slug, name) VALUES ('abc', ' ')", "tenants_name_check"),
+        ("UPDATE tenants SET slug = 'ab'", "tenants_slug_check"),
+        ("UPDATE tenants SET slug = 'admin'", "tenants_slug_reserved_check"),
+        ("UPDATE tenants SET name = ' '", "tenants_name_check"),
         ("UPDATE tenants SET plan = 'gold'", "tenants_plan_fkey"),
         ("UPDATE tenants SET retention_days = 0", "tenants_retention_days_check"),
         ("UPDATE tenants SET status = 'gone'", "22P02"),
+        ("UPDATE tenants SET status = 'frozen'", "tenants_frozen_from_check"),
+        ("UPDATE tenants SET frozen_from = 'active'", "tenants_frozen_from_check"),
+        ("UPDATE tenants SET status = 'frozen', frozen_from = 'archived'", "tenants_frozen_from_check"),
         (
             "UPDATE tenants SET contract_starts_on = '2026-02-01', contract_ends_on = '2026-01-01'",
             "tenants_contract_check",
@@ -81,53 +84,146 @@ async fn bad_rows_are_refused_by_their_constraint() {
 #[tokio::test]
 async fn nothing_of_one_org_can_be_in_another() {
     let world = World::new().await;
-    world.key("site").await;
-    world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap();
-    let other = "(SELECT id FROM tenants WHERE slug = 'other')";
-    let cases: [(&'static str, &str); 3] = [
+    let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap();
+    let project = world.registry.create_project(other.org_id, other.workspace_id, "site", "Site").await.unwrap();
+    let workspace = other.workspace_id;
+    let cases = [
         (
-            "INSERT INTO tenant_projects (tenant_id, workspace_id, slug, name)
-            SELECT o.id, w.id, 'abc', 'x' FROM tenants o, workspaces w, tenants t
-             WHERE o.slug = 'other' AND w.tenant_id = t.id AND t.slug = 'acme'",
+            format!(
+                "INSERT INTO tenant_projects (tenant_id, workspace_id, slug, name) SELECT id, '{workspace}', 'abc', 'x'"
+            ),
             "tenant_projects_workspace_fkey",
         ),
-        ("UPDATE api_keys SET tenant_id = (SELECT id FROM tenants WHERE slug = 'other')", "api_keys_project_fkey"),
         (
-            "INSERT INTO memberships (tenant_id, workspace_id, user_id)
-            SELECT o.id, p.workspace_id, 'u' FROM tenants o, tenant_projects p WHERE o.slug = 'other'",
+            format!(
+                "INSERT INTO api_keys (tenant_id, project_id, public_id, key_hash, prefix, last_four, name)
+                 SELECT id, '{project}', 'abcdefgh', '$argon2id$', 'tb_', '0000', 'x'"
+            ),
+            "api_keys_project_fkey",
+        ),
+        (
+            format!("INSERT INTO memberships (tenant_id, workspace_id, user_id) SELECT id, '{workspace}', 'u'"),
             "memberships_workspace_fkey",
+        ),
+        (
+            format!("INSERT INTO workspace_selection (tenant_id, workspace_id, user_id) SELECT id, '{workspace}', 'u'"),
+            "workspace_selection_membership_fkey",
         ),
     ];
     for (sql, expected) in cases {
-        assert_eq!(refusal(&world, sql).await, expected, "{sql} {other}");
+        let sql = format!("{sql} FROM tenants");
+        let error = sqlx::raw_sql(AssertSqlSafe(sql.clone())).execute(&world.owner).await.expect_err(&sql);
+        assert_eq!(error.as_database_error().unwrap().constraint(), Some(expected), "{sql}");
     }
 }
+
+/// What every reference to an org, a workspace or a project does when that is deleted.
+const REFERENCES: [(&str, &str); 18] = [
+    ("api_keys_project_fkey", "CASCADE"),
+    ("api_keys_tenant_id_fkey", "CASCADE"),
+    ("audit_log_tenant_id_fkey", "SET NULL"),
+    ("audit_outbox_tenant_id_fkey", "SET NULL"),
+    ("memberships_tenant_id_fkey", "CASCADE"),
+    ("memberships_workspace_fkey", "CASCADE"),
+    ("quota_period_tenant_id_fkey", "CASCADE"),
+    ("shard_map_tenant_id_fkey", "CASCADE"),
+    ("tenant_idp_config_tenant_id_fkey", "CASCADE"),
+    ("tenant_meter_limit_override_tenant_id_fkey", "CASCADE"),
+    ("tenant_plan_override_tenant_id_fkey", "CASCADE"),
+    ("tenant_products_tenant_id_fkey", "CASCADE"),
+    ("tenant_projects_tenant_id_fkey", "CASCADE"),
+    ("tenant_projects_workspace_fkey", "CASCADE"),
+    ("workspace_selection_membership_fkey", "CASCADE"),
+    ("workspace_selection_tenant_id_fkey", "CASCADE"),
+    ("workspaces_tenant_id_fkey", "CASCADE"),
+    ("tenants_plan_fkey", "NO ACTION"),
+];
+
+#[tokio::test]
+async fn every_reference_says_what_becomes_of_it() {
+    let world = World::new().await;
+    let mut found: Vec<(String, String)> = sqlx::query_as(
+        "SELECT conname::text, CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'NO ACTION' END
+           FROM pg_constraint WHERE contype = 'f' AND connamespace = 'public'::regnamespace
+            AND conrelid <> 'plan_meter_limit'::regclass",
+    )
+    .fetch_all(&world.owner)
+    .await
+    .unwrap();
+    found.sort();
+    let mut expected = REFERENCES.map(|(name, action)| (name.to_owned(), action.to_owned()));
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+/// How many rows each table has for the org that the pool is bound to.
+async fn counts(owner: &PgPool) -> BTreeMap<&'static str, i64> {
+    let mut counts = BTreeMap::new();
+    for table in OWNED.into_iter().chain(["tenants", "audit_log", "audit_outbox"]) {
+        let count = sqlx::query_scalar(AssertSqlSafe(format!("SELECT count(*) FROM {table}")));
+        counts.insert(table, count.fetch_one(owner).await.unwrap());
+    }
+    counts
+}
+
+/// What goes with an org.
+const OWNED: [&str; 11] = [
+    "workspaces",
+    "tenant_projects",
+    "api_keys",
+    "tenant_products",
+    "tenant_idp_config",
+    "tenant_plan_override",
+    "tenant_meter_limit_override",
+    "quota_period",
+    "memberships",
+    "workspace_selection",
+    "shard_map",
+];
 
 #[tokio::test]
 async fn what_an_org_owns_goes_with_it_and_its_history_stays() {
     let world = World::new().await;
-    world.key("site").await;
-    world
-        .execute(
-            "INSERT INTO memberships (tenant_id, workspace_id, user_id) SELECT tenant_id, id, 'u' FROM workspaces;
-             INSERT INTO workspace_selection (tenant_id, workspace_id, user_id) SELECT tenant_id, id, 'u' FROM workspaces;
-             INSERT INTO audit_log (tenant_id, event_type, actor) SELECT id, 'login', 'u' FROM tenants;
-             DELETE FROM tenants",
-        )
-        .await;
-    for sql in [
-        "SELECT count(*) FROM workspaces",
-        "SELECT count(*) FROM tenant_projects",
-        "SELECT count(*) FROM api_keys",
-        "SELECT count(*) FROM memberships",
-        "SELECT count(*) FROM workspace_selection",
-    ] {
-        assert_eq!(world.count(sql).await, 0, "{sql}");
+    let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap().org_id;
+    let of_other = bound(&world.db.pg_owner_dsn, other).await;
+    fill(&world.owner).await;
+    fill(&of_other).await;
+    let before = counts(&of_other).await;
+    assert!(before.values().all(|count| *count > 0) && counts(&world.owner).await.values().all(|count| *count > 0));
+    let (logged, told) = (before["audit_log"], counts(&world.owner).await["audit_outbox"]);
+
+    // As docs/registry.md has it: the owner, bound to the org. Nobody else may.
+    world.execute("DELETE FROM tenants").await;
+    assert!(counts(&world.owner).await.values().all(|count| *count == 0), "{:?}", counts(&world.owner).await);
+    assert_eq!(counts(&of_other).await, before, "the other org has all it had");
+    // History is no org's any more; only who switches the policy off sees it.
+    for (table, rows) in [("audit_log", logged), ("audit_outbox", told)] {
+        let sql = format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&world.owner).await.unwrap();
+        let sql = format!("SELECT count(*) FROM {table} WHERE tenant_id IS NULL AND tenant_ref = $1");
+        let kept = sqlx::query_scalar::<_, i64>(AssertSqlSafe(sql)).bind(world.org.org_id.to_string());
+        assert_eq!(kept.fetch_one(&world.owner).await.unwrap(), rows, "{table}");
     }
-    let kept = "SELECT count(*) FROM audit_log WHERE tenant_id IS NULL AND tenant_ref IS NOT NULL";
-    assert_eq!(world.count(kept).await, 1);
-    let kept = "SELECT count(*) FROM audit_outbox WHERE tenant_id IS NULL AND tenant_ref IS NOT NULL";
-    assert_eq!(world.count(kept).await, 3);
+}
+
+#[tokio::test]
+async fn what_is_in_a_workspace_or_a_project_goes_with_it() {
+    let world = World::new().await;
+    fill(&world.owner).await;
+    let before = counts(&world.owner).await;
+    let gone = |after: &BTreeMap<&'static str, i64>| -> Vec<&str> {
+        before.keys().copied().filter(|table| after[table] < before[table]).collect()
+    };
+    world.execute("DELETE FROM tenant_projects").await;
+    assert_eq!(gone(&counts(&world.owner).await), ["api_keys", "tenant_projects"]);
+    world.execute("DELETE FROM workspaces").await;
+    let expected = ["api_keys", "memberships", "tenant_projects", "workspace_selection", "workspaces"];
+    assert_eq!(gone(&counts(&world.owner).await), expected);
+
+    let world = World::new().await;
+    fill(&world.owner).await;
+    world.execute("DELETE FROM workspaces").await;
+    assert_eq!(gone(&counts(&world.owner).await), expected, "also when it takes its projects with it");
 }
 
 #[tokio::test]

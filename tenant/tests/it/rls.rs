@@ -330,5 +330,5 @@ async fn the_roles_may_do_what_is_documented_and_no_more() {
     let start = documented.find("| table | ").expect("the table of rights");
     let documented: Vec<_> = documented[start..].lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     let found = rights(&world.owner).await;
-    assert_eq!(documented, found, "docs/registry.md should have:\n{}", found.join("\n"));
+    assert!(documented == found, "docs/registry.md should have:\n{}", found.join("\n"));
 }
