@@ -150,7 +150,7 @@ ALTER TABLE api_keys
     ALTER COLUMN project_id SET NOT NULL,
     ADD CONSTRAINT api_keys_project_fkey FOREIGN KEY (tenant_id, project_id)
         REFERENCES tenant_projects (tenant_id, id) ON DELETE CASCADE;
-CREATE INDEX api_keys_project_idx ON api_keys (project_id);
+CREATE INDEX api_keys_project_idx ON api_keys (tenant_id, project_id);
 
 CREATE VIEW project_tenant_view AS
     SELECT id AS project_id, workspace_id, tenant_id AS org_id FROM tenant_projects;

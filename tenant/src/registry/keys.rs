@@ -10,6 +10,7 @@ use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 
 use super::audit::Event;
+use super::error::violated;
 use super::session::{self, Change, Session};
 use super::{LIST_MAX, PlaceStatus, Registry, RegistryError, projects, rules, workspaces};
 use crate::api_key::{self, IssuedKey};
@@ -242,7 +243,7 @@ async fn insert(
     key: &IssuedKey,
     hash: String,
     new: &NewKey<'_>,
-) -> Result<(), sqlx::Error> {
+) -> Result<(), RegistryError> {
     sqlx::query(
         "INSERT INTO api_keys (tenant_id, project_id, public_id, key_hash, prefix, last_four, name, scopes, expires_at)
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -257,7 +258,12 @@ async fn insert(
     .bind(new.scopes)
     .bind(new.expires_at)
     .execute(connection)
-    .await?;
+    .await
+    .map_err(|error| match (violated(&error), new.expires_at) {
+        // By the clock of Postgres, if not by ours.
+        (Some("api_keys_expires_at_check"), Some(at)) => RegistryError::InvalidExpiry { at },
+        _ => error.into(),
+    })?;
     Ok(())
 }
 

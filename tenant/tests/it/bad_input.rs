@@ -291,6 +291,10 @@ async fn scopes_and_ends_of_keys_are_checked() {
     let new = NewKey { expires_at: Some(past), ..NewKey::new("Key", &[]) };
     let refusal = registry.create_key(org_id, project, &new).await.unwrap_err();
     assert!(matches!(refusal, RegistryError::InvalidExpiry { .. }), "{refusal}");
+    world.execute("ALTER TABLE api_keys ALTER COLUMN created_at SET DEFAULT now() + interval '1 day'").await;
+    let new = NewKey { expires_at: Some(past + time::Duration::HOUR), ..new };
+    let refusal = registry.create_key(org_id, project, &new).await.unwrap_err();
+    assert!(matches!(refusal, RegistryError::InvalidExpiry { .. }), "over by the clock of Postgres: {refusal}");
     let sql = "UPDATE api_keys SET expires_at = created_at WHERE public_id = $1";
     assert_eq!(verdict(&operator, sql, key.public_id()).await, "api_keys_expires_at_check");
     let sql = "UPDATE api_keys SET rotated_at = now() WHERE public_id = $1";
