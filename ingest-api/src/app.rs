@@ -8,7 +8,9 @@ use hyper::body::Incoming;
 use schema::envelope::{Header, Source};
 use schema::ids::EnvelopeId;
 use schema::model::UnixNanos;
+use tenant::admission::{Admission, Cost, Standing};
 use tenant::context::scope;
+use tenant::outcome::{Items, Ledger, Outcome};
 use tenant::redis::Redis;
 use tenant::{Resolver, TenantContext};
 use uuid::Uuid;
@@ -30,15 +32,33 @@ const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
 #[derive(Clone)]
 pub struct App {
     resolver: Resolver,
+    admission: Admission,
+    ledger: Ledger,
     publisher: Publisher,
     budget: Budget,
     pub(crate) health: Health,
 }
 
+/// What a request that was taken in is answered with.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// What became of its items.
+    pub counts: Counts,
+    /// Where its key stands with its rate; `None` where no rate holds.
+    pub standing: Option<Standing>,
+}
+
 impl App {
     /// Puts the parts together.
-    pub fn new(resolver: Resolver, redis: Redis, budget: Budget, health: Health) -> Self {
-        Self { resolver, publisher: Publisher::new(redis), budget, health }
+    pub fn new(
+        resolver: Resolver,
+        admission: Admission,
+        ledger: Ledger,
+        redis: Redis,
+        budget: Budget,
+        health: Health,
+    ) -> Self {
+        Self { resolver, admission, ledger, publisher: Publisher::new(redis), budget, health }
     }
 
     /// The budget that bodies are read under.
@@ -46,10 +66,17 @@ impl App {
         &self.budget
     }
 
-    /// The tenant of a request, if its key may ingest.
+    /// The tenant of a request, if its key may ingest and is not known to be over its rate. Before the body is read.
     pub async fn admit(&self, headers: &HeaderMap) -> Result<Arc<TenantContext>, ApiError> {
-        let tenant = self.resolver.resolve(auth::presented_key(headers)?).await?;
-        tenant.require(scope::INGEST_WRITE)?;
+        let refused = |org, error: ApiError| {
+            self.ledger.refused_unread(org, error.outcome(), error.code());
+            error
+        };
+        let presented = auth::presented_key(headers).map_err(|error| refused(None, error))?;
+        let tenant = self.resolver.resolve(presented).await.map_err(|error| refused(None, error.into()))?;
+        let org = Some(tenant.org_id());
+        tenant.require(scope::INGEST_WRITE).map_err(|error| refused(org, error.into()))?;
+        self.admission.precheck(&tenant).map_err(|error| refused(org, error.into()))?;
         Ok(tenant)
     }
 
@@ -60,20 +87,26 @@ impl App {
         headers: &HeaderMap,
         body: Incoming,
         source: Source,
-    ) -> Result<Counts, ApiError> {
+    ) -> Result<Accepted, ApiError> {
         let tenant = self.admit(headers).await?;
-        let body = body::read(headers, body, &self.budget).await?;
+        let body = body::read(headers, body, &self.budget).await;
+        let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
         self.store(request_id, &tenant, body, source).await
     }
 
-    /// Translates a body and appends its rows. On `Ok` they are durable.
+    /// Counts a request whose items nobody has counted.
+    pub fn refused_unread(&self, tenant: &TenantContext, error: &ApiError) {
+        self.ledger.refused_unread(Some(tenant.org_id()), error.outcome(), error.code());
+    }
+
+    /// Translates a body, pays for its rows and appends them. On `Ok` they are durable.
     pub async fn store(
         &self,
         request_id: Uuid,
-        tenant: &TenantContext,
+        tenant: &Arc<TenantContext>,
         body: ReadBody,
         source: Source,
-    ) -> Result<Counts, ApiError> {
+    ) -> Result<Accepted, ApiError> {
         let header = Header {
             envelope_id: EnvelopeId(request_id),
             org_id: tenant.org_id(),
@@ -83,18 +116,58 @@ impl App {
             received_at: now(),
             source,
         };
+        let bytes = body.bytes.len() as u64;
         let translated = if body.bytes.len() > TRANSLATE_INLINE_BYTES_MAX {
             tokio::task::block_in_place(|| translate(&header, &body.bytes))
         } else {
             translate(&header, &body.bytes)
         };
-        let (counts, envelope) = translated?;
         drop(body);
-        if let Some(envelope) = envelope {
-            self.publisher.publish(tenant.org_id(), &envelope).await?;
-        }
+        let (counts, envelope) = translated.inspect_err(|error| self.refused_unread(tenant, error))?;
+        self.ledger.open(tenant.org_id(), counts.set_aside).end(Outcome::Rejected, "set_aside");
+        let items = self.ledger.open(tenant.org_id(), counts.accepted());
+        let standing = match envelope {
+            Some(envelope) => {
+                let cost = Cost { items: items.count(), bytes };
+                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items);
+                // By itself: a client that goes away must not leave a charge or an item without an end.
+                tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
+            }
+            None => None,
+        };
         metrics::items(&counts);
-        Ok(counts)
+        Ok(Accepted { counts, standing })
+    }
+
+    /// All limits, then the append; and every item and every charge to its end.
+    async fn pay_and_append(
+        self,
+        tenant: Arc<TenantContext>,
+        cost: Cost,
+        received_at: UnixNanos,
+        envelope: Vec<u8>,
+        items: Items,
+    ) -> Result<Option<Standing>, ApiError> {
+        let (charge, standing) = match self.admission.admit(&tenant, cost, received_at).await {
+            Ok(admitted) => admitted,
+            Err(refused) => {
+                let error = ApiError::from(refused);
+                items.end(error.outcome(), error.code());
+                return Err(error);
+            }
+        };
+        match self.publisher.publish(tenant.org_id(), &envelope).await {
+            Ok(()) => {
+                charge.kept();
+                items.end(Outcome::Accepted, "appended");
+                Ok(standing)
+            }
+            Err(error) => {
+                charge.refunded().await;
+                items.end(error.outcome(), error.code());
+                Err(error)
+            }
+        }
     }
 }
 

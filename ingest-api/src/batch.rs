@@ -50,6 +50,13 @@ pub struct Counts {
     pub reasons: Vec<SetAside>,
 }
 
+impl Counts {
+    /// Runs and spans stored.
+    pub fn accepted(&self) -> u64 {
+        u64::from(self.runs) + u64::from(self.spans)
+    }
+}
+
 impl Batch {
     /// Lends this thread's batch, empty. Its some hundred buffers are reused from request to request: making them anew
     /// would cost more than filling them.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tenant::mode::DeploymentMode;
 use tenant::secret::{Secret, SecretUrl};
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
 
@@ -64,6 +65,7 @@ const TABLE: &[&dyn Declared] = &[
     &settings::PG_DSN,
     &settings::REDIS_URL,
     &settings::CLICKHOUSE_URL,
+    &settings::DEPLOYMENT_MODE,
     &INGEST_LISTEN,
     &OTLP_GRPC_LISTEN,
     &OPERATOR_LISTEN,
@@ -90,6 +92,7 @@ fn admin_key(text: &str) -> Result<String, String> {
 pub struct Config {
     pub pg_dsn: SecretUrl,
     pub redis_url: SecretUrl,
+    pub deployment_mode: DeploymentMode,
     pub ingest_listen: SocketAddr,
     pub otlp_grpc_listen: SocketAddr,
     pub operator_listen: SocketAddr,
@@ -109,6 +112,7 @@ impl Config {
         let config = Self {
             pg_dsn: values.get(&settings::PG_DSN)?,
             redis_url: values.get(&settings::REDIS_URL)?,
+            deployment_mode: values.get(&settings::DEPLOYMENT_MODE)?,
             ingest_listen: values.get(&INGEST_LISTEN)?,
             otlp_grpc_listen: values.get(&OTLP_GRPC_LISTEN)?,
             operator_listen: values.get(&OPERATOR_LISTEN)?,

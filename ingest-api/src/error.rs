@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use http::StatusCode;
 use tenant::ResolveError;
+use tenant::admission::Refused;
+use tenant::outcome::Outcome;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +17,8 @@ pub enum ApiError {
     NoKey,
     #[error(transparent)]
     Resolve(#[from] ResolveError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
     #[error("there is nothing at this path")]
     NotFound,
     #[error("this path takes {allowed}")]
@@ -31,6 +35,8 @@ pub enum ApiError {
     BodyTimeout(Duration),
     #[error("too many requests are under way; try again")]
     Overloaded,
+    #[error("an error of ours; it is in the log")]
+    Defect,
     #[error("the data cannot be stored at the moment; try again")]
     Unavailable(#[source] redis::RedisError),
 }
@@ -47,6 +53,12 @@ impl ApiError {
                 }
                 ResolveError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             },
+            ApiError::Refused(refused) => match refused {
+                Refused::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
+                Refused::TooCostly { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+                Refused::Forbidden { .. } => StatusCode::FORBIDDEN,
+                Refused::OverQuota { .. } => StatusCode::PAYMENT_REQUIRED,
+            },
             ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             ApiError::ContentType { .. } | ApiError::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -54,6 +66,17 @@ impl ApiError {
             ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
             ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Overloaded | ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Defect => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// What becomes of the items of a request that is refused so, for the ledger.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            ApiError::Refused(Refused::RateLimited { .. }) => Outcome::RateLimited,
+            ApiError::Refused(Refused::OverQuota { .. }) => Outcome::OverQuota,
+            error if error.status().is_server_error() => Outcome::Unavailable,
+            _ => Outcome::Rejected,
         }
     }
 
@@ -70,6 +93,12 @@ impl ApiError {
                 ResolveError::MissingScope { .. } => "missing_scope",
                 ResolveError::Unavailable(_) => "registry_unavailable",
             },
+            ApiError::Refused(refused) => match refused {
+                Refused::RateLimited { .. } => "rate_limited",
+                Refused::TooCostly { .. } => "too_costly",
+                Refused::Forbidden { .. } => "rate_is_zero",
+                Refused::OverQuota { .. } => "over_quota",
+            },
             ApiError::NotFound => "not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::ContentType { .. } => "content_type",
@@ -78,6 +107,7 @@ impl ApiError {
             ApiError::Malformed(_) => "malformed",
             ApiError::BodyTimeout(_) => "body_timeout",
             ApiError::Overloaded => "overloaded",
+            ApiError::Defect => "defect",
             ApiError::Unavailable(_) => "storage_unavailable",
         }
     }
@@ -88,7 +118,9 @@ impl ApiError {
         const DEADLINE_EXCEEDED: i32 = 4;
         const NOT_FOUND: i32 = 5;
         const PERMISSION_DENIED: i32 = 7;
+        const RESOURCE_EXHAUSTED: i32 = 8;
         const UNIMPLEMENTED: i32 = 12;
+        const INTERNAL: i32 = 13;
         const UNAVAILABLE: i32 = 14;
         const UNAUTHENTICATED: i32 = 16;
         match self.status() {
@@ -97,7 +129,10 @@ impl ApiError {
             StatusCode::NOT_FOUND => NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED => UNIMPLEMENTED,
             StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
-            StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+            // To be tried again. RESOURCE_EXHAUSTED is that only with a RetryInfo, and UNAVAILABLE to every exporter.
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => UNAVAILABLE,
+            StatusCode::INTERNAL_SERVER_ERROR => INTERNAL,
+            StatusCode::PAYMENT_REQUIRED => RESOURCE_EXHAUSTED,
             _ => INVALID_ARGUMENT,
         }
     }

@@ -52,9 +52,10 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
 async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Counts, ApiError> {
     let (head, body) = request.into_parts();
     let tenant = app.admit(&head.headers).await?;
-    let framed = body::collect(&head.headers, body, app.budget()).await?;
-    let message = unframe(&head.headers, framed, app)?;
-    app.store(request_id, &tenant, message, Source::OtlpGrpc).await
+    let framed = body::collect(&head.headers, body, app.budget()).await;
+    let message = framed.and_then(|framed| unframe(&head.headers, framed, app));
+    let message = message.inspect_err(|error| app.refused_unread(&tenant, error))?;
+    Ok(app.store(request_id, &tenant, message, Source::OtlpGrpc).await?.counts)
 }
 
 /// Takes the one message out of its frame.

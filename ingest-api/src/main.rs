@@ -10,6 +10,8 @@ use ingest_api::health::Health;
 use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
 use ingest_api::{grpc, routes, server};
+use tenant::admission::Admission;
+use tenant::outcome::{self, Ledger};
 use tenant::resolver::PostgresSource;
 use tenant::{Resolver, service};
 use tokio::net::TcpListener;
@@ -30,8 +32,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let health = Health { redis: redis.clone(), metrics: service::collect_metrics(&LATENCY_BUCKETS_SECONDS)? };
     let resolver = Resolver::new(PostgresSource::new(tenant::postgres::pool(&config.pg_dsn)?));
     let budget = Budget::new(config.body_max, config.bodies_in_flight_max);
-    let app = App::new(resolver, redis.clone(), budget, health.clone());
-    let operator = Operator::new(redis, config.admin_key, health);
+    let admission = Admission::new(redis.clone(), config.deployment_mode.enforces_quotas());
+    let ledger = Ledger::new();
+    let app = App::new(resolver, admission, ledger.clone(), redis.clone(), budget, health.clone());
+    let operator = Operator::new(redis.clone(), config.admin_key, health);
+    let (end_ledger, ledger_ends) = watch::channel(false);
+    let ledger = tokio::spawn(outcome::run(ledger, redis, ledger_ends));
 
     // Announce.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
@@ -60,6 +66,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         stop.send_replace(true);
     };
     tokio::join!(signal, ingest, grpc, operator);
+    end_ledger.send_replace(true);
+    ledger.await.context("the ledger of outcomes was not written to its end")?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! The ingest listener: path and method to handler, result to answer.
 
 use std::convert::Infallible;
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -10,9 +10,10 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use schema::envelope::Source;
 use serde_json::json;
+use tenant::admission::{Refused, Standing};
 use uuid::Uuid;
 
-use crate::app::App;
+use crate::app::{Accepted, App};
 use crate::batch::Counts;
 use crate::error::ApiError;
 use crate::health;
@@ -23,9 +24,9 @@ use crate::otlp::reply::{self, Encoding};
 pub type Answer = Response<Full<Bytes>>;
 
 /// Seconds a client of a native route is asked to wait.
-const RETRY_AFTER_NATIVE_SECONDS: u32 = 5;
+const RETRY_AFTER_NATIVE_SECONDS: u64 = 5;
 /// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
-const RETRY_AFTER_OTLP_SECONDS: u32 = 1;
+const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
 
 /// How a route talks to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +101,9 @@ async fn traces(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answ
         }
     };
     match app.ingest(request_id, &head.headers, body, source).await {
-        Ok(counts) => answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)),
+        Ok(Accepted { counts, standing }) => {
+            with_standing(answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)), standing)
+        }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
     }
 }
@@ -113,7 +116,9 @@ async fn runs(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer
         return refuse(Dialect::Native, request_id, &error);
     }
     match app.ingest(request_id, &head.headers, body, Source::Native).await {
-        Ok(counts) => answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)),
+        Ok(Accepted { counts, standing }) => {
+            with_standing(answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)), standing)
+        }
         Err(error) => refuse(Dialect::Native, request_id, &error),
     }
 }
@@ -145,6 +150,30 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> 
     answer
 }
 
+/// Tells a client where its key stands, in the fields of draft-ietf-httpapi-ratelimit-headers-06: units that may pass at
+/// once, units left, seconds until all are back.
+fn with_standing(mut answer: Answer, standing: Option<Standing>) -> Answer {
+    if let Some(Standing { limit, remaining, reset }) = standing {
+        rate_limit_headers(answer.headers_mut(), limit, remaining, seconds(reset));
+    }
+    answer
+}
+
+fn rate_limit_headers(headers: &mut HeaderMap, limit: i64, remaining: i64, reset_s: u64) {
+    headers.insert("ratelimit-limit", HeaderValue::from(limit));
+    headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
+    headers.insert("ratelimit-reset", HeaderValue::from(reset_s));
+}
+
+/// Whole seconds, rounded up: who comes back after them is not told to wait once more.
+fn seconds(duration: Duration) -> u64 {
+    duration.as_millis().div_ceil(1000) as u64
+}
+
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
 /// The answer to a refused request, as its client expects it.
 pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
     let status = error.status();
@@ -160,17 +189,26 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
             self::answer(status, "application/json", json!({ "error": error }).to_string().into_bytes())
         }
     };
+    let retry_after = match dialect {
+        Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
+        Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
+    };
     let headers = answer.headers_mut();
     match (status, error) {
+        (_, ApiError::Refused(Refused::RateLimited { rate, retry_after: wait, .. })) => {
+            let wait = seconds(*wait);
+            rate_limit_headers(headers, rate.burst(), 0, wait);
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.max(retry_after)));
+            headers.insert("x-ratelimit-reset", HeaderValue::from(unix_seconds() + wait));
+        }
+        (_, ApiError::Refused(Refused::OverQuota { meter, .. })) => {
+            headers.insert("x-quota-meter", HeaderValue::from_static(meter.as_str()));
+        }
         (StatusCode::UNAUTHORIZED, _) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tracebility\""));
         }
         (StatusCode::SERVICE_UNAVAILABLE, _) => {
-            let seconds = match dialect {
-                Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
-                Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
-            };
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
         }
         (_, ApiError::MethodNotAllowed { allowed }) => {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));

@@ -13,6 +13,12 @@ pub trait Clock: Send + Sync + 'static {
     fn unix_ms(&self) -> i64;
 }
 
+/// Hours since the Unix epoch, by the machine's clock.
+pub fn unix_hour() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_secs() / 3600).unwrap_or(i64::MAX)
+}
+
 /// The machine's clock.
 #[derive(Debug)]
 pub struct SystemClock {

@@ -71,9 +71,20 @@ impl RedisKey {
         Self(format!("{{{org}}}:rl:{key}"))
     }
 
+    /// An org's rate limiter over all of its keys, the theoretical arrival time in µs: `{<org>}:rl:org`.
+    pub fn org_rate_limit(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:rl:org"))
+    }
+
     /// What an org used of a meter in a period `YYYYMM`: `{<org>}:quota:<YYYYMM>:<meter>`.
     pub fn quota(org: OrgId, period: u32, meter: &'static str) -> Self {
         Self(format!("{{{org}}}:quota:{period}:{meter}"))
+    }
+
+    /// What an org was let pass in a period, by minute and meter, as far as it is not summed up yet (hash):
+    /// `{<org>}:quota:<YYYYMM>:recent`.
+    pub fn quota_recent(org: OrgId, period: u32) -> Self {
+        Self(format!("{{{org}}}:quota:{period}:recent"))
     }
 
     /// Whether an org is over a hard quota in a period `YYYYMM`: `{<org>}:quota:over:<YYYYMM>`.
@@ -84,6 +95,12 @@ impl RedisKey {
     /// Who holds an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
     pub fn eval_concurrency(org: OrgId) -> Self {
         Self(format!("{{{org}}}:eval:concurrency"))
+    }
+
+    /// What became of an org's items in an hour since the Unix epoch, by process, outcome and reason (hash):
+    /// `{<org>}:outcomes:<hour>`; `outcomes:<hour>` for items of nobody known.
+    pub fn outcomes(org: Option<OrgId>, hour: i64) -> Self {
+        Self(org.map_or_else(|| format!("outcomes:{hour}"), |org| format!("{{{org}}}:outcomes:{hour}")))
     }
 
     /// The key as Redis sees it.
@@ -140,6 +157,10 @@ mod tests {
                 "{11111111-1111-1111-1111-111111111111}:quota:202611:span_ingested",
             ),
             (RedisKey::quota_over(org, 202_611), "{11111111-1111-1111-1111-111111111111}:quota:over:202611"),
+            (RedisKey::org_rate_limit(org), "{11111111-1111-1111-1111-111111111111}:rl:org"),
+            (RedisKey::quota_recent(org, 202_611), "{11111111-1111-1111-1111-111111111111}:quota:202611:recent"),
+            (RedisKey::outcomes(Some(org), 498_000), "{11111111-1111-1111-1111-111111111111}:outcomes:498000"),
+            (RedisKey::outcomes(None, 498_000), "outcomes:498000"),
             (RedisKey::eval_concurrency(org), "{11111111-1111-1111-1111-111111111111}:eval:concurrency"),
         ];
         for (key, expected) in spelled {

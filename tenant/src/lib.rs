@@ -3,10 +3,13 @@
 //! | module | one idea |
 //! | --- | --- |
 //! | [`settings`] | how a program reads its `TRACEBILITY_*` settings |
+//! | [`mode`] | for customers, or self-hosted |
 //! | [`secret`] | values that never reach a log |
 //! | [`api_key`] | the form of an API key, and its hash |
 //! | [`resolver`] | from a presented key to a [`TenantContext`] |
 //! | [`context`] | who a request is from and what its org may do |
+//! | [`admission`] | whether a request may pass: rates and monthly limits |
+//! | [`outcome`] | what became of every item |
 //! | [`shard`] | which stream an org's envelopes go to |
 //! | [`keys`] | every Redis key there is |
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
@@ -27,10 +30,13 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod admission;
 pub mod api_key;
 pub mod clickhouse;
 pub mod clock;
 pub mod keys;
+pub mod mode;
+pub mod outcome;
 pub mod postgres;
 pub mod redis;
 pub mod registry;

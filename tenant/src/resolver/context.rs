@@ -16,8 +16,10 @@
 use std::sync::Arc;
 
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+use schema::model::Meter;
 
 use super::{KeyRecord, ResolveError};
+use crate::admission::gcra::Limit;
 use crate::words::words;
 
 /// What a key may be allowed to do, as written in `api_keys.scopes`.
@@ -64,8 +66,32 @@ pub struct Plan {
     pub rps: i32,
     /// Requests that a key may send at once.
     pub burst: i32,
+    /// Requests per second that all keys of the org may sustain together.
+    pub org_rps: i32,
+    /// Requests that all keys of the org may send at once.
+    pub org_burst: i32,
     /// Evaluations that the org may run at the same time.
     pub eval_slots: i32,
+    /// Limits per calendar month; a meter that is not named is counted and not limited.
+    pub monthly: Box<[(Meter, i64)]>,
+}
+
+impl Plan {
+    /// What one key may send.
+    pub const fn key_limit(&self) -> Limit {
+        Limit::of_plan(self.rps, self.burst)
+    }
+
+    /// What all keys of the org may send together.
+    pub const fn org_limit(&self) -> Limit {
+        Limit::of_plan(self.org_rps, self.org_burst)
+    }
+
+    /// What the org may use of a meter in a calendar month; `None` is unlimited.
+    pub fn monthly_limit(&self, meter: Meter) -> Option<u64> {
+        let limit = self.monthly.iter().find(|(limited, _)| *limited == meter)?.1;
+        u64::try_from(limit).ok()
+    }
 }
 
 /// The scopes of a key.

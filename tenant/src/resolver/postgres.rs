@@ -1,12 +1,14 @@
 //! Keys out of Postgres.
 
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+use schema::model::Meter;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 
 use super::context::{Plan, Scopes};
 use super::{KeyRecord, KeySource, Lookup, SourceError};
+use crate::admission::METERS;
 use crate::registry::PlaceStatus;
 use crate::secret::Secret;
 use crate::words::UnknownWord;
@@ -16,7 +18,8 @@ use crate::words::UnknownWord;
 const FIND: &str = "\
     SELECT id, tenant_id, workspace_id, project_id, key_hash, scopes, expires_at, revoked_at IS NOT NULL AS revoked,
            tenant_status::text AS tenant_status, workspace_status::text AS workspace_status,
-           project_status::text AS project_status, plan, rps, burst, eval_slots
+           project_status::text AS project_status, plan, rps, burst, org_rps, org_burst,
+           eval_slots, meters, monthly_limits
       FROM find_api_key($1)";
 
 /// The registry as a source of keys.
@@ -66,9 +69,19 @@ fn record(row: &PgRow) -> Result<KeyRecord, SourceError> {
             name: row.try_get::<String, _>("plan")?.into(),
             rps: row.try_get("rps")?,
             burst: row.try_get("burst")?,
+            org_rps: row.try_get("org_rps")?,
+            org_burst: row.try_get("org_burst")?,
             eval_slots: row.try_get("eval_slots")?,
+            monthly: monthly(row)?,
         },
     })
+}
+
+/// The limits of the meters that ingest knows; others are not its business.
+fn monthly(row: &PgRow) -> Result<Box<[(Meter, i64)]>, SourceError> {
+    let (names, limits) = (row.try_get::<Vec<String>, _>("meters")?, row.try_get::<Vec<i64>, _>("monthly_limits")?);
+    let known = |name: &str| METERS.into_iter().find(|meter| meter.as_str() == name);
+    Ok(names.iter().zip(limits).filter_map(|(name, limit)| Some((known(name)?, limit))).collect())
 }
 
 fn unix_ms(time: OffsetDateTime) -> i64 {

@@ -54,7 +54,15 @@ impl World {
             revoked: false,
             status: TenantStatus::Active,
             archived: None,
-            plan: Plan { name: "free".into(), rps: 50, burst: 200, eval_slots: 2 },
+            plan: Plan {
+                name: "free".into(),
+                rps: 50,
+                burst: 200,
+                org_rps: 200,
+                org_burst: 800,
+                eval_slots: 2,
+                monthly: [].into(),
+            },
         };
         let public_id = key.public_id().to_owned();
         let registry =

@@ -55,6 +55,7 @@ use std::ffi::OsString;
 use std::fmt;
 
 use crate::clickhouse::ClickHouseUrl;
+use crate::mode::DeploymentMode;
 use crate::secret::{REDACTED, SecretUrl};
 
 pub mod parse;
@@ -88,6 +89,14 @@ pub const CLICKHOUSE_URL: Setting<ClickHouseUrl> = Setting::new(
 )
 .required("http://tracebility:secret@localhost:8123/tracebility")
 .secret_url();
+
+/// Which promises about limits are kept; see [`DeploymentMode`].
+pub const DEPLOYMENT_MODE: Setting<DeploymentMode> = Setting::new(
+    "TRACEBILITY_DEPLOYMENT_MODE",
+    parse::deployment_mode,
+    "saas: a monthly limit that is reached refuses (402). self_hosted: it is only counted and noted.",
+)
+.default("saas");
 
 /// What is logged.
 pub const LOG: Setting<String> = Setting::new(

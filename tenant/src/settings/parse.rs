@@ -7,6 +7,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::clickhouse::ClickHouseUrl;
+use crate::mode::DeploymentMode;
 use crate::secret::SecretUrl;
 
 /// Any text.
@@ -66,6 +67,11 @@ pub fn duration<const MIN_MS: u64, const MAX_MS: u64>(text: &str) -> Result<Dura
     let refused = || format!("is not a duration from {MIN_MS}ms to {MAX_MS}ms, such as 500ms or 20s");
     let value = with_unit(text, &UNITS).ok_or_else(refused)?;
     if (MIN_MS..=MAX_MS).contains(&value) { Ok(Duration::from_millis(value)) } else { Err(refused()) }
+}
+
+/// `saas` or `self_hosted`.
+pub fn deployment_mode(text: &str) -> Result<DeploymentMode, String> {
+    text.parse::<DeploymentMode>().map_err(|_| "is not saas or self_hosted".to_owned())
 }
 
 /// A `postgres://` URL.

@@ -1,0 +1,27 @@
+//! How a deployment is run: for customers, or by its only user.
+
+use crate::words::words;
+
+words! {
+    /// Who is served. What differs:
+    ///
+    /// | | `saas` | `self_hosted` |
+    /// | --- | --- | --- |
+    /// | monthly limit reached | 402, until the month is over or the limit raised | counted, and noted in the audit log |
+    /// | 80 % of a monthly limit | noted in the audit log | the same |
+    /// | rate limits | 429 | the same |
+    /// | orgs | made by operators | one is made at the start, others may be |
+    DeploymentMode, "deployment mode" {
+        /// Customers, each with a plan that binds.
+        Saas = "saas",
+        /// The user's own machines: their own limits do not lock them out.
+        SelfHosted = "self_hosted",
+    }
+}
+
+impl DeploymentMode {
+    /// Whether a monthly limit that is reached refuses.
+    pub const fn enforces_quotas(self) -> bool {
+        matches!(self, Self::Saas)
+    }
+}
