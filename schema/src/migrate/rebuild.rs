@@ -52,6 +52,8 @@ pub(super) enum RebuildError {
     Failed(#[from] Failure),
     #[error("{table}: {tables}; no run of this program leaves that behind, so nothing was changed")]
     Unexpected { table: String, tables: String },
+    #[error("{table} came to no end after {STEPS_MAX} steps")]
+    Endless { table: String },
     #[error("{table} is not the table of 0001: its key or columns are not ours")]
     Foreign { table: String },
     #[error(
@@ -98,16 +100,17 @@ impl<'a> Rebuild<'a> {
         direction: Direction,
         options: &'a Options,
     ) -> Result<Self, RebuildError> {
-        let mut filled = Vec::new();
         let source = match direction {
             Direction::Up => Found::Old,
             Direction::Down => Found::New,
         };
-        for table in tables {
-            if look(session, table).await?.live == source && has_rows(session, table).await? {
-                filled.push(*table);
-            }
+        if tables.is_empty() {
+            return Ok(Self { direction, options, registry: None });
         }
+        let names: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
+        let seen = look(session, &names).await?;
+        let with_rows = |(_, seen): &(&&str, &Seen)| seen.found == source && seen.rows > 0;
+        let filled: Vec<&str> = tables.iter().zip(&seen).filter(with_rows).map(|(table, _)| *table).collect();
         let mut rebuild = Self { direction, options, registry: None };
         if let (Some(table), true) = (filled.first(), options.cluster.is_some()) {
             return Err(RebuildError::RowsOnCluster { table: (*table).to_owned() });
@@ -125,23 +128,29 @@ impl<'a> Rebuild<'a> {
 
     /// Takes one table from whatever state it is in to the end of this direction.
     pub(super) async fn run(&self, session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
+        let names = [table.to_owned(), name(table, Beside::Next), name(table, Beside::Kept)];
         for _ in 0..STEPS_MAX {
-            let tables = look(session, table).await?;
-            let Some(action) = next_action(self.direction, tables) else {
-                return Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() });
-            };
-            match action {
-                Action::Fill(beside) => self.fill(session, table, beside).await?,
-                Action::Keep => {
-                    let keep = format!("RENAME TABLE {} TO {}", name(table, Beside::Next), name(table, Beside::Kept));
-                    session.change(&keep).await?;
+            let [live, next, kept] = look_at(session, &names).await?;
+            let tables = Tables { live: live.found, next: next.found, kept: kept.found };
+            let seen = |beside| if beside == Beside::Next { next } else { kept };
+            match next_action(self.direction, tables) {
+                None => return Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() }),
+                Some(Action::Fill(beside)) => self.fill(session, table, beside, [live, seen(beside)]).await?,
+                Some(Action::Keep) => session.change(&format!("RENAME TABLE {} TO {}", names[1], names[2])).await?,
+                Some(Action::Drop(beside)) => drop_covered(session, table, beside, [live, seen(beside)]).await?,
+                // The live table takes rows, and the one that is kept does not.
+                Some(Action::Done) => {
+                    if live.is_closed {
+                        open(session, table).await?;
+                    }
+                    if kept.found != Found::Absent && !kept.is_closed {
+                        close(session, &names[2]).await?;
+                    }
+                    return Ok(());
                 }
-                Action::Drop(beside) => drop_covered(session, table, beside, tables.live).await?,
-                Action::Done => return finish(session, table, tables).await,
             }
         }
-        let tables = look(session, table).await?;
-        Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() })
+        Err(RebuildError::Endless { table: table.to_owned() })
     }
 
     /// After the last table, and after a failure: what only served this migration is removed.
@@ -150,25 +159,33 @@ impl<'a> Rebuild<'a> {
     }
 
     /// Brings every row of the live table into the other one, and exchanges the two.
-    async fn fill(&self, session: &mut Session<'_>, table: &str, beside: Beside) -> Result<(), RebuildError> {
+    async fn fill(
+        &self,
+        session: &mut Session<'_>,
+        table: &str,
+        beside: Beside,
+        [live, other]: [Seen; 2],
+    ) -> Result<(), RebuildError> {
         let target = name(table, beside);
-        // It may have been closed when it was the old one.
-        open(session, &target).await?;
-        let without_org = if beside == Beside::Next { table } else { &target };
-        let stamps = self.registry.is_some();
-        let mut copy = Copy::plan(session, table, &target, without_org, stamps).await?;
-        for round in 1..=ROUNDS_MAX {
-            self.reload(session).await?;
-            if copy.round(session, &format!("round {round}")).await? <= ROWS_LEFT_MAX {
-                break;
+        if other.is_closed {
+            // It was when it was the old one.
+            open(session, &target).await?;
+        }
+        let mut copy = Copy::new(table, &target, self.registry.is_some());
+        if live.rows > 0 {
+            copy.plan(session, beside == Beside::Kept).await?;
+            for round in 1..=ROUNDS_MAX {
+                self.reload(session).await?;
+                if copy.round(session, &format!("round {round}")).await? <= ROWS_LEFT_MAX {
+                    break;
+                }
+            }
+            if self.direction == Direction::Up {
+                copy.prove_ahead(session).await?;
             }
         }
-        if self.direction == Direction::Up {
-            copy.prove_ahead(session).await?;
-        }
         let closed = Instant::now();
-        let closing = format!("ALTER TABLE {table} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0");
-        session.change(&closing).await?;
+        close(session, table).await?;
         match self.fill_closed(session, table, &target, &mut copy).await {
             Ok(rows) => {
                 let waited = closed.elapsed().as_millis();
@@ -193,22 +210,25 @@ impl<'a> Rebuild<'a> {
         copy: &mut Copy,
     ) -> Result<u64, RebuildError> {
         wait_for_inserts(session, table).await?;
-        if self.direction == Direction::Up {
-            if self.registry.is_some() {
+        let [live, other] = look_at(session, &[table.to_owned(), target.to_owned()]).await?;
+        if live.rows + other.rows > 0 {
+            if self.direction == Direction::Up {
+                if self.registry.is_none() {
+                    // They came in between. The next run sees them from the start.
+                    return Err(RebuildError::NoRegistry { tables: table.to_owned() });
+                }
                 self.reload(session).await?;
                 refuse_orphans(session, &[table], self.options).await?;
-            } else if has_rows(session, table).await? {
-                // They came in between. The next run sees them from the start.
-                return Err(RebuildError::NoRegistry { tables: table.to_owned() });
+            }
+            copy.plan(session, self.direction == Direction::Down).await?;
+            copy.round(session, "last round").await?;
+            match self.direction {
+                Direction::Up => copy.prove_equal(session).await?,
+                Direction::Down => copy.prove_covered(session).await?,
             }
         }
-        copy.round(session, "last round").await?;
-        let rows = match self.direction {
-            Direction::Up => copy.prove_equal(session).await?,
-            Direction::Down => copy.prove_covered(session).await?,
-        };
         session.change(&format!("EXCHANGE TABLES {table} AND {target}")).await?;
-        Ok(rows)
+        Ok(live.rows)
     }
 
     /// Projects are made while rows are copied.
@@ -221,24 +241,25 @@ impl<'a> Rebuild<'a> {
 }
 
 /// Drops the table beside the live one; if it has rows, only after each was found in the live one.
-async fn drop_covered(session: &mut Session<'_>, table: &str, beside: Beside, live: Found) -> Result<(), RebuildError> {
+async fn drop_covered(
+    session: &mut Session<'_>,
+    table: &str,
+    beside: Beside,
+    [live, other]: [Seen; 2],
+) -> Result<(), RebuildError> {
     let spare = name(table, beside);
-    if has_rows(session, &spare).await? {
-        let without_org = if live == Found::Old { table } else { &spare };
-        let rows = Copy::plan(session, &spare, table, without_org, false).await?.prove_keys_covered(session).await?;
-        session.say(&format!("{spare}: dropping {rows} rows, each of which is in {table}"));
+    if other.rows > 0 {
+        let mut copy = Copy::new(&spare, table, false);
+        copy.plan(session, live.found == Found::Old).await?;
+        copy.prove_keys_covered(session).await?;
+        session.say(&format!("{spare}: dropping {} rows, each of which is in {table}", other.rows));
     }
     session.change(&format!("DROP TABLE {spare}")).await?;
     Ok(())
 }
 
-/// The live table takes rows, and the one that is kept does not.
-async fn finish(session: &mut Session<'_>, table: &str, tables: Tables) -> Result<(), RebuildError> {
-    open(session, table).await?;
-    if tables.kept != Found::Absent {
-        let kept = name(table, Beside::Kept);
-        session.change(&format!("ALTER TABLE {kept} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0")).await?;
-    }
+async fn close(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
+    session.change(&format!("ALTER TABLE {table} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0")).await?;
     Ok(())
 }
 
@@ -254,29 +275,32 @@ fn name(table: &str, beside: Beside) -> String {
     }
 }
 
-async fn look(session: &mut Session<'_>, table: &str) -> Result<Tables, RebuildError> {
-    let sql = "SELECT countIf(table = {live:String}), countIf(table = {live:String} AND name = 'org_id'), \
-               countIf(table = {next:String}), countIf(table = {next:String} AND name = 'org_id'), \
-               countIf(table = {kept:String}), countIf(table = {kept:String} AND name = 'org_id') \
-               FROM system.columns WHERE database = currentDatabase()";
-    let names = [
-        ("live".to_owned(), table.to_owned()),
-        ("next".to_owned(), name(table, Beside::Next)),
-        ("kept".to_owned(), name(table, Beside::Kept)),
-    ];
-    let (live, live_org, next, next_org, kept, kept_org): (u64, u64, u64, u64, u64, u64) =
-        session.row(sql, &names).await?;
-    let found = |columns, org_columns| match (columns, org_columns) {
-        (0, _) => Found::Absent,
-        (_, 0) => Found::Old,
-        _ => Found::New,
-    };
-    Ok(Tables { live: found(live, live_org), next: found(next, next_org), kept: found(kept, kept_org) })
+/// What there is under a name.
+#[derive(Clone, Copy)]
+struct Seen {
+    found: Found,
+    is_closed: bool,
+    rows: u64,
 }
 
-async fn has_rows(session: &mut Session<'_>, table: &str) -> Result<bool, RebuildError> {
-    let rows: u64 = session.row(&format!("SELECT count() FROM (SELECT 1 FROM {table} LIMIT 1)"), &[]).await?;
-    Ok(rows > 0)
+async fn look(session: &mut Session<'_>, names: &[String]) -> Result<Vec<Seen>, RebuildError> {
+    let sql = "SELECT name, startsWith(sorting_key, 'org_id,'), position(create_table_query, {closed:String}) > 0, \
+               coalesce(total_rows, 1) FROM system.tables WHERE database = currentDatabase() AND has(splitByChar(',', {names:String}), name)";
+    let parameters = [("closed".to_owned(), format!("CONSTRAINT {CLOSED} ")), ("names".to_owned(), names.join(","))];
+    let tables: Vec<(String, bool, bool, u64)> = session.rows(sql, &parameters).await?;
+    let seen = |name: &String| match tables.iter().find(|(found, ..)| found == name) {
+        None => Seen { found: Found::Absent, is_closed: false, rows: 0 },
+        Some((_, has_org, is_closed, rows)) => {
+            Seen { found: if *has_org { Found::New } else { Found::Old }, is_closed: *is_closed, rows: *rows }
+        }
+    };
+    Ok(names.iter().map(seen).collect())
+}
+
+/// The same for a fixed number of names.
+async fn look_at<const N: usize>(session: &mut Session<'_>, names: &[String; N]) -> Result<[Seen; N], RebuildError> {
+    let seen = look(session, names).await?;
+    Ok(std::array::from_fn(|at| seen[at]))
 }
 
 /// Rows of one table whose projects are in no org.

@@ -29,6 +29,7 @@ struct Mark {
 }
 
 /// From which table into which.
+#[derive(Default)]
 pub(super) struct Copy {
     source: String,
     target: String,
@@ -52,36 +53,29 @@ struct Fingerprint {
 }
 
 impl Copy {
-    /// Looks at both tables. `without_org` is the one of the two that has no orgs.
-    pub(super) async fn plan(
-        session: &mut Session<'_>,
-        source: &str,
-        target: &str,
-        without_org: &str,
-        stamps: bool,
-    ) -> Result<Self, RebuildError> {
-        let table = [("table".to_owned(), without_org.to_owned())];
-        let key: Vec<String> = session
-            .rows(
-                "SELECT sorting_key FROM system.tables WHERE database = currentDatabase() AND name = {table:String}",
-                &table,
-            )
-            .await?;
-        let columns: Vec<String> = session
-            .rows(
-                "SELECT name FROM system.columns WHERE database = currentDatabase() AND table = {table:String} \
-                 AND default_kind NOT IN ('ALIAS', 'MATERIALIZED', 'EPHEMERAL') ORDER BY position",
-                &table,
-            )
-            .await?;
-        let key = key.iter().flat_map(|key| key.split(", ")).map(str::to_owned).collect::<Vec<_>>();
-        // They come from our own files; the check is for a table that somebody made in their place.
-        let plain = |text: &String| text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '(' | ')'));
-        if key.is_empty() || columns.is_empty() || !key.iter().chain(&columns).all(plain) {
-            return Err(RebuildError::Foreign { table: without_org.to_owned() });
+    /// Nothing is asked yet.
+    pub(super) fn new(source: &str, target: &str, stamps: bool) -> Self {
+        Self { source: source.to_owned(), target: target.to_owned(), stamps, ..Self::default() }
+    }
+
+    /// Looks at the one of the two tables that has no orgs, unless that was done.
+    pub(super) async fn plan(&mut self, session: &mut Session<'_>, into_old: bool) -> Result<(), RebuildError> {
+        if !self.key.is_empty() {
+            return Ok(());
         }
-        let (source, target) = (source.to_owned(), target.to_owned());
-        Ok(Self { source, target, key, columns, stamps, copied: BTreeMap::new(), proven: BTreeMap::new() })
+        let old = if into_old { &self.target } else { &self.source };
+        let sql = "SELECT sorting_key, arrayStringConcat((SELECT groupArray(name) FROM (SELECT name FROM system.columns \
+                   WHERE database = currentDatabase() AND table = {table:String} AND default_kind NOT IN ('ALIAS', 'MATERIALIZED') ORDER BY position)), ', ') \
+                   FROM system.tables WHERE database = currentDatabase() AND name = {table:String}";
+        let (key, columns): (String, String) = session.row(sql, &[("table".to_owned(), old.clone())]).await?;
+        let [key, columns] = [key, columns].map(|list| list.split(", ").map(str::to_owned).collect::<Vec<_>>());
+        // They come from our own files; the check is for a table that somebody made in their place.
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '(' | ')');
+        if !key.iter().chain(&columns).all(|name| !name.is_empty() && name.chars().all(plain)) {
+            return Err(RebuildError::Foreign { table: old.clone() });
+        }
+        (self.key, self.columns) = (key, columns);
+        Ok(())
     }
 
     /// Copies what is not there yet, and says how many rows that were.
@@ -153,7 +147,7 @@ impl Copy {
     }
 
     /// Proves, of a source that is closed for writing, that the target has its rows and no others.
-    pub(super) async fn prove_equal(&self, session: &mut Session<'_>) -> Result<u64, RebuildError> {
+    pub(super) async fn prove_equal(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
         let source_marks = marks(session, &self.source).await?;
         let mut partitions: Vec<String> = marks(session, &self.target).await?.into_keys().collect();
         partitions.extend(source_marks.keys().cloned());
@@ -169,24 +163,23 @@ impl Copy {
                 return Err(self.unproven(partition, source.rows, target.rows));
             }
         }
-        Ok(source_marks.values().map(|mark| mark.rows).sum())
+        Ok(())
     }
 
     /// Proves that no row of the source is missing in the target, which may have more: rows that were left behind, or
     /// that were deleted since.
-    pub(super) async fn prove_covered(&self, session: &mut Session<'_>) -> Result<u64, RebuildError> {
+    pub(super) async fn prove_covered(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
         self.prove_present(session, &self.identity()).await
     }
 
     /// The same, where a row of the same key and another version will do: the target is written to meanwhile, and a newer
     /// version takes the place of the one that was copied.
-    pub(super) async fn prove_keys_covered(&self, session: &mut Session<'_>) -> Result<u64, RebuildError> {
+    pub(super) async fn prove_keys_covered(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
         self.prove_present(session, &format!("sipHash128({})", self.key.join(", "))).await
     }
 
-    async fn prove_present(&self, session: &mut Session<'_>, identity: &str) -> Result<u64, RebuildError> {
-        let marks = marks(session, &self.source).await?;
-        for (partition, mark) in &marks {
+    async fn prove_present(&self, session: &mut Session<'_>, identity: &str) -> Result<(), RebuildError> {
+        for (partition, mark) in &marks(session, &self.source).await? {
             for slice in slices::of_partition(session, &self.source, &self.key, partition, mark.rows).await? {
                 let (source, missing) = (&self.source, self.missing(&slice, identity));
                 let sql = format!("SELECT count() FROM {source} FINAL WHERE {missing}");
@@ -196,7 +189,7 @@ impl Copy {
                 }
             }
         }
-        Ok(marks.values().map(|mark| mark.rows).sum())
+        Ok(())
     }
 
     /// Source and target as a reader with FINAL sees a partition. The hash is another than the one rows are found by.
