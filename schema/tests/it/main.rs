@@ -5,5 +5,8 @@
 #![allow(clippy::disallowed_types)]
 
 mod catalogue;
+mod cli;
+mod kill;
 mod postgres;
+mod proxy;
 mod support;

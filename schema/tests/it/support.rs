@@ -75,14 +75,9 @@ pub(crate) fn clickhouse(url: &str) -> Client {
         .with_database(url.path().trim_matches('/'))
 }
 
-/// `SHOW CREATE TABLE` of everything in the database, by name.
+/// `SHOW CREATE TABLE` of everything in the database, by name, without the database's own name.
 pub(crate) async fn clickhouse_schema(url: &str) -> Vec<String> {
-    let query = "SELECT create_table_query FROM system.tables WHERE database = currentDatabase() ORDER BY name";
-    clickhouse(url).query_raw(query).fetch_all().await.unwrap()
-}
-
-/// The journal of ClickHouse: version and whether it is dirty.
-pub(crate) async fn clickhouse_journal(url: &str) -> Vec<(u32, bool)> {
-    let query = "SELECT version, dirty FROM schema_migrations FINAL WHERE NOT removed ORDER BY version";
+    let query = "SELECT replaceAll(create_table_query, concat(currentDatabase(), '.'), '') FROM system.tables \
+                 WHERE database = currentDatabase() ORDER BY name";
     clickhouse(url).query_raw(query).fetch_all().await.unwrap()
 }
