@@ -24,6 +24,7 @@
 //!
 //! - Only the resolver makes a [`TenantContext`] (a `compile_fail` example in [`context`]).
 //! - No other module than [`keys`] spells a Redis key, and no other than [`clickhouse`] holds a raw client.
+//! - No other module than [`registry`] begins a transaction on Postgres: each is bound to one org (`clippy.toml`).
 //! - Parameters are bound, never formatted into SQL; the names in an insert are in the program's text.
 //! - No secret is printed: those types print `***`.
 //! - Every pool, cache and wait has a named limit.

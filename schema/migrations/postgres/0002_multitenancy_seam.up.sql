@@ -113,7 +113,8 @@ INSERT INTO workspaces (tenant_id, slug, name) SELECT id, 'main', 'Main' FROM te
 
 CREATE FUNCTION create_main_workspace() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO workspaces (tenant_id, slug, name) VALUES (NEW.id, 'main', 'Main');
+    -- Named in full: it also runs inside functions whose search path leads elsewhere.
+    INSERT INTO public.workspaces (tenant_id, slug, name) VALUES (NEW.id, 'main', 'Main');
     RETURN NULL;
 END
 $$;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::{AssertSqlSafe, PgPool};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tenant::registry::NewOrg;
 
 use crate::support::{World, bound, fill};
@@ -138,6 +138,23 @@ const REFERENCES: [(&str, &str); 18] = [
     ("workspaces_tenant_id_fkey", "CASCADE"),
     ("tenants_plan_fkey", "NO ACTION"),
 ];
+
+#[tokio::test]
+async fn every_org_gets_its_workspace_wherever_names_lead() {
+    let world = World::new().await;
+    let org_id = uuid::Uuid::new_v4();
+    let mut operator = PgConnection::connect(&world.db.pg_operator_dsn).await.unwrap();
+    let bind = sqlx::query("SELECT set_config('app.current_tenant', $1, false)").bind(org_id.to_string());
+    bind.execute(&mut operator).await.unwrap();
+    // What runs as the owner would otherwise write to a table, and run triggers, of the caller's choosing.
+    let shadow = "CREATE TEMP TABLE workspaces (tenant_id uuid, slug text, name text); SET search_path = pg_temp";
+    sqlx::raw_sql(shadow).execute(&mut operator).await.unwrap();
+    let create = sqlx::query("INSERT INTO public.tenants (id, slug, name) VALUES ($1, 'other', 'Other')").bind(org_id);
+    create.execute(&mut operator).await.unwrap();
+    let find = sqlx::query_scalar("SELECT slug FROM public.workspaces WHERE tenant_id = $1").bind(org_id);
+    let slugs: Vec<String> = find.fetch_all(&mut operator).await.unwrap();
+    assert_eq!(slugs, ["main"]);
+}
 
 #[tokio::test]
 async fn every_reference_says_what_becomes_of_it() {
