@@ -7,7 +7,7 @@ use clickhouse::Client;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::rebuild::{Rebuild, RebuildError};
+use super::rebuild::{self, Rebuild, RebuildError};
 use super::session::{Failure, Session};
 use super::statements::{self, Backslash, Statement};
 use super::{Applied, Direction, MigrateError, Migration, Options, Store, cluster, postgres};
@@ -148,10 +148,19 @@ impl Database {
         self.remove_lines("version > {version:UInt32}", version).await
     }
 
-    /// What running a migration would send. A table that is rebuilt is one line, since what is sent depends on its rows.
+    /// What running a migration would send. A table that is rebuilt is one entry: between the changes that it lists, rows
+    /// are copied, and how depends on the rows.
     pub(super) fn statements(&self, migration: &Migration, direction: Direction) -> Vec<String> {
-        let statements = statements::split(migration.sql(direction), Backslash::Escapes);
-        statements.iter().map(|statement| cluster::rewrite(statement.sql, self.options.cluster.as_ref())).collect()
+        let rewrite = |sql: &str| cluster::rewrite(sql, self.options.cluster.as_ref());
+        let describe = |statement: &Statement| match rebuilt_table(statement) {
+            None => rewrite(statement.sql),
+            Some(table) => {
+                let changes = rebuild::changes(table, direction);
+                let changes: String = changes.iter().map(|sql| format!("\n    {};", rewrite(sql))).collect();
+                format!("{}: copies its rows, if it has any, and sends{changes}", statement.sql)
+            }
+        };
+        statements::split(migration.sql(direction), Backslash::Escapes).iter().map(describe).collect()
     }
 
     async fn mark(&self, migration: &Migration, dirty: bool) -> Result<(), MigrateError> {

@@ -61,6 +61,8 @@ pub(super) enum RebuildError {
              registry knows to which orgs they belong"
     )]
     NoRegistry { tables: String },
+    #[error("{table} had no rows when this began, and has some now. Nothing was swapped; run it again")]
+    RowsArrived { table: String },
     #[error("the registry's URL cannot be used: {reason}")]
     RegistryUrl { reason: String },
     #[error("ClickHouse could not read the registry at {host}:{port} (TRACEBILITY_CLICKHOUSE_REGISTRY_DSN): {message}")]
@@ -136,7 +138,7 @@ impl<'a> Rebuild<'a> {
             match next_action(self.direction, tables) {
                 None => return Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() }),
                 Some(Action::Fill(beside)) => self.fill(session, table, beside, [live, seen(beside)]).await?,
-                Some(Action::Keep) => session.change(&format!("RENAME TABLE {} TO {}", names[1], names[2])).await?,
+                Some(Action::Keep) => session.change(&keeping(table)).await?,
                 Some(Action::Drop(beside)) => drop_covered(session, table, beside, [live, seen(beside)]).await?,
                 // The live table takes rows, and the one that is kept does not.
                 Some(Action::Done) => {
@@ -214,8 +216,7 @@ impl<'a> Rebuild<'a> {
         if live.rows + other.rows > 0 {
             if self.direction == Direction::Up {
                 if self.registry.is_none() {
-                    // They came in between. The next run sees them from the start.
-                    return Err(RebuildError::NoRegistry { tables: table.to_owned() });
+                    return Err(RebuildError::RowsArrived { table: table.to_owned() });
                 }
                 self.reload(session).await?;
                 refuse_orphans(session, &[table], self.options).await?;
@@ -227,7 +228,7 @@ impl<'a> Rebuild<'a> {
                 Direction::Down => copy.prove_covered(session).await?,
             }
         }
-        session.change(&format!("EXCHANGE TABLES {table} AND {target}")).await?;
+        session.change(&exchanging(table, target)).await?;
         Ok(live.rows)
     }
 
@@ -254,18 +255,45 @@ async fn drop_covered(
         copy.prove_keys_covered(session).await?;
         session.say(&format!("{spare}: dropping {} rows, each of which is in {table}", other.rows));
     }
-    session.change(&format!("DROP TABLE {spare}")).await?;
+    session.change(&dropping(&spare)).await?;
     Ok(())
 }
 
 async fn close(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
-    session.change(&format!("ALTER TABLE {table} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0")).await?;
-    Ok(())
+    Ok(session.change(&closing(table)).await?)
 }
 
 async fn open(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
-    session.change(&format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {CLOSED}")).await?;
-    Ok(())
+    Ok(session.change(&opening(table)).await?)
+}
+
+/// What is sent beside the copying, for a table whose last migration was not stopped half-way.
+pub(super) fn changes(table: &str, direction: Direction) -> Vec<String> {
+    let [next, kept] = [Beside::Next, Beside::Kept].map(|beside| name(table, beside));
+    match direction {
+        Direction::Up => vec![closing(table), exchanging(table, &next), keeping(table)],
+        Direction::Down => vec![opening(&kept), closing(table), exchanging(table, &kept), dropping(&kept)],
+    }
+}
+
+fn closing(table: &str) -> String {
+    format!("ALTER TABLE {table} ADD CONSTRAINT IF NOT EXISTS {CLOSED} CHECK 0")
+}
+
+fn opening(table: &str) -> String {
+    format!("ALTER TABLE {table} DROP CONSTRAINT IF EXISTS {CLOSED}")
+}
+
+fn exchanging(table: &str, other: &str) -> String {
+    format!("EXCHANGE TABLES {table} AND {other}")
+}
+
+fn keeping(table: &str) -> String {
+    format!("RENAME TABLE {} TO {}", name(table, Beside::Next), name(table, Beside::Kept))
+}
+
+fn dropping(table: &str) -> String {
+    format!("DROP TABLE {table}")
 }
 
 fn name(table: &str, beside: Beside) -> String {
