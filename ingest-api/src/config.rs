@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tenant::api_key::PresentedKey;
 use tenant::mode::DeploymentMode;
 use tenant::secret::{Secret, SecretUrl};
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
@@ -23,6 +24,12 @@ const ADMIN_KEY: Setting<String> = Setting::new(
     "TRACEBILITY_ADMIN_KEY",
     admin_key,
     "The bearer token of the admin API, at least 32 characters. Without it the admin API refuses everyone.",
+)
+.secret();
+const STATIC_API_KEY: Setting<String> = Setting::new(
+    "TRACEBILITY_STATIC_API_KEY",
+    static_api_key,
+    "self_hosted only: a key of the form tb_<24 hex>.<64 hex> for the default org, which works without Postgres.",
 )
 .secret();
 const BODY_MAX: Setting<u64> = Setting::new(
@@ -70,6 +77,7 @@ const TABLE: &[&dyn Declared] = &[
     &OTLP_GRPC_LISTEN,
     &OPERATOR_LISTEN,
     &ADMIN_KEY,
+    &STATIC_API_KEY,
     &BODY_MAX,
     &BODIES_IN_FLIGHT_MAX,
     &CONNECTIONS_MAX,
@@ -86,6 +94,10 @@ fn admin_key(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+fn static_api_key(text: &str) -> Result<String, String> {
+    PresentedKey::parse(text).map(|_| text.to_owned()).map_err(|error| format!("is not an API key: {error}"))
+}
+
 /// Everything the program was told.
 #[derive(Debug)]
 #[allow(missing_docs)]
@@ -97,6 +109,7 @@ pub struct Config {
     pub otlp_grpc_listen: SocketAddr,
     pub operator_listen: SocketAddr,
     pub admin_key: Option<Secret<String>>,
+    pub static_api_key: Option<Secret<String>>,
     /// In bytes.
     pub body_max: usize,
     /// In bytes.
@@ -117,11 +130,15 @@ impl Config {
             otlp_grpc_listen: values.get(&OTLP_GRPC_LISTEN)?,
             operator_listen: values.get(&OPERATOR_LISTEN)?,
             admin_key: values.find(&ADMIN_KEY)?.map(Secret::new),
+            static_api_key: values.find(&STATIC_API_KEY)?.map(Secret::new),
             body_max: size(&BODY_MAX)?,
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
         };
+        if config.static_api_key.is_some() && config.deployment_mode == DeploymentMode::Saas {
+            return Err(Errors::one(&STATIC_API_KEY, "is for TRACEBILITY_DEPLOYMENT_MODE=self_hosted only"));
+        }
         // A body may be held twice: as it came, and decompressed.
         if config.bodies_in_flight_max < 2 * config.body_max {
             return Err(Errors::one(&BODIES_IN_FLIGHT_MAX, "is less than twice TRACEBILITY_BODY_MAX"));

@@ -11,8 +11,9 @@ use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
 use ingest_api::{grpc, routes, server};
 use tenant::admission::Admission;
+use tenant::mode::DeploymentMode;
 use tenant::outcome::{self, Ledger};
-use tenant::resolver::PostgresSource;
+use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};
 use tenant::{Resolver, service};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -30,14 +31,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
     let redis = tenant::redis::connect(&config.redis_url)?;
     let health = Health { redis: redis.clone(), metrics: service::collect_metrics(&LATENCY_BUCKETS_SECONDS)? };
-    let resolver = Resolver::new(PostgresSource::new(tenant::postgres::pool(&config.pg_dsn)?));
+    let postgres = tenant::postgres::pool(&config.pg_dsn)?;
+    let shared = SharedSource::new(redis.clone(), PostgresSource::new(postgres.clone()));
+    let resolver = Resolver::new(FixedKey::new(config.static_api_key.as_ref(), shared)?);
     let budget = Budget::new(config.body_max, config.bodies_in_flight_max);
     let admission = Admission::new(redis.clone(), config.deployment_mode.enforces_quotas());
     let ledger = Ledger::new();
-    let app = App::new(resolver, admission, ledger.clone(), redis.clone(), budget, health.clone());
+    let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), budget, health.clone());
     let operator = Operator::new(redis.clone(), config.admin_key, health);
     let (end_ledger, ledger_ends) = watch::channel(false);
-    let ledger = tokio::spawn(outcome::run(ledger, redis, ledger_ends));
+    let ledger = tokio::spawn(outcome::run(ledger, redis.clone(), ledger_ends));
 
     // Announce.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
@@ -51,6 +54,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
 
     // Serve until told to stop, then drain.
     let (stop, stopping) = watch::channel(false);
+    tokio::spawn(resolver::watch(resolver, config.redis_url.clone(), redis, stopping.clone()));
+    if config.deployment_mode == DeploymentMode::SelfHosted {
+        tokio::spawn(tenant::mode::ensure_default_org(postgres, stopping.clone()));
+    }
     let (grpc_app, connections, drain) = (app.clone(), config.connections_max, config.drain_max);
     let ingest = server::serve(ingest_listener, connections, drain, stopping.clone(), move |request| {
         routes::handle(app.clone(), request)

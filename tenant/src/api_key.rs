@@ -133,8 +133,7 @@ impl IssuedKey {
 
     /// The hash to keep. Costs about a millisecond of CPU.
     pub fn hash(&self) -> Result<String, HashError> {
-        let secret = &self.full.expose()[KEY_LEN - SECRET_LEN..];
-        Ok(hasher().hash_password(secret.as_bytes())?.to_string())
+        hash(&self.full.expose()[KEY_LEN - SECRET_LEN..])
     }
 }
 
@@ -153,6 +152,11 @@ fn hex(bytes: &[u8]) -> String {
 #[derive(Clone, Copy, Debug, Error)]
 #[error("the stored hash of an API key is not a valid argon2 hash: {0}")]
 pub struct HashError(#[from] argon2::password_hash::Error);
+
+/// The hash to keep of a secret. Costs about a millisecond of CPU.
+pub(crate) fn hash(secret: &str) -> Result<String, HashError> {
+    Ok(hasher().hash_password(secret.as_bytes())?.to_string())
+}
 
 /// Whether `secret` is the one that `hash` was made of. Costs about a millisecond of CPU: not for an async thread.
 pub fn verify(secret: &str, hash: &str) -> Result<bool, HashError> {

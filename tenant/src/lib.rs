@@ -11,6 +11,7 @@
 //! | [`admission`] | whether a request may pass: rates and monthly limits |
 //! | [`outcome`] | what became of every item |
 //! | [`shard`] | which stream an org's envelopes go to |
+//! | [`invalidate`] | announcing that keys must be looked up anew |
 //! | [`keys`] | every Redis key there is |
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
 //! | [`postgres`] | the pool of connections to the registry |
@@ -35,6 +36,7 @@ pub mod admission;
 pub mod api_key;
 pub mod clickhouse;
 pub mod clock;
+pub mod invalidate;
 pub mod keys;
 pub mod mode;
 pub mod outcome;

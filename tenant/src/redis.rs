@@ -3,16 +3,19 @@
 //! Nothing that uses a connection can tell the two apart: every key names its slot by a hash tag, and no command, script
 //! or pipeline of ours has keys of two slots.
 
+use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::{Stream, StreamExt};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::{
-    Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Value,
+    Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Msg, Pipeline, RedisError, RedisFuture, Value,
 };
 use thiserror::Error;
 
+use crate::keys::RedisKey;
 use crate::secret::SecretUrl;
 
 /// How long one attempt to connect may take.
@@ -157,6 +160,46 @@ fn cluster_nodes(url: &SecretUrl) -> Result<Vec<ConnectionInfo>, ConnectError> {
         nodes.push(first.clone().set_addr(ConnectionAddr::Tcp(host.to_owned(), port)));
     }
     Ok(nodes)
+}
+
+/// Messages of one channel, on a connection of its own. On a cluster a message reaches every node, so any will do.
+pub struct Subscription {
+    messages: Pin<Box<dyn Stream<Item = Msg> + Send>>,
+}
+
+impl Subscription {
+    /// Subscribes. Fails if no node answers; ends when the connection breaks.
+    pub async fn open(url: &SecretUrl, channel: &RedisKey) -> Result<Self, RedisError> {
+        let nodes = if url.expose().scheme() == CLUSTER_SCHEME {
+            cluster_nodes(url).map_err(|_| RedisError::from((redis::ErrorKind::InvalidClientConfig, "the URL")))?
+        } else {
+            vec![url.expose().as_str().into_connection_info()?]
+        };
+        let mut failed = RedisError::from((redis::ErrorKind::InvalidClientConfig, "the URL names no node"));
+        for node in nodes {
+            let opened = tokio::time::timeout(CONNECT_TIMEOUT, async {
+                let mut subscription = Client::open(node)?.get_async_pubsub().await?;
+                subscription.subscribe(channel).await?;
+                Ok::<_, RedisError>(subscription)
+            });
+            match opened.await {
+                Ok(Ok(subscription)) => return Ok(Self { messages: Box::pin(subscription.into_on_message()) }),
+                Ok(Err(error)) => failed = error,
+                Err(_elapsed) => failed = RedisError::from((redis::ErrorKind::Io, "no answer in time")),
+            }
+        }
+        Err(failed)
+    }
+
+    /// The next message that is text; `None` when the connection has ended.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            let message = self.messages.next().await?;
+            if let Ok(text) = message.get_payload() {
+                return Some(text);
+            }
+        }
+    }
 }
 
 /// Checks that Redis answers and never evicts, on every primary if it is a cluster. For start-up and `/readyz`.

@@ -102,24 +102,25 @@ GRANT EXECUTE ON FUNCTION find_api_key(text) TO tracebility_app, tracebility_ope
 
 -- === The org of a deployment that has only one ===
 
--- Makes the org that a self-hosted deployment starts with, and its first project, where they are missing; says which they
--- are. Its id is the same everywhere. A service may not create orgs; this one it may ask for.
-CREATE FUNCTION ensure_default_org() RETURNS TABLE (tenant_id uuid, workspace_id uuid, project_id uuid)
+-- Makes the org that a self-hosted deployment starts with, and its first project, where they are missing. Their ids are
+-- the same everywhere, so that a key from the settings can name them without asking. A service may not create orgs; this
+-- one it may ask for.
+CREATE FUNCTION ensure_default_org() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     caller_tenant text := coalesce(current_setting('app.current_tenant', true), '');
-    default_org CONSTANT uuid := '00000000-0000-4000-8000-000000000001';
+    org CONSTANT uuid := '00000000-0000-4000-8000-000000000001';
+    workspace CONSTANT uuid := '00000000-0000-4000-8000-000000000002';
+    project CONSTANT uuid := '00000000-0000-4000-8000-000000000003';
 BEGIN
-    PERFORM set_config('app.current_tenant', default_org::text, true);
+    PERFORM set_config('app.current_tenant', org::text, true);
     INSERT INTO public.tenants (id, slug, name, status, plan)
-        VALUES (default_org, 'self-hosted', 'Self-hosted', 'active', 'self_hosted') ON CONFLICT (id) DO NOTHING;
-    INSERT INTO public.tenant_projects (tenant_id, workspace_id, slug, name)
-        SELECT default_org, w.id, 'default', 'Default'
-          FROM public.workspaces w WHERE w.tenant_id = default_org AND w.slug = 'main'
-        ON CONFLICT ON CONSTRAINT tenant_projects_tenant_id_slug_key DO NOTHING;
-    RETURN QUERY
-        SELECT default_org, p.workspace_id, p.id FROM public.tenant_projects p
-         WHERE p.tenant_id = default_org AND p.slug = 'default';
+        VALUES (org, 'self-hosted', 'Self-hosted', 'active', 'self_hosted') ON CONFLICT (id) DO NOTHING;
+    -- A trigger has just made it under another id, and nothing is in it yet.
+    UPDATE public.workspaces w SET id = workspace
+     WHERE w.tenant_id = org AND w.slug = 'main' AND w.id <> workspace;
+    INSERT INTO public.tenant_projects (id, tenant_id, workspace_id, slug, name)
+        VALUES (project, org, workspace, 'default', 'Default') ON CONFLICT (id) DO NOTHING;
     PERFORM set_config('app.current_tenant', caller_tenant, true);
 END
 $$;

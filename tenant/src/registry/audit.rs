@@ -7,6 +7,7 @@ use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::announce::Reach;
 use super::session::Session;
 use super::{LIST_MAX, Registry, RegistryError};
 
@@ -20,6 +21,16 @@ pub(super) struct Event {
 impl Event {
     pub(super) fn new(event_type: &'static str, target: impl ToString, detail: Value) -> Self {
         Self { event_type, target: target.to_string(), detail }
+    }
+
+    /// Which keys the services must look up anew when this has happened.
+    pub(super) fn reach(&self) -> Reach {
+        match self.event_type {
+            "api_key.revoke" | "api_key.rotate" => Reach::Key(self.target.clone()),
+            "org.plan" | "org.limits" | "org.freeze" | "org.thaw" | "org.archive" | "workspace.archive"
+            | "project.archive" | "shard.assign" | "shard.unassign" | "shard.settle" => Reach::Org,
+            _ => Reach::Nobody,
+        }
     }
 
     pub(super) async fn write(

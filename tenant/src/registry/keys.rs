@@ -192,7 +192,7 @@ impl Registry {
     /// Ends a key now, also one of an archived org. False when it was revoked before.
     pub async fn revoke_key(&self, public_id: &str) -> Result<bool, RegistryError> {
         let org_id = self.org_of_key(public_id).await?;
-        let mut change = Change::begin(&self.pool, org_id, &self.actor).await?;
+        let mut change = Change::begin(self, org_id).await?;
         let revoked = sqlx::query(
             "UPDATE api_keys SET revoked_at = now() WHERE tenant_id = $1 AND public_id = $2 AND revoked_at IS NULL
              RETURNING name",

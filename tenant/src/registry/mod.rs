@@ -6,6 +6,7 @@
 //! | `rules` | what names, slugs, scopes and configs may be |
 //! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | what there is, and how it changes |
 //! | `audit` | the outbox, which every change is told to |
+//! | `announce` | telling the services which keys a change concerns |
 //! | `error` | every refusal |
 //!
 //! Every change is one transaction, bound to its org, that also writes the audit outbox: what is not audited did not
@@ -14,8 +15,10 @@
 
 use sqlx::PgPool;
 
+use crate::invalidate::Invalidator;
 use crate::secret::SecretUrl;
 
+mod announce;
 mod audit;
 mod error;
 mod idp;
@@ -29,6 +32,7 @@ mod rules;
 mod session;
 mod workspaces;
 
+use announce::Announcer;
 pub use audit::AuditEvent;
 pub use error::RegistryError;
 pub use idp::{IdpConfig, IdpKind};
@@ -59,6 +63,7 @@ const DEFAULT_ACTOR: &str = "system";
 pub struct Registry {
     pool: PgPool,
     actor: String,
+    announcer: Announcer,
 }
 
 impl Registry {
@@ -70,7 +75,7 @@ impl Registry {
 
     /// The registry on a pool that there is already.
     pub fn new(pool: PgPool) -> Self {
-        Self { pool, actor: DEFAULT_ACTOR.to_owned() }
+        Self { pool, actor: DEFAULT_ACTOR.to_owned(), announcer: Announcer::default() }
     }
 
     /// Attributes the changes that follow to `actor`.
@@ -78,9 +83,20 @@ impl Registry {
         Self { actor: actor.into(), ..self }
     }
 
+    /// Announces the changes that follow, so that they hold everywhere within a second. Without it they hold when what the
+    /// services know has become too old, after [`crate::resolver::POSITIVE_TTL`].
+    pub fn announcing(self, invalidator: Invalidator) -> Self {
+        Self { announcer: Announcer::new(invalidator), ..self }
+    }
+
+    /// Why the last change is not known everywhere yet, if it concerns keys and could not be announced.
+    pub fn unannounced(&self) -> Option<String> {
+        self.announcer.unannounced()
+    }
+
     /// Begins a change of an org that there is and that is not archived.
     async fn change(&self, org_id: schema::ids::OrgId) -> Result<session::Change<'_>, RegistryError> {
-        let mut change = session::Change::begin(&self.pool, org_id, &self.actor).await?;
+        let mut change = session::Change::begin(self, org_id).await?;
         match change.status().await? {
             OrgStatus::Archived => Err(RegistryError::OrgArchived),
             _ => Ok(change),

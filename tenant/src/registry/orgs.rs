@@ -129,7 +129,7 @@ impl Registry {
             return Err(RegistryError::InvalidStatus { status: new.status });
         }
         let org_id = OrgId(Uuid::new_v4());
-        let mut change = Change::begin(&self.pool, org_id, &self.actor).await?;
+        let mut change = Change::begin(self, org_id).await?;
         sqlx::query(
             "INSERT INTO tenants (id, slug, name, status, kind, plan, retention_days, trial_ends_at)
              VALUES ($1, $2, $3, $4::tenant_status, $5::tenant_kind, $6, coalesce($7, 90), $8)",
@@ -281,7 +281,7 @@ impl Registry {
     /// Ends an org for good: nothing of it is served or changed any more, and its slug stays taken. False when it was
     /// archived before.
     pub async fn archive_org(&self, org_id: OrgId) -> Result<bool, RegistryError> {
-        let mut change = Change::begin(&self.pool, org_id, &self.actor).await?;
+        let mut change = Change::begin(self, org_id).await?;
         let old = change.status().await?;
         if old == OrgStatus::Archived {
             return Ok(false);

@@ -8,7 +8,7 @@ use schema::ids::OrgId;
 use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction};
 
 use super::audit::Event;
-use super::{OrgStatus, RegistryError};
+use super::{OrgStatus, Registry, RegistryError};
 
 /// A transaction bound to one org. Ends without a trace when dropped.
 pub(super) struct Session {
@@ -37,16 +37,16 @@ impl Session {
 /// what one has read still holds when it writes.
 pub(super) struct Change<'a> {
     session: Session,
-    actor: &'a str,
+    registry: &'a Registry,
 }
 
 impl<'a> Change<'a> {
     /// Begins a change of an org that may not exist yet.
-    pub(super) async fn begin(pool: &PgPool, org_id: OrgId, actor: &'a str) -> Result<Self, sqlx::Error> {
-        let mut session = Session::open(pool, org_id).await?;
+    pub(super) async fn begin(registry: &'a Registry, org_id: OrgId) -> Result<Self, sqlx::Error> {
+        let mut session = Session::open(&registry.pool, org_id).await?;
         // Not a row lock: a service may change an org's keys and not the org. Released with the transaction.
         sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock_key(org_id)).execute(session.connection()).await?;
-        Ok(Self { session, actor })
+        Ok(Self { session, registry })
     }
 
     /// The org.
@@ -70,12 +70,15 @@ impl<'a> Change<'a> {
         Ok(row.try_get::<String, _>("status")?.parse()?)
     }
 
-    /// Writes the event to the outbox and commits both or neither. There is no other way to commit, so what is not
-    /// audited did not happen.
+    /// Writes the event to the outbox and commits both or neither, then tells the services. There is no other way to commit,
+    /// so what is not audited did not happen.
     pub(super) async fn commit(mut self, event: Event) -> Result<(), sqlx::Error> {
-        let (org_id, actor) = (self.org_id(), self.actor);
-        event.write(self.connection(), org_id, actor).await?;
-        self.session.transaction.commit().await
+        let (org_id, registry) = (self.org_id(), self.registry);
+        let keys = registry.announcer.keys(self.connection(), org_id, event.reach()).await?;
+        event.write(self.connection(), org_id, &registry.actor).await?;
+        self.session.transaction.commit().await?;
+        registry.announcer.announce(&keys).await;
+        Ok(())
     }
 }
 

@@ -20,6 +20,7 @@ use schema::model::Meter;
 
 use super::{KeyRecord, ResolveError};
 use crate::admission::gcra::Limit;
+use crate::shard::Shard;
 use crate::words::words;
 
 /// What a key may be allowed to do, as written in `api_keys.scopes`.
@@ -126,6 +127,8 @@ pub struct TenantContext {
     plan: Plan,
     scopes: Scopes,
     status: TenantStatus,
+    shard: Option<Shard>,
+    is_moving: bool,
 }
 
 impl TenantContext {
@@ -138,6 +141,8 @@ impl TenantContext {
             plan: record.plan.clone(),
             scopes: record.scopes.clone(),
             status: record.status,
+            shard: record.shard,
+            is_moving: record.is_moving,
         })
     }
 
@@ -174,6 +179,16 @@ impl TenantContext {
     /// Where the org stands.
     pub const fn status(&self) -> TenantStatus {
         self.status
+    }
+
+    /// The shard that the org was assigned to; `None` where its hash decides.
+    pub const fn shard_override(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// Whether the org is about to go to another shard, and nothing may be appended meanwhile.
+    pub const fn is_moving(&self) -> bool {
+        self.is_moving
     }
 
     /// Refuses unless the key holds `needed`, a constant of [`scope`].

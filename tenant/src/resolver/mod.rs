@@ -1,8 +1,9 @@
 //! From a presented API key to a [`TenantContext`].
 //!
-//! A hit in the process's cache costs a keyed digest of the presented secret, compared in constant time, and no I/O. A
-//! miss asks the registry once, however many requests wait for it, and argon2 is run once per key while its row stays
-//! the same. What an attacker sends is bounded in every direction: junk is refused by its form, unknown ids and wrong
+//! Three levels: the process's cache, Redis, Postgres. A hit in the process costs a keyed digest of the presented secret,
+//! compared in constant time, and no I/O. A miss asks once, however many requests wait for it; argon2 is run once per key
+//! and [`POSITIVE_TTL`] in the whole fleet, because who has run it leaves a digest in Redis. A change of a key or its org is
+//! announced ([`watch`]), so that it holds everywhere within a second. What an attacker sends is bounded in every direction: junk is refused by its form, unknown ids and wrong
 //! secrets are remembered in a cache of their own that cannot evict a good key, argon2 runs behind a semaphore, and so do
 //! look-ups.
 //!
@@ -11,26 +12,38 @@
 //! never "unknown".
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
 use crate::api_key::{self, PresentedKey};
 use crate::clock::{Clock, SystemClock};
+use crate::secret::Secret;
+use crate::shard::Shard;
 
+mod accepted;
 mod cache;
 pub mod context;
+mod fixed;
 mod flight;
 mod postgres;
+mod shared;
+mod watch;
 
+pub use accepted::{AcceptedSecret, CacheKey};
 use cache::{Digest, Entry, KeyCache, Negative};
 use context::{Plan, Scopes, TenantContext, TenantStatus};
+pub use fixed::{DEFAULT_ORG, DEFAULT_PROJECT, DEFAULT_WORKSPACE, FixedKey};
 use flight::SingleFlight;
 pub use postgres::PostgresSource;
+pub use shared::SharedSource;
+pub use watch::{POLL_EVERY, watch};
 
 /// How long an entry is trusted after it was loaded.
 pub const POSITIVE_TTL: Duration = Duration::from_secs(60);
@@ -46,6 +59,11 @@ pub const KEYS_MAX: usize = 100_000;
 pub const NEGATIVES_MAX: usize = 100_000;
 /// How many look-ups may be under way, each for another key. Beyond it a request is told to come again.
 pub const LOOKUPS_MAX: usize = 256;
+/// How many keys per second that this process does not know are looked up. Beyond it, requests with such keys are told to
+/// come again; keys that are known are served.
+pub const LOOKUPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+/// How many of them at once, as after a start.
+pub const LOOKUPS_BURST: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 /// How long one look-up may take, whatever the network does.
 pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(4);
 /// How many argon2 verifications may run at the same time.
@@ -122,7 +140,7 @@ pub struct KeyRecord {
     /// Its project.
     pub project_id: ProjectId,
     /// The argon2 hash of its secret.
-    pub hash: crate::secret::Secret<String>,
+    pub hash: Secret<String>,
     /// What it may do.
     pub scopes: Scopes,
     /// When it ends, in milliseconds since the Unix epoch.
@@ -135,17 +153,58 @@ pub struct KeyRecord {
     pub archived: Option<&'static str>,
     /// The org's plan, overrides merged in.
     pub plan: Plan,
+    /// The shard that the org was assigned to; `None` where its hash decides.
+    pub shard: Option<Shard>,
+    /// Whether the org is about to go to another shard, and nothing may be appended meanwhile.
+    pub is_moving: bool,
 }
 
-/// Where keys are looked up when the cache does not know them. A trait because there are several in a row (a shared
-/// cache in front of Postgres) and so that tests can count.
+/// What a source knows of a public id, and for how long it may be trusted from now on.
+#[derive(Debug)]
+pub enum Answer {
+    /// There is such a key.
+    Key {
+        /// All about it.
+        record: Box<KeyRecord>,
+        /// Until it must be asked for again.
+        good_for: Duration,
+        /// The secret that someone else in the fleet has verified already.
+        accepted: Option<AcceptedSecret>,
+    },
+    /// There is none.
+    Unknown {
+        /// Until it must be asked for again.
+        good_for: Duration,
+    },
+}
+
+/// Where keys are looked up when the process's cache does not know them. A trait because there are several in a row (a
+/// shared cache in front of Postgres) and so that tests can count.
 pub trait KeySource: Send + Sync + 'static {
-    /// The key of that public id, `None` when there is none.
+    /// What is known of that public id.
     fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a>;
+
+    /// Told when argon2 has accepted a secret, so that nobody else need run it for this key. Best effort.
+    fn accepted<'a>(&'a self, _key: AcceptedKey<'a>) -> Told<'a> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A key whose secret argon2 has accepted.
+#[derive(Debug)]
+pub struct AcceptedKey<'a> {
+    /// Its public id.
+    pub public_id: &'a str,
+    /// Its secret.
+    pub secret: Secret<&'a str>,
+    /// The record it was verified against.
+    pub record: &'a KeyRecord,
 }
 
 /// A look-up under way.
-pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Option<KeyRecord>, SourceError>> + Send + 'a>>;
+pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Answer, SourceError>> + Send + 'a>>;
+/// Something under way that nobody waits for the result of.
+pub type Told<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Turns presented keys into contexts. One per process, shared by `clone`.
 #[derive(Clone)]
@@ -157,6 +216,8 @@ struct Inner {
     source: Box<dyn KeySource>,
     clock: Arc<dyn Clock>,
     cache: KeyCache,
+    /// Keys that this process does not know may be looked up so often: nobody can wear out the stores by guessing.
+    strangers: DefaultDirectRateLimiter,
     flights: SingleFlight<Result<Arc<Entry>, ResolveError>>,
     verifications: Arc<Semaphore>,
     /// Whether the last look-up failed.
@@ -197,6 +258,7 @@ impl Resolver {
             source: Box::new(source),
             clock,
             cache: KeyCache::new(KEYS_MAX, NEGATIVES_MAX),
+            strangers: RateLimiter::direct(Quota::per_second(LOOKUPS_PER_SECOND).allow_burst(LOOKUPS_BURST)),
             flights: SingleFlight::new(LOOKUPS_MAX),
             verifications: Arc::new(Semaphore::new(VERIFICATIONS_MAX)),
             failing: AtomicBool::new(false),
@@ -213,12 +275,23 @@ impl Resolver {
         let now = inner.clock.monotonic();
         let cached = inner.cache.key(key.public_id());
         if let Some(entry) = &cached
-            && entry.is_fresh(now)
+            && inner.cache.is_fresh(entry, now)
             && let Some(verdict) = entry.verdict(&digest)
         {
             return inner.admit(entry, verdict);
         }
         inner.resolve_slowly(key, digest, cached).await
+    }
+
+    /// Must ask about this key again: something about it has changed. What is being loaded at the moment is not kept.
+    pub fn forget(&self, public_id: &str) {
+        self.inner.cache.forget(public_id);
+    }
+
+    /// Must ask about every key again, because something may have changed. Until an answer comes, and if none does, what is
+    /// known still serves.
+    pub fn distrust_all(&self) {
+        self.inner.cache.distrust_all(self.inner.clock.monotonic());
     }
 
     /// What has been done so far.
@@ -239,7 +312,7 @@ impl Inner {
     ) -> Result<Arc<TenantContext>, ResolveError> {
         let now = self.clock.monotonic();
         let entry = match cached {
-            Some(entry) if entry.is_fresh(now) => entry,
+            Some(entry) if self.cache.is_fresh(&entry, now) => entry,
             Some(entry) if entry.is_usable(now) => self.refresh(key.public_id(), entry).await?,
             _ => self.load(key.public_id(), None)?.await?,
         };
@@ -276,10 +349,14 @@ impl Inner {
         if let Some(negative) = self.cache.negative(&id_digest, self.clock.monotonic()) {
             return Err(negative.into_error());
         }
+        let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
+        if old.is_none() && self.strangers.check().is_err() {
+            let limit = LOOKUPS_PER_SECOND.get() as usize;
+            return Err(unavailable(SourceError::Busy { what: "look-ups per second", limit }));
+        }
         let this = Arc::clone(self);
         let id = public_id.to_owned();
         let flight = self.flights.join(public_id, move || async move { this.ask(&id, id_digest, old).await });
-        let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
         let flight = flight.ok_or(unavailable(SourceError::Busy { what: "look-ups", limit: LOOKUPS_MAX }))?;
         Ok(async move { flight.answer().await.unwrap_or_else(|| Err(unavailable(SourceError::TimedOut))) })
     }
@@ -292,37 +369,44 @@ impl Inner {
         old: Option<Arc<Entry>>,
     ) -> Result<Arc<Entry>, ResolveError> {
         // Someone may have been faster between our look into the cache and our turn.
-        if let Some(entry) = self.cache.key(public_id).filter(|entry| entry.is_fresh(self.clock.monotonic())) {
+        let before = self.clock.monotonic();
+        if let Some(entry) = self.cache.key(public_id).filter(|entry| self.cache.is_fresh(entry, before)) {
             return Ok(entry);
         }
         self.stats.lookups.fetch_add(1, Ordering::Relaxed);
+        let generation = self.cache.generation();
         let answer = tokio::time::timeout(LOOKUP_DEADLINE, self.source.find(public_id)).await;
-        let now = self.clock.monotonic();
         let answer = answer.unwrap_or(Err(SourceError::TimedOut));
         let failed = !matches!(answer, Ok(_) | Err(SourceError::Broken(_)));
         self.failing.store(failed, Ordering::Relaxed);
+        // Ages count from before the question: what has changed since then may not be in the answer.
         match answer {
-            Ok(Some(record)) => {
-                let entry = Arc::new(Entry::new(record, old.as_deref(), now));
-                self.cache.insert_key(public_id, Arc::clone(&entry));
+            Ok(Answer::Key { record, good_for, accepted }) => {
+                let entry = Arc::new(Entry::new(*record, old.as_deref(), before, good_for, accepted));
+                self.cache.insert_key(public_id, Arc::clone(&entry), generation);
                 Ok(entry)
             }
-            Ok(None) => {
+            Ok(Answer::Unknown { good_for }) => {
                 self.cache.remove_key(public_id);
-                self.cache.insert_negative(id_digest, Negative::Unknown, now + NEGATIVE_TTL);
+                self.cache.insert_negative(id_digest, Negative::Unknown, before + good_for);
                 Err(ResolveError::Unknown)
             }
             Err(error) => {
                 tracing::warn!(%error, public_id, "an API key could not be looked up");
                 let negative = Negative::Unavailable(Arc::new(error));
-                self.cache.insert_negative(id_digest, negative.clone(), now + FAILURE_TTL);
+                self.cache.insert_negative(id_digest, negative.clone(), self.clock.monotonic() + FAILURE_TTL);
                 Err(negative.into_error())
             }
         }
     }
 
     /// Runs argon2 on a secret that this process has not seen succeed or fail lately. True when the secret is right.
-    async fn verify(&self, entry: &Arc<Entry>, key: PresentedKey<'_>, digest: Digest) -> Result<bool, ResolveError> {
+    async fn verify(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        key: PresentedKey<'_>,
+        digest: Digest,
+    ) -> Result<bool, ResolveError> {
         let pair = self.cache.digest_pair(key.public_id(), key.secret());
         let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
         let busy = || unavailable(SourceError::Busy { what: "verifications", limit: VERIFICATIONS_MAX });
@@ -335,10 +419,16 @@ impl Inner {
         if let Some(negative) = self.cache.negative(&pair, self.clock.monotonic()) {
             return Err(negative.into_error());
         }
+        if let Some(verdict) = entry.accepted.as_ref().map(|accepted| accepted.is(key.public_id(), key.secret())) {
+            if verdict {
+                entry.set_verified(digest);
+            }
+            return Ok(verdict);
+        }
         let permit = tokio::time::timeout(VERIFICATION_WAIT_MAX, Arc::clone(&self.verifications).acquire_owned()).await;
         let permit = permit.ok().and_then(Result::ok).ok_or_else(busy)?;
         self.stats.verifications.fetch_add(1, Ordering::Relaxed);
-        let (hash, secret) = (entry.record.hash.clone(), crate::secret::Secret::new(key.secret().to_owned()));
+        let (hash, secret) = (entry.record.hash.clone(), Secret::new(key.secret().to_owned()));
         let verified = tokio::task::spawn_blocking(move || {
             // Held until argon2 is done, also when the request has gone away.
             let _permit = permit;
@@ -348,6 +438,7 @@ impl Inner {
         match verified {
             Ok(Ok(true)) => {
                 entry.set_verified(digest);
+                self.tell_accepted(entry, key);
                 Ok(true)
             }
             Ok(Ok(false)) => {
@@ -358,6 +449,16 @@ impl Inner {
             Ok(Err(error)) => Err(unavailable(SourceError::Broken(error.to_string()))),
             Err(error) => Err(unavailable(SourceError::Broken(error.to_string()))),
         }
+    }
+
+    /// Tells the source, without keeping the request waiting.
+    fn tell_accepted(self: &Arc<Self>, entry: &Arc<Entry>, key: PresentedKey<'_>) {
+        let (this, entry) = (Arc::clone(self), Arc::clone(entry));
+        let (public_id, secret) = (key.public_id().to_owned(), Secret::new(key.secret().to_owned()));
+        tokio::spawn(async move {
+            let secret = Secret::new(secret.expose().as_str());
+            this.source.accepted(AcceptedKey { public_id: &public_id, secret, record: &entry.record }).await;
+        });
     }
 
     /// The checks that are made on every hit. Nothing about a key is told to who does not hold its secret.

@@ -7,10 +7,11 @@ use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
 
 use super::context::{Plan, Scopes};
-use super::{KeyRecord, KeySource, Lookup, SourceError};
+use super::{Answer, CacheKey, KeyRecord, KeySource, Lookup, NEGATIVE_TTL, POSITIVE_TTL, SourceError};
 use crate::admission::METERS;
 use crate::registry::PlaceStatus;
 use crate::secret::Secret;
+use crate::shard::Shard;
 use crate::words::UnknownWord;
 
 /// One key with its org, the workspace of its project, and its plan with the org's overrides merged in field by field: the
@@ -19,7 +20,7 @@ const FIND: &str = "\
     SELECT id, tenant_id, workspace_id, project_id, key_hash, scopes, expires_at, revoked_at IS NOT NULL AS revoked,
            tenant_status::text AS tenant_status, workspace_status::text AS workspace_status,
            project_status::text AS project_status, plan, rps, burst, org_rps, org_burst,
-           eval_slots, meters, monthly_limits
+           eval_slots, meters, monthly_limits, shard, is_moving, cache_key
       FROM find_api_key($1)";
 
 /// The registry as a source of keys.
@@ -35,11 +36,24 @@ impl PostgresSource {
     }
 }
 
+impl PostgresSource {
+    /// The key of that public id, and what digests of its secret are made with.
+    pub(super) async fn read(&self, public_id: &str) -> Result<Option<(KeyRecord, CacheKey)>, SourceError> {
+        let row = sqlx::query(FIND).bind(public_id).fetch_optional(&self.pool).await?;
+        let Some(row) = row else { return Ok(None) };
+        let cache_key: Vec<u8> = row.try_get("cache_key")?;
+        let cache_key = cache_key.try_into().map_err(|_| SourceError::Broken("cache_key".to_owned()))?;
+        Ok(Some((record(&row)?, CacheKey::new(cache_key))))
+    }
+}
+
 impl KeySource for PostgresSource {
     fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a> {
         Box::pin(async move {
-            let row = sqlx::query(FIND).bind(public_id).fetch_optional(&self.pool).await?;
-            row.as_ref().map(record).transpose()
+            Ok(match self.read(public_id).await? {
+                Some((record, _)) => Answer::Key { record: Box::new(record), good_for: POSITIVE_TTL, accepted: None },
+                None => Answer::Unknown { good_for: NEGATIVE_TTL },
+            })
         })
     }
 }
@@ -74,6 +88,8 @@ fn record(row: &PgRow) -> Result<KeyRecord, SourceError> {
             eval_slots: row.try_get("eval_slots")?,
             monthly: monthly(row)?,
         },
+        shard: shard(row)?,
+        is_moving: row.try_get("is_moving")?,
     })
 }
 
@@ -82,6 +98,12 @@ fn monthly(row: &PgRow) -> Result<Box<[(Meter, i64)]>, SourceError> {
     let (names, limits) = (row.try_get::<Vec<String>, _>("meters")?, row.try_get::<Vec<i64>, _>("monthly_limits")?);
     let known = |name: &str| METERS.into_iter().find(|meter| meter.as_str() == name);
     Ok(names.iter().zip(limits).filter_map(|(name, limit)| Some((known(name)?, limit))).collect())
+}
+
+fn shard(row: &PgRow) -> Result<Option<Shard>, SourceError> {
+    let Some(number) = row.try_get::<Option<i16>, _>("shard")? else { return Ok(None) };
+    let shard = u8::try_from(number).ok().and_then(Shard::new);
+    shard.map(Some).ok_or_else(|| SourceError::Broken(format!("shard {number}")))
 }
 
 fn unix_ms(time: OffsetDateTime) -> i64 {

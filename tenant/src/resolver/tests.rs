@@ -28,7 +28,10 @@ impl KeySource for Source {
                 return Err(SourceError::Postgres(sqlx::Error::PoolTimedOut));
             }
             let record = self.0.record.lock().unwrap().clone();
-            Ok(record.filter(|_| public_id == self.0.public_id))
+            Ok(match record.filter(|_| public_id == self.0.public_id) {
+                Some(record) => Answer::Key { record: Box::new(record), good_for: POSITIVE_TTL, accepted: None },
+                None => Answer::Unknown { good_for: NEGATIVE_TTL },
+            })
         })
     }
 }
@@ -63,6 +66,8 @@ impl World {
                 eval_slots: 2,
                 monthly: [].into(),
             },
+            shard: None,
+            is_moving: false,
         };
         let public_id = key.public_id().to_owned();
         let registry =

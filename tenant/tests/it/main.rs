@@ -9,6 +9,7 @@ mod api_keys;
 mod bad_input;
 mod clickhouse;
 mod constraints;
+mod fleet;
 mod redis;
 mod registry;
 mod resolver;
