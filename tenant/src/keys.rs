@@ -92,6 +92,11 @@ impl RedisKey {
         Self(format!("{{{org}}}:quota:over:{period}"))
     }
 
+    /// Present as long as a job of the fleet needs not be done again: `reconciled:<job>`.
+    pub fn reconciled(job: &'static str) -> Self {
+        Self(format!("reconciled:{job}"))
+    }
+
     /// Who holds an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
     pub fn eval_concurrency(org: OrgId) -> Self {
         Self(format!("{{{org}}}:eval:concurrency"))
@@ -157,6 +162,7 @@ mod tests {
                 "{11111111-1111-1111-1111-111111111111}:quota:202611:span_ingested",
             ),
             (RedisKey::quota_over(org, 202_611), "{11111111-1111-1111-1111-111111111111}:quota:over:202611"),
+            (RedisKey::reconciled("quota"), "reconciled:quota"),
             (RedisKey::org_rate_limit(org), "{11111111-1111-1111-1111-111111111111}:rl:org"),
             (RedisKey::quota_recent(org, 202_611), "{11111111-1111-1111-1111-111111111111}:quota:202611:recent"),
             (RedisKey::outcomes(Some(org), 498_000), "{11111111-1111-1111-1111-111111111111}:outcomes:498000"),

@@ -15,6 +15,9 @@
 --       {1, µs to wait, units left}           the key's rate       {2, µs to wait, units left}   the org's rate
 --       {3, index of the meter, used of it}   a monthly limit
 --
+-- A request that a monthly limit refuses leaves a note of the limit in the hash, field "refused:<meter>", for the quota
+-- reconciler: what is left of a limit may be less than any request costs, and then no counter ever reaches it.
+--
 -- Time is Redis' own, so that no client's clock matters. All numbers are whole and below 2^53.
 
 local time = redis.call('TIME')
@@ -41,6 +44,11 @@ for m = 1, meters do
     if limit >= 0 then
         local used = tonumber(redis.call('GET', KEYS[3 + m]) or 0)
         if used + quantity > limit then
+            local note = 'refused:' .. ARGV[5 + 3 * m]
+            if redis.call('HGET', KEYS[3], note) ~= ARGV[5 + 3 * m + 2] then
+                redis.call('HSET', KEYS[3], note, ARGV[5 + 3 * m + 2])
+                redis.call('EXPIRE', KEYS[3], ARGV[7])
+            end
             return {3, m, used}
         end
     end
