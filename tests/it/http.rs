@@ -21,11 +21,17 @@ async fn refusals_say_why_and_store_nothing() -> anyhow::Result<()> {
     let cut = good[..good.len() - 5].to_vec();
     let zeros = vec![0; 70_000];
     type Case<'a> = (&'a str, StatusCode, Vec<(&'a str, &'a str)>, Vec<u8>);
-    let cases: [Case<'_>; 10] = [
+    let (archived, frozen) = (world.org("archived").await?, world.org("frozen").await?);
+    let registry = world.registry().await?;
+    registry.archive_project(archived.org_id, archived.project_id).await?;
+    registry.freeze(frozen.org_id, "does not pay").await?;
+    let cases: [Case<'_>; 12] = [
         ("no key", StatusCode::UNAUTHORIZED, vec![protobuf], good.clone()),
         ("not a key", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", "nonsense")], good.clone()),
         ("wrong secret", StatusCode::UNAUTHORIZED, vec![protobuf, ("x-api-key", &wrong_secret)], good.clone()),
         ("wrong bearer", StatusCode::UNAUTHORIZED, vec![protobuf, ("authorization", "Bearer tb_x.y")], good.clone()),
+        ("archived", StatusCode::FORBIDDEN, vec![protobuf, ("x-api-key", &archived.key)], good.clone()),
+        ("frozen", StatusCode::FORBIDDEN, vec![protobuf, ("x-api-key", &frozen.key)], good.clone()),
         ("cut off", StatusCode::BAD_REQUEST, vec![protobuf, key], cut),
         ("not protobuf", StatusCode::BAD_REQUEST, vec![protobuf, key], b"hello, is this on?".to_vec()),
         (
