@@ -3,7 +3,9 @@
 use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
+use tenant::invalidate::Invalidator;
 use tenant::registry::Registry;
+use tenant::resolver::POSITIVE_TTL;
 use tenant::settings::parse;
 
 use crate::failure::Failure;
@@ -12,6 +14,9 @@ use crate::{idp, keys, limits, orgs, products, projects, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
+
+/// The variable that names Redis, where changes of keys are announced.
+pub(crate) const REDIS: &str = "TRACEBILITY_REDIS_URL";
 
 /// Changes and shows orgs, their limits, workspaces, projects, products, sign-in and API keys.
 ///
@@ -48,6 +53,9 @@ pub(crate) struct Global {
     /// Postgres, as the operators' role. A password is safer in the variable than on a command line.
     #[arg(long, global = true, env = DSN, hide_env_values = true, value_name = "URL")]
     dsn: Option<String>,
+    /// Redis, to tell the services at once which keys have changed. Without it they notice within a minute.
+    #[arg(long, global = true, env = REDIS, hide_env_values = true, value_name = "URL")]
+    redis: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -79,7 +87,7 @@ impl Cli {
     /// Connects and does what was asked for.
     pub(crate) async fn run(self) -> Result<Answer, Failure> {
         let registry = self.global.registry().await?;
-        match self.noun {
+        let done = match self.noun {
             Noun::Orgs(command) => command.run(&registry).await,
             Noun::Limits(command) => command.run(&registry).await,
             Noun::Workspaces(command) => command.run(&registry).await,
@@ -87,7 +95,14 @@ impl Cli {
             Noun::Products(command) => command.run(&registry).await,
             Noun::Idp(command) => command.run(&registry).await,
             Noun::Keys(command) => command.run(&registry).await,
+        };
+        if let Some(reason) = registry.unannounced() {
+            let seconds = POSITIVE_TTL.as_secs();
+            eprintln!(
+                "note: the services notice within {seconds} s, because they could not be told: {reason} ({REDIS})"
+            );
         }
+        done
     }
 }
 
@@ -99,7 +114,13 @@ impl Global {
         let dsn = parse::postgres_url(dsn)
             .map_err(|reason| Failure::usage(format!("the registry's URL {reason}"), example))?;
         let registry = Registry::connect(&dsn).await.map_err(|error| Failure::connecting(&error, &dsn))?;
-        Ok(registry.acting_as(self.actor()))
+        let registry = registry.acting_as(self.actor());
+        let Some(redis) = self.redis.as_deref().filter(|text| !text.trim().is_empty()) else { return Ok(registry) };
+        let wrong =
+            |reason| Failure::usage(format!("the URL of Redis {reason}"), format!("correct {REDIS}, or unset it"));
+        let redis = tenant::redis::connect(&parse::redis_url(redis).map_err(wrong)?);
+        let redis = redis.map_err(|error| wrong(error.to_string()))?;
+        Ok(registry.announcing(Invalidator::new(redis)))
     }
 
     fn actor(&self) -> String {

@@ -10,7 +10,7 @@
 //! | `output` | tables, JSON, and what is safe to print on a terminal |
 //! | `failure` | what is told when a command fails |
 //!
-//! It needs Postgres and nothing else: no other store, no other setting. The rules are the registry's (`tenant::registry`);
+//! It needs Postgres and nothing else; told where Redis is, it also tells the services which keys have changed. The rules are the registry's (`tenant::registry`);
 //! here is only how they are asked for and told.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
