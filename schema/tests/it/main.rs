@@ -6,7 +6,9 @@
 
 mod catalogue;
 mod cli;
+mod cluster;
 mod kill;
 mod postgres;
 mod proxy;
 mod support;
+mod upgrade;
