@@ -1,9 +1,11 @@
 //! Accepting connections, and letting go of them.
 
 use std::convert::Infallible;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::{Request, Response};
 use hyper::body::{Body, Incoming};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -18,6 +20,10 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 /// HTTP/2 flow-control windows, in bytes: the default of 64 KiB would stall every larger body.
 const WINDOW_BYTES: u32 = 1 << 20;
+/// New connections per second and listener, and at once. Further ones wait in the kernel's queue: a handshake is cheap to
+/// ask for and not to answer.
+const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
+const CONNECTIONS_BURST: NonZeroU32 = NonZeroU32::new(4_000).unwrap();
 /// How long to wait after a failed accept (usually: no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -35,11 +41,12 @@ pub async fn serve<F, A, B>(
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     let connections = Arc::new(Semaphore::new(connections_max));
+    let rate = RateLimiter::direct(Quota::per_second(CONNECTIONS_PER_SECOND).allow_burst(CONNECTIONS_BURST));
     let graceful = GracefulShutdown::new();
     loop {
         let accepted = tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            accepted = accept(&listener, &connections) => accepted,
+            accepted = accept(&listener, &connections, &rate) => accepted,
         };
         let Some((stream, permit)) = accepted else { continue };
         let service = hyper::service::service_fn(handler.clone());
@@ -65,8 +72,10 @@ pub async fn serve<F, A, B>(
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,
+    rate: &DefaultDirectRateLimiter,
 ) -> Option<(tokio::net::TcpStream, tokio::sync::OwnedSemaphorePermit)> {
     let permit = Arc::clone(connections).acquire_owned().await.ok()?;
+    rate.until_ready().await;
     match listener.accept().await {
         Ok((stream, _)) => {
             if let Err(error) = stream.set_nodelay(true) {

@@ -5,6 +5,7 @@
 mod cli;
 mod columns;
 mod http;
+mod limits;
 mod sdks;
 mod shards;
 mod worker;
