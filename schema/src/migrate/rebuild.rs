@@ -113,6 +113,10 @@ impl<'a> Rebuild<'a> {
         let seen = look(session, &names).await?;
         let with_rows = |(_, seen): &(&&str, &Seen)| seen.found == source && seen.rows > 0;
         let filled: Vec<&str> = tables.iter().zip(&seen).filter(with_rows).map(|(table, _)| *table).collect();
+        if seen.iter().any(|seen| seen.found == source) {
+            // A user who may not read these would be stopped half-way.
+            session.row::<u64>("SELECT count() FROM system.processes, system.parts WHERE 1 = 0", &[]).await?;
+        }
         let mut rebuild = Self { direction, options, registry: None };
         if let (Some(table), true) = (filled.first(), options.cluster.is_some()) {
             return Err(RebuildError::RowsOnCluster { table: (*table).to_owned() });
