@@ -3,6 +3,8 @@
 // Changes tables as a whole; no org's rows pass through here.
 #![allow(clippy::disallowed_types)]
 
+use std::time::{Duration, Instant};
+
 use clickhouse::Client;
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -14,6 +16,11 @@ use super::{Applied, Direction, MigrateError, Migration, Options, Store, cluster
 
 /// The code of "database does not exist".
 const UNKNOWN_DATABASE: &str = "Code: 81.";
+/// Marks every statement of every run, so that a later run finds what a killed one left at work.
+const COMMENT: &str = "tracebility-migrate";
+/// How long to wait for that; copying is cut into statements of a few seconds.
+const LEFT_AT_WORK_MAX: Duration = Duration::from_secs(600);
+const LEFT_AT_WORK_POLL: Duration = Duration::from_millis(50);
 /// How the one statement starts that is not SQL; the name of a table follows.
 const REBUILD: &str = "REBUILD ";
 
@@ -48,12 +55,41 @@ impl Database {
             return Err(refused("it must end in a database of letters, digits and _"));
         }
         let decode = |text| percent_decode_str(text).decode_utf8().map_err(|_| refused("it is not UTF-8"));
-        let mut client = Client::default().with_url(format!("http://{host}:{}/", url.port().unwrap_or(8123)));
+        let mut client = Client::default()
+            .with_url(format!("http://{host}:{}/", url.port().unwrap_or(8123)))
+            .with_setting("log_comment", COMMENT);
         if !url.username().is_empty() {
             client =
                 client.with_user(decode(url.username())?).with_password(decode(url.password().unwrap_or_default())?);
         }
         Ok(Self { client, name, options: options.clone() })
+    }
+
+    /// Waits until nothing is left at work of a run that was killed. The lock was given back when that run died, while
+    /// the server goes on with what it had been told: an exchange of tables, say, that this run would then repeat.
+    pub(super) async fn settle(&self) -> Result<(), MigrateError> {
+        let begun = Instant::now();
+        loop {
+            let left: Vec<String> = self
+                .client
+                .query_raw(
+                    "SELECT toString(query_kind) FROM system.processes WHERE Settings['log_comment'] = {comment:String} \
+                     AND current_database = {db:String} AND query_kind != 'Select' LIMIT 1",
+                )
+                .param("comment", COMMENT)
+                .param("db", &self.name)
+                .fetch_all()
+                .await
+                .map_err(|error| failed("look for statements of an earlier run", &error))?;
+            // Not its text, which may hold a password.
+            let Some(kind) = left.first() else { return Ok(()) };
+            if begun.elapsed() > LEFT_AT_WORK_MAX {
+                let message = format!("after {} s it is still at work ({kind})", LEFT_AT_WORK_MAX.as_secs());
+                return Err(failed_to("wait for the last statement of an earlier run", message));
+            }
+            (self.options.progress)(&format!("waiting for the last statement of an earlier run ({kind})"));
+            tokio::time::sleep(LEFT_AT_WORK_POLL).await;
+        }
     }
 
     /// Makes the database and its journal where they are missing.

@@ -269,6 +269,9 @@ impl Databases {
         if let Some(postgres) = &mut databases.postgres {
             postgres.lock().await?;
         }
+        if let Some(clickhouse) = &databases.clickhouse {
+            clickhouse.settle().await?;
+        }
         Ok(databases)
     }
 

@@ -1,6 +1,7 @@
 //! A wire to a store that stops at the n-th thing a client asks, so that the client can be killed exactly there.
 //!
-//! For Postgres a request is whatever the client writes at once, for ClickHouse it is an HTTP request.
+//! For Postgres a request is whatever the client writes at once, for ClickHouse an HTTP request that may change something:
+//! being killed at a question is the same as being killed after the change before it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -30,8 +31,11 @@ const ANSWER_MAX: Duration = Duration::from_secs(30);
 /// When the client dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The server never sees the request.
+    /// The server never sees the request. For the server that is the same as [`Self::BeforeTheClientHears`] of the request
+    /// before it.
     BeforeTheServerHears,
+    /// The server is at work on the request, and may go on with it while the next run is at work too.
+    WhileTheServerWorks,
     /// The server has done what was asked, and the client never learns it.
     BeforeTheClientHears,
 }
@@ -112,14 +116,17 @@ struct Stop {
 impl Stop {
     /// Passes a request on to `ask`, or holds it, or its answer, until the client is dead.
     async fn pass<T>(&self, ask: impl Future<Output = T>) -> T {
-        let is_the_one = self.seen.fetch_add(1, Ordering::SeqCst) + 1 == self.at.nth;
-        if is_the_one && self.at.moment == Moment::BeforeTheServerHears {
-            return self.hold().await;
-        }
-        if !is_the_one {
+        if self.seen.fetch_add(1, Ordering::SeqCst) + 1 != self.at.nth {
             return ask.await;
         }
-        _ = tokio::time::timeout(ANSWER_MAX, ask).await;
+        match self.at.moment {
+            Moment::BeforeTheServerHears => {}
+            Moment::WhileTheServerWorks => {
+                self.reached.notify_one();
+                drop(ask.await);
+            }
+            Moment::BeforeTheClientHears => drop(tokio::time::timeout(ANSWER_MAX, ask).await),
+        }
         self.hold().await
     }
 
@@ -144,9 +151,15 @@ async fn accept(listener: TcpListener, server: String, is_postgres: bool, stop: 
 
 async fn http(client: TcpStream, server: String, stop: Arc<Stop>) {
     let upstream: Client<HttpConnector, Full<Bytes>> = Client::builder(TokioExecutor::new()).build_http();
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let (upstream, server, stop) = (upstream.clone(), server.clone(), Arc::clone(&stop));
-        async move { Ok::<_, Infallible>(stop.pass(forward(upstream, &server, request)).await) }
+        async move {
+            let (head, body) = request.into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            let asks = body.trim_ascii_start().starts_with(b"SELECT");
+            let forwarded = forward(upstream, &server, Request::from_parts(head, Full::new(body)));
+            Ok::<_, Infallible>(if asks { forwarded.await } else { stop.pass(forwarded).await })
+        }
     });
     // The client may end before it has read everything.
     _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
@@ -156,15 +169,14 @@ async fn http(client: TcpStream, server: String, stop: Arc<Stop>) {
 async fn forward(
     upstream: Client<HttpConnector, Full<Bytes>>,
     server: &str,
-    request: Request<Incoming>,
+    request: Request<Full<Bytes>>,
 ) -> Response<Full<Bytes>> {
     let (mut head, body) = request.into_parts();
-    let body = body.collect().await.unwrap().to_bytes();
     let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
     head.uri = format!("http://{server}{path}").parse().unwrap();
     head.headers.remove("transfer-encoding");
     head.headers.remove("content-length");
-    let (mut head, body) = upstream.request(Request::from_parts(head, Full::new(body))).await.unwrap().into_parts();
+    let (mut head, body) = upstream.request(Request::from_parts(head, body)).await.unwrap().into_parts();
     head.headers.remove("transfer-encoding");
     Response::from_parts(head, Full::new(body.collect().await.unwrap().to_bytes()))
 }
