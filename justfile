@@ -48,6 +48,10 @@ bench-encode *args:
 bench-ingest *args:
     cargo run --release -p load --bin bench-ingest -- {{ args }}
 
+# What it costs to know who a request is from and whether it may pass
+bench-tenant *args:
+    cargo run --release -p load --bin bench-tenant -- {{ args }}
+
 # Name every Rust file of more than 500 lines: each is one that nobody reads whole
 length:
     #!/usr/bin/env bash
