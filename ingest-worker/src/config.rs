@@ -8,6 +8,7 @@ use tenant::secret::SecretUrl;
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
 
 use crate::batch::Limits;
+use crate::roles::{Chores, Roles};
 
 const WORKER_LISTEN: Setting<SocketAddr> =
     Setting::new("TRACEBILITY_WORKER_LISTEN", parse::socket_addr, "Where /healthz, /readyz and /metrics are.")
@@ -50,6 +51,36 @@ const DRAIN_MAX: Setting<Duration> = Setting::new(
     "How long the last batches may take to be inserted after SIGTERM. What is not stays in Redis.",
 )
 .default("20s");
+const ROLES: Setting<Roles> = Setting::new(
+    "TRACEBILITY_WORKER_ROLES",
+    Roles::parse,
+    "What this worker does: shards (inserts), quota (sums up monthly usage), audit (copies and checks the audit trail).",
+)
+.default("shards,quota,audit");
+const QUOTA_EVERY: Setting<Duration> = Setting::new(
+    "TRACEBILITY_QUOTA_EVERY",
+    parse::duration::<100, 3_600_000>,
+    "How often monthly usage is summed up, by one worker of all.",
+)
+.default("60s");
+const QUOTA_SETTLE: Setting<Duration> = Setting::new(
+    "TRACEBILITY_QUOTA_SETTLE",
+    parse::duration::<0, 3_600_000>,
+    "How far behind the oldest queued entry usage is summed up. More than any request takes, and than clocks differ.",
+)
+.default("2m");
+const AUDIT_PUBLISH_EVERY: Setting<Duration> = Setting::new(
+    "TRACEBILITY_AUDIT_PUBLISH_EVERY",
+    parse::duration::<20, 3_600_000>,
+    "How often new audit events are copied to ClickHouse.",
+)
+.default("1s");
+const AUDIT_RECONCILE_EVERY: Setting<Duration> = Setting::new(
+    "TRACEBILITY_AUDIT_RECONCILE_EVERY",
+    parse::duration::<1_000, { 30 * 86_400_000 }>,
+    "How often it is checked that every audit event is in ClickHouse, by one worker of all.",
+)
+.default("24h");
 
 /// The program, for `--help` and `--check-config`.
 pub const PROGRAM: Program = Program {
@@ -74,6 +105,12 @@ const TABLE: &[&dyn Declared] = &[
     &MEMORY_MAX,
     &INSERTS_MAX,
     &DRAIN_MAX,
+    &ROLES,
+    &settings::DEPLOYMENT_MODE,
+    &QUOTA_EVERY,
+    &QUOTA_SETTLE,
+    &AUDIT_PUBLISH_EVERY,
+    &AUDIT_RECONCILE_EVERY,
     &settings::LOG,
 ];
 
@@ -102,6 +139,8 @@ pub struct Config {
     pub memory_max: usize,
     pub inserts_max: usize,
     pub drain_max: Duration,
+    pub roles: Roles,
+    pub chores: Chores,
 }
 
 impl Config {
@@ -114,9 +153,20 @@ impl Config {
         if memory_max < limits.bytes {
             return Err(Errors::one(&MEMORY_MAX, "is less than TRACEBILITY_BATCH_BYTES_MAX"));
         }
+        let (redis_url, clickhouse_url) = (values.get(&settings::REDIS_URL)?, values.get(&settings::CLICKHOUSE_URL)?);
+        let chores = Chores {
+            pg_dsn: values.get(&settings::PG_DSN)?,
+            redis_url: SecretUrl::clone(&redis_url),
+            clickhouse_url: ClickHouseUrl::clone(&clickhouse_url),
+            mode: values.get(&settings::DEPLOYMENT_MODE)?,
+            quota_every: values.get(&QUOTA_EVERY)?,
+            quota_settle: values.get(&QUOTA_SETTLE)?,
+            audit_publish_every: values.get(&AUDIT_PUBLISH_EVERY)?,
+            audit_reconcile_every: values.get(&AUDIT_RECONCILE_EVERY)?,
+        };
         Ok(Self {
-            redis_url: values.get(&settings::REDIS_URL)?,
-            clickhouse_url: values.get(&settings::CLICKHOUSE_URL)?,
+            redis_url,
+            clickhouse_url,
             worker_listen: values.get(&WORKER_LISTEN)?,
             worker_id: match values.find(&WORKER_ID)? {
                 Some(id) => id,
@@ -126,6 +176,8 @@ impl Config {
             memory_max,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
+            roles: values.get(&ROLES)?,
+            chores,
         })
     }
 }

@@ -1,13 +1,14 @@
 //! Shards in, ClickHouse inserts out.
 //!
 //! Per shard one task ([`shard`]) reads its stream ([`stream`]), gathers envelopes ([`batch`]) and inserts each table's
-//! rows as one block; then, and only then, it is done with the entries.
+//! rows as one block; then, and only then, it is done with the entries. Beside that it may have [`roles`].
 
 mod backoff;
 pub mod batch;
 pub mod config;
 pub mod health;
 pub mod metrics;
+pub mod roles;
 pub mod shard;
 mod statements;
 pub mod stream;

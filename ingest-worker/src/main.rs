@@ -47,8 +47,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(health::serve(listener, health));
 
     // Work until told to stop, then insert what was gathered.
+    let mut chores = config.chores.start(config.roles, &shared.stop)?;
     let mut shards = JoinSet::new();
-    for shard in Shard::all() {
+    for shard in Shard::all().filter(|_| config.roles.shards) {
         let reader = tenant::redis::connect_waiting(&config.redis_url, READ_WAIT_MAX)?;
         let stream = Stream::new(shard, config.worker_id.clone(), reader, redis.clone());
         shards.spawn(shard::run(shard, stream, shared.clone()));
@@ -56,7 +57,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let signal = service::stop_signal().await;
     tracing::info!(signal, "draining");
     stop.send_replace(true);
-    let drained = async { while shards.join_next().await.is_some() {} };
+    let drained = async {
+        while shards.join_next().await.is_some() {}
+        while chores.join_next().await.is_some() {}
+    };
     if tokio::time::timeout(config.drain_max, drained).await.is_err() {
         tracing::warn!("the time to drain is over; what was not inserted stays in Redis");
     }

@@ -1,4 +1,5 @@
-//! The door through which rows enter ClickHouse, and the only holder of a raw client among the services.
+//! The door through which rows enter ClickHouse, and the only holder of a raw client among the services. The few questions
+//! that services ask beside ingest are [`Records`].
 //!
 //! An insert is one Native block under a deduplication token. ClickHouse compares tokens per block, so what makes a
 //! retry harmless is that the same token always comes with the same bytes in one block: [`Inserter`] refuses bodies that
@@ -19,6 +20,10 @@ use thiserror::Error;
 use url::Url;
 
 use crate::secret::{Secret, SecretUrl};
+
+mod records;
+
+pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records};
 
 /// How long one insert may take from its first byte to the server's answer.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(60);

@@ -16,6 +16,8 @@
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
+//! | [`audit`] | what was done, by whom: told, copied, and looked for |
+//! | [`reconcile`] | monthly usage, summed up from what is billed |
 //! | [`registry`] | orgs, projects, limits and keys: what there is, and how it changes |
 //! | [`service`] | what every service does the same way at its start and end |
 //! | [`words`] | enums that are words in the database |
@@ -34,6 +36,7 @@
 
 pub mod admission;
 pub mod api_key;
+pub mod audit;
 pub mod clickhouse;
 pub mod clock;
 pub mod invalidate;
@@ -41,6 +44,7 @@ pub mod keys;
 pub mod mode;
 pub mod outcome;
 pub mod postgres;
+pub mod reconcile;
 pub mod redis;
 pub mod registry;
 pub mod resolver;

@@ -64,6 +64,30 @@ pub async fn check_role(dsn: &SecretUrl) -> Result<Result<(), UnboundRole>, sqlx
     tokio::time::timeout(CONNECT_TIMEOUT, checking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
+/// A lock that one session of all holds, until it is released or its connection ends.
+#[derive(Debug)]
+pub(crate) struct Lock(PgConnection);
+
+impl Lock {
+    /// Gives it back. A connection that cannot be closed has ended already.
+    pub(crate) async fn release(self) {
+        if let Err(error) = self.0.close().await {
+            tracing::debug!(%error, "the connection of a lock was gone");
+        }
+    }
+}
+
+/// Takes an advisory lock on a connection of its own; `None` when somebody has it.
+pub(crate) async fn try_lock(dsn: &SecretUrl, key: i64) -> Result<Option<Lock>, sqlx::Error> {
+    let options = options(dsn)?;
+    let locking = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS is_mine").bind(key).fetch_one(&mut connection).await?;
+        Ok(row.try_get::<bool, _>("is_mine")?.then_some(Lock(connection)))
+    };
+    tokio::time::timeout(CONNECT_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+}
+
 fn options(dsn: &SecretUrl) -> Result<PgConnectOptions, sqlx::Error> {
     Ok(PgConnectOptions::from_str(dsn.expose().as_str())?
         .application_name("tracebility")

@@ -7,6 +7,7 @@
 //! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | what there is, and how it changes |
 //! | `audit` | the outbox, which every change is told to |
 //! | `announce` | telling the services which keys a change concerns |
+//! | `reconcile` | what orgs used, and the outbox over all orgs |
 //! | `error` | every refusal |
 //!
 //! Every change is one transaction, bound to its org, that also writes the audit outbox: what is not audited did not
@@ -28,6 +29,7 @@ mod orgs;
 mod plans;
 mod products;
 mod projects;
+mod reconcile;
 mod rules;
 mod session;
 mod workspaces;
@@ -42,6 +44,7 @@ pub use orgs::{NewOrg, Org, OrgDetails, OrgKind, OrgSummary};
 pub use plans::{Plan, PlanMeter};
 pub use products::Product;
 pub use projects::Project;
+pub use reconcile::{MeterUsage, OutboxEvent, PeriodUsage, Settled, WARN_PERCENT};
 pub use rules::{
     CONFIG_BYTES_MAX, NAME_CHARS_MAX, OVERLAP_MAX, RESERVED_SLUGS, RETENTION_DAYS_MAX, SCOPES_MAX, SLUG_LEN_MAX,
     SLUG_LEN_MIN,

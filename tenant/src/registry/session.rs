@@ -80,6 +80,16 @@ impl<'a> Change<'a> {
         registry.announcer.announce(&keys).await;
         Ok(())
     }
+
+    /// Writes any number of events, and commits. For what nobody decided, and so needs none: sums of usage, and what is only
+    /// told.
+    pub(super) async fn commit_measured(mut self, events: Vec<Event>) -> Result<(), sqlx::Error> {
+        let (org_id, registry) = (self.org_id(), self.registry);
+        for event in events {
+            event.write(self.connection(), org_id, &registry.actor).await?;
+        }
+        self.session.transaction.commit().await
+    }
 }
 
 /// The org of an API key, through the one door that is open before an org is known.

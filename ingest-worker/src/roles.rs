@@ -1,0 +1,103 @@
+//! What a worker does beside its shards: summing up quotas, and looking after the audit trail.
+//!
+//! Each runs as a task of its own, on connections of its own, and repeats what fails: whatever becomes of it, the shards go
+//! on. In a fleet one worker does each at a time.
+
+use std::time::Duration;
+
+use tenant::audit::{AuditReconciler, Publisher};
+use tenant::clickhouse::{ClickHouseUrl, Records};
+use tenant::mode::DeploymentMode;
+use tenant::reconcile::{Job, QuotaReconciler, Turn};
+use tenant::registry::Registry;
+use tenant::secret::SecretUrl;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+/// Which of them this worker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Roles {
+    pub shards: bool,
+    pub quota: bool,
+    pub audit: bool,
+}
+
+impl Roles {
+    /// Reads a list such as `shards,quota`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut roles = Self { shards: false, quota: false, audit: false };
+        for role in text.split(',').map(str::trim) {
+            match role {
+                "shards" => roles.shards = true,
+                "quota" => roles.quota = true,
+                "audit" => roles.audit = true,
+                _ => return Err("is not a list of shards, quota and audit, such as shards,quota".to_owned()),
+            }
+        }
+        Ok(roles)
+    }
+}
+
+/// How often each is done, and how.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Chores {
+    pub pg_dsn: SecretUrl,
+    pub redis_url: SecretUrl,
+    pub clickhouse_url: ClickHouseUrl,
+    pub mode: DeploymentMode,
+    pub quota_every: Duration,
+    pub quota_settle: Duration,
+    pub audit_publish_every: Duration,
+    pub audit_reconcile_every: Duration,
+}
+
+impl Chores {
+    /// Starts those that this worker has. No I/O happens here: a store that is away is waited for.
+    pub fn start(&self, roles: Roles, stop: &watch::Receiver<bool>) -> anyhow::Result<JoinSet<()>> {
+        let mut tasks = JoinSet::new();
+        if !roles.quota && !roles.audit {
+            return Ok(tasks);
+        }
+        let registry = Registry::new(tenant::postgres::pool(&self.pg_dsn)?);
+        let redis = tenant::redis::connect(&self.redis_url)?;
+        let records = Records::new(&self.clickhouse_url);
+        let turn = Turn::new(self.pg_dsn.clone(), redis.clone());
+        if roles.quota {
+            let quotas = QuotaReconciler::new(registry.clone(), redis, records.clone(), self.mode.enforces_quotas());
+            let quotas = quotas.with_settle(self.quota_settle);
+            let (turn, every, stop) = (turn.clone(), self.quota_every, stop.clone());
+            tasks.spawn(turn.repeat(Job::Quota, every, stop, move || {
+                let quotas = quotas.clone();
+                async move { quotas.tick().await }
+            }));
+        }
+        if roles.audit {
+            let publisher = Publisher::new(registry.clone(), records.clone());
+            tasks.spawn(publisher.repeat(turn.clone(), self.audit_publish_every, stop.clone()));
+            let audit = AuditReconciler::new(registry, records);
+            let (every, stop) = (self.audit_reconcile_every, stop.clone());
+            tasks.spawn(turn.repeat(Job::Audit, every, stop, move || {
+                let audit = audit.clone();
+                async move { audit.run().await }
+            }));
+        }
+        Ok(tasks)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_are_named_and_checked() {
+        let roles = |shards, quota, audit| Ok(Roles { shards, quota, audit });
+        assert_eq!(Roles::parse("shards,quota,audit"), roles(true, true, true));
+        assert_eq!(Roles::parse("audit, quota"), roles(false, true, true));
+        for bad in ["", "shards,", "all", "Shards"] {
+            assert!(Roles::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
