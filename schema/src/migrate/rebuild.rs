@@ -1,7 +1,7 @@
 //! `REBUILD t`: gives a table a new sorting key while it is written to.
 //!
 //! ClickHouse cannot change a sorting key, so the file makes `t_v2`, and this module fills it from `t` and puts it in its
-//! place. Why it is done this way, and not by a materialised view, is in docs/decisions/0003-rebuild.md. In short:
+//! place. Why it is done this way, and not by a materialised view, is in docs/decisions/0003-rebuilding-tables.md. In short:
 //!
 //! 1. **Rounds.** Rows that `t_v2` lacks are copied, again and again while writers are live, until a round found few.
 //! 2. **Close.** A constraint that nothing satisfies is added to `t`. It costs nothing and refuses every insert that begins
