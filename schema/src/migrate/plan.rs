@@ -236,11 +236,14 @@ mod tests {
                 "version 3 three (dirty): will be removed, as if never applied"
             ]
         );
-        assert_eq!(lines(&[2, 4], 1), [
-            "version 1 one: will be marked as applied",
-            "version 2 two: will be removed, as if never applied",
-            "version 4 later: will be removed, as if never applied",
-        ]);
+        assert_eq!(
+            lines(&[2, 4], 1),
+            [
+                "version 1 one: will be marked as applied",
+                "version 2 two: will be removed, as if never applied",
+                "version 4 later: will be removed, as if never applied",
+            ]
+        );
         assert_eq!(lines(&[1, 2], 0).len(), 2);
         assert!(lines(&[1, 2], 2).is_empty());
         let mut changed = journal(&[1]);
