@@ -192,8 +192,8 @@ impl Database {
             None => rewrite(statement.sql),
             Some(table) => {
                 let changes = rebuild::changes(table, direction);
-                let changes: String = changes.iter().map(|sql| format!("\n    {};", rewrite(sql))).collect();
-                format!("{}: copies its rows, if it has any, and sends{changes}", statement.sql)
+                let changes: String = changes.iter().map(|sql| format!("\n    -- {}", rewrite(sql))).collect();
+                format!("{}\n    -- copies its rows, if it has any, and sends{changes}", statement.sql)
             }
         };
         statements::split(migration.sql(direction), Backslash::Escapes).iter().map(describe).collect()

@@ -13,9 +13,9 @@ async fn statements() -> Vec<String> {
     for (db, change) in [(before, Change::Up), (after, Change::Down(Count::All))] {
         let previews = migrate::preview(Target::Clickhouse, &stores(&db), change, &options).await.unwrap();
         for statement in previews.into_iter().flat_map(|preview| preview.statements) {
-            match statement.split_once(" sends\n") {
+            match statement.split_once("sends\n") {
                 Some((rebuild, sent)) if rebuild.starts_with("REBUILD ") => {
-                    statements.extend(sent.lines().map(|line| line.trim().trim_end_matches(';').to_owned()));
+                    statements.extend(sent.lines().map(|line| line.trim().trim_start_matches("-- ").to_owned()));
                 }
                 _ => statements.push(statement),
             }
