@@ -82,7 +82,8 @@ pub(crate) async fn try_lock(dsn: &SecretUrl, key: i64) -> Result<Option<Lock>, 
     let options = options(dsn)?;
     let locking = async {
         let mut connection = PgConnection::connect_with(&options).await?;
-        let row = sqlx::query("SELECT pg_try_advisory_lock($1) AS is_mine").bind(key).fetch_one(&mut connection).await?;
+        let row =
+            sqlx::query("SELECT pg_try_advisory_lock($1) AS is_mine").bind(key).fetch_one(&mut connection).await?;
         Ok(row.try_get::<bool, _>("is_mine")?.then_some(Lock(connection)))
     };
     tokio::time::timeout(CONNECT_TIMEOUT, locking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))

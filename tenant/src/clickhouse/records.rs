@@ -107,12 +107,7 @@ impl Records {
     }
 
     /// What those orgs, at most [`NAMES_MAX`], were billed for in a period, of what was received before that time.
-    pub async fn billed(
-        &self,
-        period: u32,
-        before: UnixNanos,
-        orgs: &[OrgId],
-    ) -> Result<Vec<Billed>, InsertError> {
+    pub async fn billed(&self, period: u32, before: UnixNanos, orgs: &[OrgId]) -> Result<Vec<Billed>, InsertError> {
         const TABLE: &str = "billing_meter";
         // A period is a partition. FINAL, because an envelope may have been inserted twice.
         const SQL: &str = "SELECT toString(org_id), CAST(meter, 'String'), sum(quantity) FROM billing_meter FINAL
@@ -135,7 +130,8 @@ impl Records {
 
     /// Writes events in one block. The same `token` is written once.
     pub async fn insert_events(&self, rows: &[AuditRow], token: &str) -> Result<(), InsertError> {
-        const SQL: &str = "INSERT INTO audit_log (event_id, org_id, event_time, event_type, actor, target, detail, source,
+        const SQL: &str =
+            "INSERT INTO audit_log (event_id, org_id, event_time, event_type, actor, target, detail, source,
              received_at, schema_version) FORMAT JSONEachRow";
         let received_at = timestamp(OffsetDateTime::now_utc());
         let mut lines = Vec::new();
@@ -170,7 +166,8 @@ impl Records {
 
     /// Writes what was found missing. The same gap of the same run is replaced.
     pub async fn insert_gaps(&self, gaps: &[Gap]) -> Result<(), InsertError> {
-        const SQL: &str = "INSERT INTO audit_reconciliation_gap (detection_id, detected_at, event_id, org_id, event_time,
+        const SQL: &str =
+            "INSERT INTO audit_reconciliation_gap (detection_id, detected_at, event_id, org_id, event_time,
              event_type, missing_in, is_repaired, schema_version) FORMAT JSONEachRow";
         let mut lines = Vec::new();
         for gap in gaps {

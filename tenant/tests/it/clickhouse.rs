@@ -59,7 +59,7 @@ async fn a_wrong_password_is_an_outage_and_is_not_printed() {
     assert!(!format!("{error} {error:?} {url:?}").contains("hunter2"), "{error:?}");
 }
 
-fn raw_client(text: &str) -> clickhouse::Client {
+pub(crate) fn raw_client(text: &str) -> clickhouse::Client {
     let url = url::Url::parse(text).unwrap();
     clickhouse::Client::default()
         .with_url(format!("http://{}:{}/", url.host_str().unwrap(), url.port().unwrap_or(8123)))

@@ -6,10 +6,12 @@
 
 mod admission;
 mod api_keys;
+mod audit;
 mod bad_input;
 mod clickhouse;
 mod constraints;
 mod fleet;
+mod reconcile;
 mod redis;
 mod registry;
 mod resolver;
