@@ -6,6 +6,7 @@ mod cli;
 mod columns;
 mod http;
 mod limits;
+mod quotas;
 mod sdks;
 mod shards;
 mod worker;

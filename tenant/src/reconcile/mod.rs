@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use metrics::{counter, gauge};
+use metrics::gauge;
 use redis::{RedisError, Script};
 use schema::ids::OrgId;
 use schema::model::UnixNanos;
@@ -149,7 +149,7 @@ impl QuotaReconciler {
         gauge!("tracebility_quota_reconcile_duration_seconds").set(begun.elapsed().as_secs_f64());
         gauge!("tracebility_quota_watermark_seconds").set(watermark as f64 / 1e9);
         gauge!("tracebility_quota_orgs").set(report.orgs as f64);
-        counter!("tracebility_quota_corrections_total").increment(report.corrections);
+        metrics::counter!("tracebility_quota_corrections_total").increment(report.corrections);
         let Report { orgs, corrections, told, failed, .. } = report;
         tracing::info!(orgs, corrections, told, failed, took = ?begun.elapsed(), "quotas are summed up");
         Ok(report)
@@ -214,7 +214,7 @@ impl QuotaReconciler {
                 Err(panicked) => panicked.to_string(),
             };
             report.failed += 1;
-            counter!("tracebility_quota_org_failures_total").increment(1);
+            metrics::counter!("tracebility_quota_org_failures_total").increment(1);
             if report.failed >= FAILURES_MAX {
                 return Err(ReconcileError::TooManyFailures { failed: report.failed, last: failure });
             }
@@ -327,6 +327,12 @@ pub async fn rebase(
         return Ok(None);
     }
     Ok(Some(reply.chunks_exact(2).filter(|counter| counter[0] != counter[1]).count() as u64))
+}
+
+/// What the limit of a meter is held against at this moment; `None` when nothing was let pass yet.
+pub async fn counter(redis: &Redis, org_id: OrgId, period: u32, meter: Meter) -> Result<Option<u64>, RedisError> {
+    let key = RedisKey::quota(org_id, period, meter.as_str());
+    redis::cmd("GET").arg(key).query_async(&mut redis.clone()).await
 }
 
 /// The months to sum up: those from the watermark's to the present one, and the one before for its first days.

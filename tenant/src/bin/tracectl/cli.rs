@@ -4,13 +4,14 @@ use std::ffi::OsString;
 
 use clap::{Args, Parser, Subcommand};
 use tenant::invalidate::Invalidator;
+use tenant::redis::Redis;
 use tenant::registry::Registry;
 use tenant::resolver::POSITIVE_TTL;
 use tenant::settings::parse;
 
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
-use crate::{idp, keys, limits, orgs, products, projects, workspaces};
+use crate::{audit, idp, keys, limits, orgs, products, projects, quota, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
@@ -66,6 +67,12 @@ enum Noun {
     /// What an org may use, where it differs from its plan.
     #[command(subcommand, after_help = "Examples:\n  tracectl limits show acme\n  tracectl limits set acme --rps 100")]
     Limits(limits::Command),
+    /// What orgs used of their monthly limits.
+    #[command(subcommand, after_help = "Examples:\n  tracectl quota show acme")]
+    Quota(quota::Command),
+    /// The audit trail as a whole; `tracectl orgs audit` shows an org's.
+    #[command(subcommand, after_help = "Examples:\n  tracectl audit gaps")]
+    Audit(audit::Command),
     /// Workspaces inside an org; every org has `main`.
     #[command(subcommand, after_help = "Examples:\n  tracectl workspaces list acme")]
     Workspaces(workspaces::Command),
@@ -90,6 +97,11 @@ impl Cli {
         let done = match self.noun {
             Noun::Orgs(command) => command.run(&registry).await,
             Noun::Limits(command) => command.run(&registry).await,
+            Noun::Quota(command) => {
+                let redis = self.global.redis()?;
+                command.run(&registry, redis).await
+            }
+            Noun::Audit(command) => command.run().await,
             Noun::Workspaces(command) => command.run(&registry).await,
             Noun::Projects(command) => command.run(&registry).await,
             Noun::Products(command) => command.run(&registry).await,
@@ -115,12 +127,19 @@ impl Global {
             .map_err(|reason| Failure::usage(format!("the registry's URL {reason}"), example))?;
         let registry = Registry::connect(&dsn).await.map_err(|error| Failure::connecting(&error, &dsn))?;
         let registry = registry.acting_as(self.actor());
-        let Some(redis) = self.redis.as_deref().filter(|text| !text.trim().is_empty()) else { return Ok(registry) };
+        Ok(match self.redis()? {
+            Some(redis) => registry.announcing(Invalidator::new(redis)),
+            None => registry,
+        })
+    }
+
+    /// Redis, when it was told where that is.
+    pub(crate) fn redis(&self) -> Result<Option<Redis>, Failure> {
+        let Some(redis) = self.redis.as_deref().filter(|text| !text.trim().is_empty()) else { return Ok(None) };
         let wrong =
             |reason| Failure::usage(format!("the URL of Redis {reason}"), format!("correct {REDIS}, or unset it"));
         let redis = tenant::redis::connect(&parse::redis_url(redis).map_err(wrong)?);
-        let redis = redis.map_err(|error| wrong(error.to_string()))?;
-        Ok(registry.announcing(Invalidator::new(redis)))
+        redis.map(Some).map_err(|error| wrong(error.to_string()))
     }
 
     fn actor(&self) -> String {

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `cli` | what all commands share: the registry, who acts, how to print |
 //! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | one noun each: its arguments and what they do |
+//! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
+//! | `stores` | the other stores, for those two |
 //! | `config` | JSON documents from the command line or a file |
 //! | `when` | moments and spans of time as people write them |
 //! | `confirm` | nothing stops working by accident |
@@ -15,6 +17,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+mod audit;
 mod cli;
 mod config;
 mod confirm;
@@ -26,6 +29,8 @@ mod orgs;
 mod output;
 mod products;
 mod projects;
+mod quota;
+mod stores;
 mod when;
 mod workspaces;
 
