@@ -24,11 +24,11 @@ use clickhouse::Row;
 use serde::Deserialize;
 use thiserror::Error;
 
-use self::copy::Copy;
+use self::copy::{Copy, Proof};
 use self::dictionary::Registry;
 use self::state::{Action, Beside, Found, Tables, next_action};
 use super::session::{Failure, Session};
-use super::{Direction, Options};
+use super::{ClusterName, Direction, Options};
 
 /// Rounds are repeated until one copies no more rows than this: the next one, while writers wait, is then short.
 const ROWS_LEFT_MAX: u64 = 50_000;
@@ -57,8 +57,8 @@ pub(super) enum RebuildError {
     #[error("{table} is not the table of 0001: its key or columns are not ours")]
     Foreign { table: String },
     #[error(
-        "not set: TRACEBILITY_CLICKHOUSE_REGISTRY_DSN, Postgres as ClickHouse reaches it. {tables} have rows, and the \
-             registry knows to which orgs they belong"
+        "not set: TRACEBILITY_CLICKHOUSE_REGISTRY_DSN, the URL of Postgres as ClickHouse reaches it. There are rows in \
+             {tables}, and the registry knows to which orgs they belong"
     )]
     NoRegistry { tables: String },
     #[error("{table} had no rows when this began, and has some now. Nothing was swapped; run it again")]
@@ -80,8 +80,8 @@ pub(super) enum RebuildError {
              takes rows again", INSERTS_WAIT_MAX.as_secs())]
     InsertsRunning { table: String, queries: String },
     #[error(
-        "{table} has rows, and bringing them over is possible on one node only: run this migration on a single node that \
-             holds all of them, without --cluster, and attach the others afterwards"
+        "{table} has rows, and bringing them over is possible on one node only: run this migration without --cluster on a node \
+             that holds them all, and make its tables replicated afterwards (ATTACH TABLE … AS REPLICATED)"
     )]
     RowsOnCluster { table: String },
 }
@@ -117,16 +117,22 @@ impl<'a> Rebuild<'a> {
             // A user who may not read these would be stopped half-way.
             session.row::<u64>("SELECT count() FROM system.processes, system.parts WHERE 1 = 0", &[]).await?;
         }
+        for (table, seen) in names.iter().zip(&seen) {
+            if seen.is_closed {
+                // A run was killed in that moment. Until this one comes to it, or fails, writers can go on.
+                open(session, table).await?;
+            }
+        }
         let mut rebuild = Self { direction, options, registry: None };
-        if let (Some(table), true) = (filled.first(), options.cluster.is_some()) {
-            return Err(RebuildError::RowsOnCluster { table: (*table).to_owned() });
+        if let Some(cluster) = &options.cluster {
+            refuse_rows_on(session, cluster, filled.first().copied(), &names).await?;
         }
         if direction == Direction::Up && !filled.is_empty() {
             let dsn = options.registry_dsn.as_deref();
             let dsn = dsn.ok_or_else(|| RebuildError::NoRegistry { tables: filled.join(", ") })?;
             let registry = Registry::parse(dsn)?;
             registry.load(session).await?;
-            refuse_orphans(session, &filled, options).await?;
+            refuse_orphans(session, &filled, None, options).await?;
             rebuild.registry = Some(registry);
         }
         Ok(rebuild)
@@ -186,9 +192,7 @@ impl<'a> Rebuild<'a> {
                     break;
                 }
             }
-            if self.direction == Direction::Up {
-                copy.prove_ahead(session).await?;
-            }
+            copy.prove_ahead(session, self.proof()).await?;
         }
         let closed = Instant::now();
         close(session, table).await?;
@@ -217,23 +221,33 @@ impl<'a> Rebuild<'a> {
     ) -> Result<u64, RebuildError> {
         wait_for_inserts(session, table).await?;
         let [live, other] = look_at(session, &[table.to_owned(), target.to_owned()]).await?;
+        if let Some(cluster) = &self.options.cluster {
+            refuse_rows_on(session, cluster, None, &[table.to_owned()]).await?;
+        }
         if live.rows + other.rows > 0 {
+            copy.plan(session, self.direction == Direction::Down).await?;
             if self.direction == Direction::Up {
                 if self.registry.is_none() {
                     return Err(RebuildError::RowsArrived { table: table.to_owned() });
                 }
                 self.reload(session).await?;
-                refuse_orphans(session, &[table], self.options).await?;
+                let partitions = copy.unproven_partitions(session).await?;
+                refuse_orphans(session, &[table], Some(&partitions), self.options).await?;
             }
-            copy.plan(session, self.direction == Direction::Down).await?;
             copy.round(session, "last round").await?;
-            match self.direction {
-                Direction::Up => copy.prove_equal(session).await?,
-                Direction::Down => copy.prove_covered(session).await?,
-            }
+            copy.prove(session, self.proof()).await?;
         }
         session.change(&exchanging(table, target)).await?;
         Ok(live.rows)
+    }
+
+    /// `up` fills a table of its own making. `down` goes back to one that may have more: rows that were left behind, or that
+    /// were deleted since.
+    const fn proof(&self) -> Proof {
+        match self.direction {
+            Direction::Up => Proof::Equal,
+            Direction::Down => Proof::Covered,
+        }
     }
 
     /// Projects are made while rows are copied.
@@ -256,7 +270,7 @@ async fn drop_covered(
     if other.rows > 0 {
         let mut copy = Copy::new(&spare, table, false);
         copy.plan(session, live.found == Found::Old).await?;
-        copy.prove_keys_covered(session).await?;
+        copy.prove(session, Proof::KeysCovered).await?;
         session.say(&format!("{spare}: dropping {} rows, each of which is in {table}", other.rows));
     }
     session.change(&dropping(&spare)).await?;
@@ -317,7 +331,8 @@ struct Seen {
 
 async fn look(session: &mut Session<'_>, names: &[String]) -> Result<Vec<Seen>, RebuildError> {
     let sql = "SELECT name, startsWith(sorting_key, 'org_id,'), position(create_table_query, {closed:String}) > 0, \
-               coalesce(total_rows, 1) FROM system.tables WHERE database = currentDatabase() AND has(splitByChar(',', {names:String}), name)";
+               coalesce(total_rows, 1) FROM system.tables \
+               WHERE database = currentDatabase() AND has(splitByChar(',', {names:String}), name)";
     let parameters = [("closed".to_owned(), format!("CONSTRAINT {CLOSED} ")), ("names".to_owned(), names.join(","))];
     let tables: Vec<(String, bool, bool, u64)> = session.rows(sql, &parameters).await?;
     let seen = |name: &String| match tables.iter().find(|(found, ..)| found == name) {
@@ -335,6 +350,30 @@ async fn look_at<const N: usize>(session: &mut Session<'_>, names: &[String; N])
     Ok(std::array::from_fn(|at| seen[at]))
 }
 
+/// Refuses tables that have rows on any node of a cluster, or that are known to have some here.
+async fn refuse_rows_on(
+    session: &mut Session<'_>,
+    cluster: &ClusterName,
+    known: Option<&str>,
+    names: &[String],
+) -> Result<(), RebuildError> {
+    // The name was checked when it was read.
+    let sql = format!(
+        "SELECT name FROM clusterAllReplicas('{}', system.tables) WHERE database = {{database:String}} \
+         AND has(splitByChar(',', {{names:String}}), name) AND coalesce(total_rows, 1) > 0 LIMIT 1",
+        cluster.as_str()
+    );
+    let table = match known {
+        Some(table) => Some(table.to_owned()),
+        None => {
+            let database: String = session.row("SELECT currentDatabase()", &[]).await?;
+            let parameters = [("database".to_owned(), database), ("names".to_owned(), names.join(","))];
+            session.rows(&sql, &parameters).await?.into_iter().next()
+        }
+    };
+    table.map_or(Ok(()), |table| Err(RebuildError::RowsOnCluster { table }))
+}
+
 /// Rows of one table whose projects are in no org.
 #[derive(Row, Deserialize)]
 struct Orphans {
@@ -343,15 +382,24 @@ struct Orphans {
     named: Vec<String>,
 }
 
-/// Refuses rows whose project the registry does not know, unless they are to be left behind.
-async fn refuse_orphans(session: &mut Session<'_>, tables: &[&str], options: &Options) -> Result<(), RebuildError> {
+/// Refuses rows whose project the registry does not know, unless they are to be left behind. Looks at these partitions, or
+/// at all.
+async fn refuse_orphans(
+    session: &mut Session<'_>,
+    tables: &[&str],
+    partitions: Option<&[String]>,
+    options: &Options,
+) -> Result<(), RebuildError> {
+    let only = if partitions.is_some() { "has(splitByChar(',', {partitions:String}), _partition_id) AND " } else { "" };
+    let partitions = [("partitions".to_owned(), partitions.unwrap_or_default().join(","))];
     let mut orphans = Vec::new();
     for table in tables {
         let sql = format!(
             "SELECT count() AS rows, uniqExact(project_id) AS projects, \
-             arraySort(groupUniqArray({ORPHANS_NAMED_MAX})(toString(project_id))) AS named FROM {table} WHERE NOT dictHas('project_tenant_dict', tuple(project_id))"
+             arraySort(groupUniqArray({ORPHANS_NAMED_MAX})(toString(project_id))) AS named \
+             FROM {table} WHERE {only}NOT dictHas('project_tenant_dict', tuple(project_id))"
         );
-        let Orphans { rows, projects, named } = session.row(&sql, &[]).await?;
+        let Orphans { rows, projects, named } = session.row(&sql, &partitions).await?;
         if rows > 0 {
             let (more, named) = (if projects > named.len() as u64 { ", …" } else { "" }, named.join(", "));
             orphans.push(format!("{table}: {rows} rows of {projects} projects ({named}{more})"));

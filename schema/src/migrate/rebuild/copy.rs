@@ -41,7 +41,20 @@ pub(super) struct Copy {
     stamps: bool,
     /// What was copied of which partition, as the source was when that began.
     copied: BTreeMap<String, i64>,
+    /// The same for what was proven ahead.
     proven: BTreeMap<String, i64>,
+}
+
+/// What must hold, partition by partition, before two tables are exchanged or one is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Proof {
+    /// The target has the source's rows and no others.
+    Equal,
+    /// No row of the source is missing in the target, which may have more.
+    Covered,
+    /// The same, where a row of the same key and another version will do: the target is written to meanwhile, and a newer
+    /// version takes the place of the one that was copied.
+    KeysCovered,
 }
 
 /// Rows of a table, summed up: equal for equal sets of keys and versions.
@@ -64,9 +77,10 @@ impl Copy {
             return Ok(());
         }
         let old = if into_old { &self.target } else { &self.source };
-        let sql = "SELECT sorting_key, arrayStringConcat((SELECT groupArray(name) FROM (SELECT name FROM system.columns \
-                   WHERE database = currentDatabase() AND table = {table:String} AND default_kind NOT IN ('ALIAS', 'MATERIALIZED') ORDER BY position)), ', ') \
-                   FROM system.tables WHERE database = currentDatabase() AND name = {table:String}";
+        let sql = "WITH (SELECT groupArray(name) FROM (SELECT name FROM system.columns WHERE database = currentDatabase() \
+                   AND table = {table:String} AND default_kind NOT IN ('ALIAS', 'MATERIALIZED') ORDER BY position)) AS names \
+                   SELECT sorting_key, arrayStringConcat(names, ', ') FROM system.tables \
+                   WHERE database = currentDatabase() AND name = {table:String}";
         let (key, columns): (String, String) = session.row(sql, &[("table".to_owned(), old.clone())]).await?;
         let [key, columns] = [key, columns].map(|list| list.split(", ").map(str::to_owned).collect::<Vec<_>>());
         // They come from our own files; the check is for a table that somebody made in their place.
@@ -136,68 +150,72 @@ impl Copy {
     }
 
     /// Proves what can be proven while writers are live, so that less is left to prove while they have to wait.
-    pub(super) async fn prove_ahead(&mut self, session: &mut Session<'_>) -> Result<(), RebuildError> {
+    pub(super) async fn prove_ahead(&mut self, session: &mut Session<'_>, proof: Proof) -> Result<(), RebuildError> {
         for (partition, mark) in marks(session, &self.source).await? {
-            let (source, target) = self.fingerprints(session, &partition).await?;
-            if source == target {
+            if self.refute(session, &partition, mark, proof).await?.is_none() {
                 self.proven.insert(partition, mark.newest_block);
             }
         }
         Ok(())
     }
 
-    /// Proves, of a source that is closed for writing, that the target has its rows and no others.
-    pub(super) async fn prove_equal(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
-        let source_marks = marks(session, &self.source).await?;
-        let mut partitions: Vec<String> = marks(session, &self.target).await?.into_keys().collect();
-        partitions.extend(source_marks.keys().cloned());
-        partitions.sort();
-        partitions.dedup();
-        for partition in partitions {
-            let newest = source_marks.get(&partition).map(|mark| mark.newest_block);
-            if newest.is_some() && self.proven.get(&partition).copied() == newest {
+    /// Proves, of a source that nobody writes to, whatever was not proven ahead.
+    pub(super) async fn prove(&self, session: &mut Session<'_>, proof: Proof) -> Result<(), RebuildError> {
+        let mut marks = marks(session, &self.source).await?;
+        if proof == Proof::Equal {
+            // Partitions that the target alone has.
+            for (partition, _) in self::marks(session, &self.target).await? {
+                marks.entry(partition).or_insert(Mark { newest_block: -1, rows: 0 });
+            }
+        }
+        for (partition, mark) in marks {
+            if self.proven.get(&partition) == Some(&mark.newest_block) {
                 continue;
             }
-            let (source, target) = self.fingerprints(session, &partition).await?;
-            if source != target {
-                return Err(self.unproven(partition, source.rows, target.rows));
+            if let Some((from_rows, into_rows)) = self.refute(session, &partition, mark, proof).await? {
+                let (from, into) = (self.source.clone(), self.target.clone());
+                return Err(RebuildError::Unproven { from, into, partition, from_rows, into_rows });
             }
         }
         Ok(())
     }
 
-    /// Proves that no row of the source is missing in the target, which may have more: rows that were left behind, or
-    /// that were deleted since.
-    pub(super) async fn prove_covered(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
-        self.prove_present(session, &self.identity()).await
+    /// The partitions of the source to which rows came since they were proven ahead.
+    pub(super) async fn unproven_partitions(&self, session: &mut Session<'_>) -> Result<Vec<String>, RebuildError> {
+        let marks = marks(session, &self.source).await?.into_iter();
+        let unproven = marks.filter(|(partition, mark)| self.proven.get(partition) != Some(&mark.newest_block));
+        Ok(unproven.map(|(partition, _)| partition).collect())
     }
 
-    /// The same, where a row of the same key and another version will do: the target is written to meanwhile, and a newer
-    /// version takes the place of the one that was copied.
-    pub(super) async fn prove_keys_covered(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
-        self.prove_present(session, &format!("sipHash128({})", self.key.join(", "))).await
-    }
-
-    async fn prove_present(&self, session: &mut Session<'_>, identity: &str) -> Result<(), RebuildError> {
-        for (partition, mark) in &marks(session, &self.source).await? {
-            for slice in slices::of_partition(session, &self.source, &self.key, partition, mark.rows).await? {
-                let (source, missing) = (&self.source, self.missing(&slice, identity));
-                let sql = format!("SELECT count() FROM {source} FINAL WHERE {missing}");
-                let missing: u64 = session.row(&sql, &with_partition(&slice, partition)).await?;
-                if missing > 0 {
-                    return Err(self.unproven(partition.clone(), mark.rows, mark.rows - missing.min(mark.rows)));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Source and target as a reader with FINAL sees a partition. The hash is another than the one rows are found by.
-    async fn fingerprints(
+    /// How many rows source and target have in this partition, if the proof fails.
+    async fn refute(
         &self,
         session: &mut Session<'_>,
         partition: &str,
-    ) -> Result<(Fingerprint, Fingerprint), RebuildError> {
+        mark: Mark,
+        proof: Proof,
+    ) -> Result<Option<(u64, u64)>, RebuildError> {
+        let identity = match proof {
+            Proof::Equal => {
+                let [source, target] = self.fingerprints(session, partition).await?;
+                return Ok((source != target).then_some((source.rows, target.rows)));
+            }
+            Proof::Covered => self.identity(),
+            Proof::KeysCovered => format!("sipHash128({})", self.key.join(", ")),
+        };
+        for slice in slices::of_partition(session, &self.source, &self.key, partition, mark.rows).await? {
+            let (source, missing) = (&self.source, self.missing(&slice, &identity));
+            let sql = format!("SELECT count() FROM {source} FINAL WHERE {missing}");
+            let missing: u64 = session.row(&sql, &with_partition(&slice, partition)).await?;
+            if missing > 0 {
+                return Ok(Some((mark.rows, mark.rows.saturating_sub(missing))));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Source and target as a reader with FINAL sees a partition. The hash is another than the one rows are found by.
+    async fn fingerprints(&self, session: &mut Session<'_>, partition: &str) -> Result<[Fingerprint; 2], RebuildError> {
         let known = if self.stamps { format!(" AND {IS_KNOWN}") } else { String::new() };
         let hash = format!("cityHash64({}, {VERSION})", self.key.join(", "));
         let mut found = [Fingerprint::default(); 2];
@@ -210,12 +228,7 @@ impl Copy {
             let (rows, sum, xor) = session.row(&sql, &parameters).await?;
             *found = Fingerprint { rows, sum, xor };
         }
-        Ok((found[0], found[1]))
-    }
-
-    fn unproven(&self, partition: String, from_rows: u64, into_rows: u64) -> RebuildError {
-        let (from, into) = (self.source.clone(), self.target.clone());
-        RebuildError::Unproven { from, into, partition, from_rows, into_rows }
+        Ok(found)
     }
 }
 
