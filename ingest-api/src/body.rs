@@ -17,6 +17,9 @@ use crate::error::ApiError;
 
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 §3.1.1.1.2 asks every decoder to support. A frame with a
+/// larger one is refused, because its window is memory that the budget does not see.
+const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// The budget is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1024;
 
@@ -54,6 +57,10 @@ pub enum Compression {
     Identity,
     /// RFC 1952, any number of members.
     Gzip,
+    /// RFC 1950, which is what HTTP calls deflate.
+    Deflate,
+    /// RFC 8878, any number of frames.
+    Zstd,
 }
 
 impl Compression {
@@ -61,8 +68,17 @@ impl Compression {
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
         match headers.get(CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("?").trim()) {
             None | Some("" | "identity") => Ok(Compression::Identity),
-            Some("gzip" | "x-gzip") => Ok(Compression::Gzip),
-            Some(other) => Err(ApiError::ContentEncoding { found: other.to_owned() }),
+            Some(name) => Self::named(name),
+        }
+    }
+
+    /// The compression of that name, as in `content-encoding` and `grpc-encoding`.
+    pub fn named(name: &str) -> Result<Self, ApiError> {
+        match name {
+            "gzip" | "x-gzip" => Ok(Compression::Gzip),
+            "deflate" => Ok(Compression::Deflate),
+            "zstd" => Ok(Compression::Zstd),
+            other => Err(ApiError::ContentEncoding { found: other.to_owned() }),
         }
     }
 }
@@ -118,16 +134,16 @@ pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> R
     match compression {
         Compression::Identity => Ok(raw),
         Compression::Gzip => gunzip(&raw.bytes, budget),
+        Compression::Deflate => stream(flate2::bufread::ZlibDecoder::new(&raw.bytes[..]), "deflate (zlib)", budget),
+        Compression::Zstd => unzstd(&raw.bytes, budget),
     }
 }
 
-fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
-    if let Some(body) = gunzip_at_once(raw, budget)? {
-        return Ok(body);
-    }
+/// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped; there is no cap on the ratio
+/// besides: real SDKs send 27 MB in 3 kB.
+fn stream(mut decoder: impl Read, name: &'static str, budget: &Budget) -> Result<ReadBody, ApiError> {
     let mut paid = budget.take(0)?;
     let mut bytes = Vec::new();
-    let mut decoder = flate2::bufread::MultiGzDecoder::new(raw);
     let mut chunk = [0; 64 << 10];
     loop {
         match decoder.read(&mut chunk) {
@@ -140,8 +156,23 @@ fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
                 paid.merge(budget.take(n)?);
                 bytes.extend_from_slice(&chunk[..n]);
             }
-            Err(error) => return Err(ApiError::Malformed(format!("the body is not valid gzip: {error}"))),
+            Err(error) => return Err(ApiError::Malformed(format!("the body is not valid {name}: {error}"))),
         }
+    }
+}
+
+/// A frame need not say its size (that of the LangSmith SDK does not), so it is always read as a stream.
+fn unzstd(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
+    let invalid = |error| ApiError::Malformed(format!("the body is not valid zstd: {error}"));
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(invalid)?;
+    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(invalid)?;
+    stream(decoder, "zstd", budget)
+}
+
+fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
+    match gunzip_at_once(raw, budget)? {
+        Some(body) => Ok(body),
+        None => stream(flate2::bufread::MultiGzDecoder::new(raw), "gzip", budget),
     }
 }
 
@@ -201,6 +232,56 @@ mod tests {
         lying[at..].copy_from_slice(&100u32.to_le_bytes());
         assert!(gunzip(&lying, &budget).is_err());
         assert_eq!(budget.units.available_permits(), (4 << 20) / UNIT_BYTES);
+    }
+
+    fn zlib(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    /// As the LangSmith SDK does it: the frame does not say how large its content is.
+    fn zstd_stream(bytes: &[u8], level: i32) -> Vec<u8> {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    fn decompressed(compression: Compression, raw: &[u8], budget: &Budget) -> Result<Bytes, ApiError> {
+        let raw = ReadBody { bytes: Bytes::copy_from_slice(raw), _paid: budget.take(0).unwrap() };
+        decompress(compression, raw, budget).map(|body| body.bytes)
+    }
+
+    #[test]
+    fn deflate_and_zstd_are_capped_streams() {
+        let text = b"hello ".repeat(20_000);
+        type Compress = fn(&[u8]) -> Vec<u8>;
+        let cases: [(Compression, Compress); 2] =
+            [(Compression::Deflate, zlib), (Compression::Zstd, |bytes| zstd_stream(bytes, 3))];
+        for (compression, compress) in cases {
+            let budget = budget();
+            let whole = compress(&text);
+            assert_eq!(decompressed(compression, &whole, &budget).unwrap(), text);
+            let bomb = compress(&vec![0; 3 << 20]);
+            assert!(matches!(decompressed(compression, &bomb, &budget), Err(ApiError::TooLarge { .. })));
+            assert!(matches!(decompressed(compression, b"neither", &budget), Err(ApiError::Malformed(_))));
+            for end in 1..whole.len() {
+                let cut = decompressed(compression, &whole[..end], &budget);
+                assert!(matches!(cut, Err(ApiError::Malformed(_))), "{compression:?} cut at {end}: {cut:?}");
+            }
+            assert_eq!(budget.units.available_permits(), (4 << 20) / UNIT_BYTES);
+        }
+        let two = [zstd_stream(b"one ", 3), zstd_stream(b"two", 3)].concat();
+        assert_eq!(decompressed(Compression::Zstd, &two, &budget()).unwrap(), b"one two"[..]);
+    }
+
+    #[test]
+    fn a_zstd_window_larger_than_the_cap_is_refused() {
+        let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 3).unwrap();
+        encoder.window_log(ZSTD_WINDOW_LOG_MAX + 1).unwrap();
+        encoder.write_all(b"little").unwrap();
+        let refused = decompressed(Compression::Zstd, &encoder.finish().unwrap(), &budget());
+        assert!(matches!(refused, Err(ApiError::Malformed(_))), "{refused:?}");
     }
 
     #[test]

@@ -25,16 +25,20 @@ pub enum ApiError {
     MethodNotAllowed { allowed: &'static str },
     #[error("content type {found:?} is not one of {wanted}")]
     ContentType { found: String, wanted: &'static str },
-    #[error("content encoding {found:?} is not one of identity, gzip")]
+    #[error("content encoding {found:?} is not one of identity, gzip, deflate, zstd")]
     ContentEncoding { found: String },
     #[error("the {what} is larger than {limit}{unit}; send less per request")]
     TooLarge { what: &'static str, limit: usize, unit: &'static str },
     #[error("{0}")]
     Malformed(String),
+    #[error("{0}")]
+    Invalid(String),
     #[error("the body did not arrive within {} s", .0.as_secs())]
     BodyTimeout(Duration),
     #[error("too many requests are under way; try again")]
     Overloaded,
+    #[error("the organization is being moved to another shard, which takes seconds; try again")]
+    Moving,
     #[error("an error of ours; it is in the log")]
     Defect,
     #[error("the data cannot be stored at the moment; try again")]
@@ -64,8 +68,9 @@ impl ApiError {
             ApiError::ContentType { .. } | ApiError::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
+            ApiError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Overloaded | ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Overloaded | ApiError::Moving | ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Defect => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -105,8 +110,10 @@ impl ApiError {
             ApiError::ContentEncoding { .. } => "content_encoding",
             ApiError::TooLarge { .. } => "too_large",
             ApiError::Malformed(_) => "malformed",
+            ApiError::Invalid(_) => "invalid",
             ApiError::BodyTimeout(_) => "body_timeout",
             ApiError::Overloaded => "overloaded",
+            ApiError::Moving => "org_moving",
             ApiError::Defect => "defect",
             ApiError::Unavailable(_) => "storage_unavailable",
         }
