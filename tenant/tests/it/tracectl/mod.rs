@@ -3,6 +3,7 @@
 mod life;
 mod printing;
 mod refusals;
+mod stores;
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
