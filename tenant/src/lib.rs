@@ -10,6 +10,7 @@
 //! | [`context`] | who a request is from and what its org may do |
 //! | [`admission`] | whether a request may pass: rates and monthly limits |
 //! | [`outcome`] | what became of every item |
+//! | [`eval`] | how many evaluations of an org run at the same time |
 //! | [`shard`] | which stream an org's envelopes go to |
 //! | [`invalidate`] | announcing that keys must be looked up anew |
 //! | [`keys`] | every Redis key there is |
@@ -39,6 +40,7 @@ pub mod api_key;
 pub mod audit;
 pub mod clickhouse;
 pub mod clock;
+pub mod eval;
 pub mod invalidate;
 pub mod keys;
 pub mod mode;

@@ -10,6 +10,7 @@ mod audit;
 mod bad_input;
 mod clickhouse;
 mod constraints;
+mod eval;
 mod fleet;
 mod reconcile;
 mod redis;
