@@ -76,6 +76,9 @@ impl App {
         let tenant = self.resolver.resolve(presented).await.map_err(|error| refused(None, error.into()))?;
         let org = Some(tenant.org_id());
         tenant.require(scope::INGEST_WRITE).map_err(|error| refused(org, error.into()))?;
+        if tenant.is_moving() {
+            return Err(refused(org, ApiError::Moving));
+        }
         self.admission.precheck(&tenant).map_err(|error| refused(org, error.into()))?;
         Ok(tenant)
     }
@@ -156,7 +159,7 @@ impl App {
                 return Err(error);
             }
         };
-        match self.publisher.publish(tenant.org_id(), &envelope).await {
+        match self.publisher.publish(&tenant, &envelope).await {
             Ok(()) => {
                 charge.kept();
                 items.end(Outcome::Accepted, "appended");

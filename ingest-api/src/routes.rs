@@ -27,6 +27,8 @@ pub type Answer = Response<Full<Bytes>>;
 const RETRY_AFTER_NATIVE_SECONDS: u64 = 5;
 /// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
 const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
+/// Seconds a client of any route is asked to wait whose org is being moved, which takes about as long.
+const RETRY_AFTER_MOVING_SECONDS: u64 = 1;
 
 /// How a route talks to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,6 +209,9 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
         (StatusCode::UNAUTHORIZED, _) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tracebility\""));
         }
+        (_, ApiError::Moving) => {
+            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_MOVING_SECONDS));
+        }
         (StatusCode::SERVICE_UNAVAILABLE, _) => {
             headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
         }
@@ -218,9 +223,9 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
     answer
 }
 
-/// Ours is an error, the client's is a note.
+/// Ours is an error, the client's is a note, and so is what an operator has asked for.
 pub fn log(request_id: Uuid, error: &ApiError, status: StatusCode) {
-    if status.is_server_error() {
+    if status.is_server_error() && !matches!(error, ApiError::Moving) {
         let cause = std::error::Error::source(error).map(ToString::to_string);
         tracing::error!(%request_id, code = error.code(), cause, "request refused: {error}");
     } else {

@@ -36,6 +36,11 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:intent"))
     }
 
+    /// Which orgs a shard is closed to, because they move or have moved away (hash): `{tracebility:ingest:v1:<n>}:fence`.
+    pub fn shard_fence(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:fence"))
+    }
+
     /// A shard's dead letters (stream, capped in bytes): `{tracebility:ingest:v1:<n>}:dlq`.
     pub fn shard_dlq(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:dlq"))
@@ -147,6 +152,7 @@ mod tests {
             (RedisKey::shard_stream(shard), "tracebility:ingest:v1:11"),
             (RedisKey::shard_lease(shard), "{tracebility:ingest:v1:11}:lease"),
             (RedisKey::shard_intent(shard), "{tracebility:ingest:v1:11}:intent"),
+            (RedisKey::shard_fence(shard), "{tracebility:ingest:v1:11}:fence"),
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
             (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),

@@ -95,7 +95,7 @@ async fn a_deleted_entry_is_acknowledged_and_an_unreadable_one_parked() -> anyho
     let org = world.org("odd-entries").await?;
     let mut redis = world.redis().await?;
     world.worker.stop().await?;
-    let shard = ShardRouter::new().shard_of(org.org_id);
+    let shard = ShardRouter::home(org.org_id);
     let (stream, dlq) = (RedisKey::shard_stream(shard), RedisKey::shard_dlq(shard));
     // Read by the worker of this name and deleted before it was acknowledged.
     let mut add = redis::cmd("XADD");

@@ -1,3 +1,4 @@
+DROP POLICY directory ON shard_map;
 DROP FUNCTION ensure_default_org();
 DROP FUNCTION find_api_key(text);
 -- As 0003_row_level_security made it.

@@ -126,3 +126,9 @@ END
 $$;
 REVOKE ALL ON FUNCTION ensure_default_org() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION ensure_default_org() TO tracebility_app;
+
+-- === The shard map, for those who plan with it ===
+
+-- Which org is in which shard is part of the directory: ids and numbers, no secrets, read over all orgs and written in one
+-- org's session.
+CREATE POLICY directory ON shard_map FOR SELECT TO tracebility_operator USING (true);

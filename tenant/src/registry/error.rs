@@ -148,6 +148,18 @@ pub enum RegistryError {
         /// Where it stands.
         status: OrgStatus,
     },
+    /// It is where its hash says, and always was.
+    #[error("the organization was never assigned to a shard")]
+    NotAssigned,
+    /// A key in the settings of a service does not know where its org went.
+    #[error("the organization of a self-hosted deployment stays in the shard that its hash says")]
+    NotMovable,
+    /// Nothing to finish or to take back.
+    #[error("the organization is not moving to another shard")]
+    NotMoving,
+    /// Somebody has begun another move of the org.
+    #[error("another move of this organization was begun meanwhile")]
+    MoveSuperseded,
     /// Every org keeps it.
     #[error("the workspace {MAIN_WORKSPACE:?} cannot be archived: every organization has it; archive the organization")]
     MainWorkspace,

@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `session` | transactions that can see and change one org, and no other |
 //! | `rules` | what names, slugs, scopes and configs may be |
-//! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | what there is, and how it changes |
+//! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys`, `shards` | what there is, and how it changes |
 //! | `audit` | the outbox, which every change is told to |
 //! | `announce` | telling the services which keys a change concerns |
 //! | `reconcile` | what orgs used, and the outbox over all orgs |
@@ -32,6 +32,7 @@ mod projects;
 mod reconcile;
 mod rules;
 mod session;
+mod shards;
 mod workspaces;
 
 use announce::Announcer;
@@ -49,6 +50,7 @@ pub use rules::{
     CONFIG_BYTES_MAX, NAME_CHARS_MAX, OVERLAP_MAX, RESERVED_SLUGS, RETENTION_DAYS_MAX, SCOPES_MAX, SLUG_LEN_MAX,
     SLUG_LEN_MIN,
 };
+pub use shards::{Assigned, ShardMove, ShardPlace};
 pub use workspaces::{PlaceStatus, Workspace};
 
 pub use crate::resolver::context::TenantStatus as OrgStatus;

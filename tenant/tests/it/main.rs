@@ -17,5 +17,6 @@ mod redis;
 mod registry;
 mod resolver;
 mod rls;
+mod shards;
 mod support;
 mod tracectl;

@@ -10,7 +10,7 @@ use tenant::registry::{NewOrg, Registry, RegistryError};
 use crate::support::{World, bound, fill, url};
 
 /// What the directory shows an operator of every org.
-const DIRECTORY: [&str; 3] = ["tenants", "workspaces", "tenant_projects"];
+const DIRECTORY: [&str; 4] = ["tenants", "workspaces", "tenant_projects", "shard_map"];
 
 /// The functions that run as the owner, each with its reason in docs/registry.md.
 const DOORS: [&str; 6] =
@@ -95,6 +95,7 @@ async fn there_is_no_other_way_past_the_policies() {
     assert_eq!(
         more,
         [
+            "directory shard_map SELECT {tracebility_operator} true",
             "directory tenant_projects SELECT {tracebility_operator} true",
             "directory tenants SELECT {tracebility_operator} true",
             "directory workspaces SELECT {tracebility_operator} true",

@@ -11,7 +11,7 @@ use tenant::settings::parse;
 
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
-use crate::{audit, idp, keys, limits, orgs, products, projects, quota, workspaces};
+use crate::{audit, idp, keys, limits, orgs, products, projects, quota, shards, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
@@ -88,6 +88,9 @@ enum Noun {
     /// API keys.
     #[command(subcommand, after_help = "Examples:\n  tracectl keys list acme")]
     Keys(keys::Command),
+    /// Which of the 16 streams an org's data goes through.
+    #[command(subcommand, after_help = "Examples:\n  tracectl shards plan\n  tracectl shards assign acme 7")]
+    Shards(shards::Command),
 }
 
 impl Cli {
@@ -107,6 +110,7 @@ impl Cli {
             Noun::Products(command) => command.run(&registry).await,
             Noun::Idp(command) => command.run(&registry).await,
             Noun::Keys(command) => command.run(&registry).await,
+            Noun::Shards(command) => command.run(&registry, self.global.redis()?).await,
         };
         if let Some(reason) = registry.unannounced() {
             let seconds = POSITIVE_TTL.as_secs();

@@ -73,6 +73,8 @@ fn next_step(error: &RegistryError) -> Option<String> {
         E::DuplicateSlug { .. } => "choose another one",
         E::OrgArchived => "archiving is for good; create another org",
         E::Archived { .. } => "archiving is for good; create another one",
+        E::NotAssigned | E::NotMoving => "tracectl shards list shows those that were or are",
+        E::MoveSuperseded => "tracectl shards list shows it",
         E::NotFrozen { .. } => "tracectl orgs show ORG says where it stands",
         E::Database(sqlx::Error::Database(refused)) if is_old_schema(refused.code().as_deref()) => {
             "run migrate up: the database is older than this program"

@@ -5,7 +5,8 @@
 //! | `cli` | what all commands share: the registry, who acts, how to print |
 //! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | one noun each: its arguments and what they do |
 //! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
-//! | `stores` | the other stores, for those two |
+//! | `shards` | moving orgs between shards, and planning it |
+//! | `stores` | the other stores, for `quota` and `audit` |
 //! | `config` | JSON documents from the command line or a file |
 //! | `when` | moments and spans of time as people write them |
 //! | `confirm` | nothing stops working by accident |
@@ -30,6 +31,7 @@ mod output;
 mod products;
 mod projects;
 mod quota;
+mod shards;
 mod stores;
 mod when;
 mod workspaces;

@@ -3,6 +3,7 @@
 mod life;
 mod printing;
 mod refusals;
+mod shards;
 mod stores;
 
 use std::io::Write as _;

@@ -1,0 +1,156 @@
+//! Appending to a shard, and closing a shard to an org that moves away, so that no order is lost between the two.
+//!
+//! What a process believes about where an org belongs may be old: its cache is, or a request took its time, or the process
+//! stood still. So the shard itself says whether it is closed to an org, beside its stream and in the same slot of a
+//! cluster. An append and that question go out together, the question second: an entry is answered for only if the shard
+//! was not closed to the org *after* it was there. What was answered for is therefore not beyond the fence, which is the
+//! stream's last entry at the moment of closing; and it does not matter which processes run, or what they have heard.
+//!
+//! `docs/shards.md` tells how a move goes; `docs/decisions/0005-the-shard-is-the-fence.md` why it goes so.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use redis::{RedisError, Script};
+use schema::ids::OrgId;
+
+use super::Shard;
+use crate::keys::RedisKey;
+use crate::redis::Redis;
+
+static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
+static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
+
+/// How the state of a shard ends that is open to an org which has been elsewhere.
+const OPEN_MARK: &str = ":open";
+
+/// Where an entry is in its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EntryId {
+    ms: u64,
+    seq: u64,
+}
+
+impl FromStr for EntryId {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (ms, seq) = text.split_once('-').unwrap_or((text, "0"));
+        Ok(Self { ms: ms.parse()?, seq: seq.parse()? })
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.ms, self.seq)
+    }
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "only an entry that was kept may be answered for"]
+pub enum Appended {
+    /// It is in the stream.
+    Kept,
+    /// The org is moving away, or has moved. The entry was taken out again if it was still there; like one whose reply was
+    /// lost, it may be stored all the same.
+    Closed,
+}
+
+/// A shard that is closed to an org.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    /// Nothing of the org that was answered for is beyond it.
+    pub fence: EntryId,
+    /// The first entry that is not stored yet, of whichever org.
+    pub first: Option<EntryId>,
+    /// Entries that are not stored yet, of all orgs, also beyond the fence.
+    pub entries: u64,
+}
+
+impl Closed {
+    /// Whether all is stored that was there when the shard was closed. An entry is deleted only then, so one that was read
+    /// and is not stored yet counts as there.
+    pub fn is_drained(&self) -> bool {
+        self.first.is_none_or(|first| first > self.fence)
+    }
+}
+
+/// The shards' streams, as those see them who append. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Fence {
+    redis: Redis,
+}
+
+impl Fence {
+    /// The streams in that Redis.
+    pub const fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+
+    /// Appends an entry of one field. After an error it may be there or not.
+    pub async fn append(&self, shard: Shard, org: OrgId, field: &str, value: &[u8]) -> Result<Appended, RedisError> {
+        let stream = RedisKey::shard_stream(shard);
+        let mut redis = self.redis.clone();
+        let mut pipe = redis::pipe();
+        pipe.cmd("XADD").arg(&stream).arg("*").arg(field).arg(value);
+        pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(org.to_string());
+        let (id, state): (String, Option<String>) = pipe.query_async(&mut redis).await?;
+        if state.is_none_or(|state| state.ends_with(OPEN_MARK)) {
+            return Ok(Appended::Kept);
+        }
+        if let Err(error) = redis::cmd("XDEL").arg(&stream).arg(id).exec_async(&mut redis).await {
+            tracing::warn!(%error, "an entry that nobody was told of could not be taken out again");
+        }
+        Ok(Appended::Closed)
+    }
+
+    /// Closes a shard to an org for the move of that version, or says how far it is when it is closed already. `None` when
+    /// a later move has begun.
+    pub async fn close(&self, shard: Shard, org: OrgId, version: i64) -> Result<Option<Closed>, RedisError> {
+        let mut call = CLOSE.key(RedisKey::shard_stream(shard));
+        call.key(RedisKey::shard_fence(shard)).arg(org.to_string()).arg(version);
+        let reply: redis::Value = call.invoke_async(&mut self.redis.clone()).await?;
+        if matches!(&reply, redis::Value::Array(values) if values.len() == 1) {
+            return Ok(None);
+        }
+        let (_, fence, first, entries): (i64, String, String, u64) = redis::from_redis_value(reply)?;
+        let id = |text: &str| {
+            let unexpected = |_| RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not an id of a stream"));
+            text.parse::<EntryId>().map_err(unexpected)
+        };
+        let first = if first.is_empty() { None } else { Some(id(&first)?) };
+        Ok(Some(Closed { fence: id(&fence)?, first, entries }))
+    }
+
+    /// Opens a shard to an org that was moved there. False when a later move has begun.
+    pub async fn open(&self, shard: Shard, org: OrgId, version: i64) -> Result<bool, RedisError> {
+        let mut call = OPEN.key(RedisKey::shard_fence(shard));
+        call.arg(org.to_string()).arg(version);
+        call.invoke_async(&mut self.redis.clone()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_ordered_by_time_and_then_by_number() {
+        let id = |text: &str| text.parse::<EntryId>().unwrap();
+        assert!(id("9-5") < id("10-0") && id("10-9") < id("10-10") && id("0-0") < id("0-1"));
+        assert_eq!(id("1795241935570-12").to_string(), "1795241935570-12");
+        assert!("x-1".parse::<EntryId>().is_err() && "".parse::<EntryId>().is_err());
+    }
+
+    #[test]
+    fn drained_is_when_nothing_is_left_up_to_the_fence() {
+        let fence = EntryId { ms: 7, seq: 2 };
+        let closed = |first| Closed { fence, first, entries: 3 };
+        for (first, drained) in [(None, true), (Some((7, 3)), true), (Some((7, 2)), false), (Some((6, 9)), false)] {
+            let first = first.map(|(ms, seq)| EntryId { ms, seq });
+            assert_eq!(closed(first).is_drained(), drained, "{first:?}");
+        }
+    }
+}
