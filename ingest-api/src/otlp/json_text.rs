@@ -1,6 +1,7 @@
 //! Writing JSON text: how nested attribute values are stored.
 
 use base64::Engine;
+use schema::model::Value;
 
 /// How deep arrays and maps may nest inside one attribute, in levels.
 pub(super) const NESTING_MAX: u8 = 64;
@@ -49,6 +50,19 @@ pub(super) fn double(n: f64, out: &mut String) {
         out.push_str("\"NaN\"");
     } else {
         out.push_str(if n > 0.0 { "\"Infinity\"" } else { "\"-Infinity\"" });
+    }
+}
+
+/// Writes an attribute's value.
+pub(super) fn value(value: &Value<'_>, out: &mut String) {
+    match value {
+        Value::Empty => out.push_str("null"),
+        Value::Str(text) => string(text, out),
+        Value::Bool(b) => out.push_str(if *b { "true" } else { "false" }),
+        Value::Int(n) => out.push_str(itoa::Buffer::new().format(*n)),
+        Value::Double(n) => double(*n, out),
+        Value::Bytes(b) => bytes(b, out),
+        Value::Array(json) | Value::Map(json) => out.push_str(json),
     }
 }
 

@@ -1,313 +1,167 @@
 //! What a span's attributes mean: which of them fill the LLM columns.
 //!
-//! Many conventions name the same thing. [`TABLE`] lists, per field, the attributes that can fill it, the first present
-//! one winning. Small values are copied and stay in the attributes; the winning `inputs` and `outputs` texts, which are
-//! most of a span's bytes, are moved, and the attribute they came from is noted beside them, so that nothing is lost and
-//! nothing is stored twice.
+//! Many conventions name the same thing. [`TABLE`] lists, per field, what can fill it, the first present one winning.
+//! Small values are copied and stay in the attributes; the winning `inputs` and `outputs` texts, which are most of a span's
+//! bytes, are moved, and the attribute they came from is noted beside them, so that nothing is lost and nothing is stored
+//! twice. The exceptions are values that are not text, flattened lists and messages in events: their columns are made
+//! from them, and they stay.
+
+mod gather;
+mod kind;
+mod table;
 
 use std::borrow::Cow;
-use std::sync::LazyLock;
 
-use foldhash::fast::FixedState;
-use hashbrown::HashMap;
 use schema::model::{Attribute, Kind, Span, Status, Tokens, Value};
 
-/// A column that attributes can fill.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Field {
-    Kind,
-    Model,
-    ResponseModel,
-    Provider,
-    PromptTokens,
-    CompletionTokens,
-    TotalTokens,
-    CachedTokens,
-    ReasoningTokens,
-    Cost,
-    Temperature,
-    Inputs,
-    Outputs,
-    Session,
-    User,
-    Tags,
-    ErrorKind,
-}
+pub use table::{FIELDS, Field, Shape, Source, TABLE};
 
-const FIELDS: usize = Field::ErrorKind as usize + 1;
+/// A text whose members are asked for may be this long, in bytes; a longer one is none of the small objects in question.
+const MEMBERS_BYTES_MAX: usize = 16 << 10;
 
-/// Per field the attributes that can fill it; the first present one wins.
-pub const TABLE: [(Field, &[&str]); FIELDS] = [
-    (
-        Field::Kind,
-        &[
-            "langsmith.span.kind",
-            "openinference.span.kind",
-            "langfuse.observation.type",
-            "ai.operationId",
-            "gen_ai.operation.name",
-            "traceloop.span.kind",
-            "llm.request.type",
-        ],
-    ),
-    (
-        Field::Model,
-        &[
-            "gen_ai.request.model",
-            "llm.model_name",
-            "llm.request.model_name",
-            "embedding.model_name",
-            "reranker.model_name",
-            "langfuse.observation.model.name",
-            "ai.model.id",
-            "model_name",
-        ],
-    ),
-    (Field::ResponseModel, &["gen_ai.response.model", "llm.response.model_name", "ai.response.model"]),
-    (
-        Field::Provider,
-        &[
-            "langsmith.metadata.ls_provider",
-            "gen_ai.provider.name",
-            "gen_ai.system",
-            "llm.provider",
-            "llm.system",
-            "ai.model.provider",
-        ],
-    ),
-    (
-        Field::PromptTokens,
-        &[
-            "gen_ai.usage.input_tokens",
-            "gen_ai.usage.prompt_tokens",
-            "llm.token_count.prompt",
-            "ai.usage.inputTokens",
-            "ai.usage.promptTokens",
-        ],
-    ),
-    (
-        Field::CompletionTokens,
-        &[
-            "gen_ai.usage.output_tokens",
-            "gen_ai.usage.completion_tokens",
-            "llm.token_count.completion",
-            "ai.usage.outputTokens",
-            "ai.usage.completionTokens",
-        ],
-    ),
-    (
-        Field::TotalTokens,
-        &["gen_ai.usage.total_tokens", "llm.usage.total_tokens", "llm.token_count.total", "ai.usage.totalTokens"],
-    ),
-    (
-        Field::CachedTokens,
-        &[
-            "gen_ai.usage.cache_read.input_tokens",
-            "llm.token_count.prompt_details.cache_read",
-            "llm.token_count.prompt_details.cache_input",
-            "ai.usage.inputTokenDetails.cacheReadTokens",
-            "ai.usage.cachedInputTokens",
-        ],
-    ),
-    (
-        Field::ReasoningTokens,
-        &[
-            "gen_ai.usage.reasoning.output_tokens",
-            "gen_ai.usage.reasoning_tokens",
-            "llm.token_count.completion_details.reasoning",
-            "ai.usage.outputTokenDetails.reasoningTokens",
-            "ai.usage.reasoningTokens",
-        ],
-    ),
-    (Field::Cost, &["llm.cost.total"]),
-    (Field::Temperature, &["gen_ai.request.temperature"]),
-    (
-        Field::Inputs,
-        &[
-            "langfuse.observation.input",
-            "gen_ai.input.messages",
-            "gen_ai.tool.call.arguments",
-            "ai.prompt.messages",
-            "ai.prompt",
-            "ai.toolCall.args",
-            "traceloop.entity.input",
-            "input.value",
-            "gen_ai.prompt",
-            "pydantic_ai.all_messages",
-            "langfuse.trace.input",
-        ],
-    ),
-    (
-        Field::Outputs,
-        &[
-            "langfuse.observation.output",
-            "gen_ai.output.messages",
-            "gen_ai.tool.call.result",
-            "ai.response.text",
-            "ai.response.object",
-            "ai.response.toolCalls",
-            "ai.toolCall.result",
-            "traceloop.entity.output",
-            "output.value",
-            "gen_ai.completion",
-            "final_result",
-            "langfuse.trace.output",
-        ],
-    ),
-    (
-        Field::Session,
-        &[
-            "langfuse.session.id",
-            "session.id",
-            "gen_ai.conversation.id",
-            "langsmith.metadata.session_id",
-            "langsmith.metadata.thread_id",
-            "langsmith.metadata.conversation_id",
-            "traceloop.association.properties.session_id",
-            "ai.telemetry.metadata.sessionId",
-        ],
-    ),
-    (
-        Field::User,
-        &[
-            "langfuse.user.id",
-            "user.id",
-            "langsmith.metadata.user_id",
-            "traceloop.association.properties.user_id",
-            "ai.telemetry.metadata.userId",
-        ],
-    ),
-    (
-        Field::Tags,
-        &["tag.tags", "langfuse.trace.tags", "langsmith.span.tags", "ai.telemetry.metadata.tags", "logfire.tags"],
-    ),
-    (Field::ErrorKind, &["error.type"]),
-];
+/// Keeps the span's name where `langsmith.trace.name` takes its place.
+pub const SPAN_NAME: &str = "tracebility.span_name";
 
-/// Attribute name → field and rank (0 wins).
-static BY_NAME: LazyLock<HashMap<&'static str, (Field, u8), FixedState>> = LazyLock::new(|| {
-    let entries = TABLE
-        .iter()
-        .flat_map(|(field, names)| names.iter().enumerate().map(move |(rank, name)| (*name, (*field, rank as u8))));
-    let mut map = HashMap::with_hasher(FixedState::default());
-    map.extend(entries);
-    map
-});
-
-/// The kind that the rank-th attribute of [`Field::Kind`] says with this value; `None` = says nothing, ask the next.
-fn kind(rank: usize, value: &str) -> Option<Kind> {
-    match TABLE[Field::Kind as usize].1[rank] {
-        "langsmith.span.kind" => Kind::parse(value),
-        "openinference.span.kind" => match value {
-            "UNKNOWN" | "DECISION" => Some(Kind::Span),
-            _ => Kind::parse(&value.to_ascii_lowercase()),
-        },
-        "langfuse.observation.type" => match value {
-            "generation" => Some(Kind::Llm),
-            "span" | "event" => Some(Kind::Span),
-            _ => Kind::parse(value),
-        },
-        "ai.operationId" => match value {
-            v if v.ends_with(".doGenerate") || v.ends_with(".doStream") => Some(Kind::Llm),
-            v if v.ends_with(".doEmbed") => Some(Kind::Embedding),
-            "ai.toolCall" => Some(Kind::Tool),
-            v if v.starts_with("ai.") => Some(Kind::Chain),
-            _ => None,
-        },
-        "gen_ai.operation.name" => match value {
-            "chat" | "generate_content" | "text_completion" => Some(Kind::Llm),
-            "embeddings" => Some(Kind::Embedding),
-            "execute_tool" => Some(Kind::Tool),
-            "invoke_agent" | "create_agent" => Some(Kind::Agent),
-            "retrieval" => Some(Kind::Retriever),
-            "invoke_workflow" => Some(Kind::Chain),
-            // LangSmith's OTel mode says "chain" and "parser" here, beside a better attribute.
-            _ => None,
-        },
-        "traceloop.span.kind" => match value {
-            "workflow" | "task" => Some(Kind::Chain),
-            "agent" => Some(Kind::Agent),
-            "tool" => Some(Kind::Tool),
-            _ => None,
-        },
-        "llm.request.type" => match value {
-            "chat" | "completion" => Some(Kind::Llm),
-            "embedding" => Some(Kind::Embedding),
-            "rerank" => Some(Kind::Reranker),
-            _ => None,
-        },
-        _ => None,
-    }
-}
-
-/// Where the winning attribute of each field is.
+/// What was found for each field: the lowest rank that says something.
 struct Found {
-    /// Per field: (rank, index), the lowest rank.
-    best: [Option<(u8, usize)>; FIELDS],
-    kind: Option<(usize, Kind)>,
+    best: [Option<Best>; FIELDS],
+    kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+struct Best {
+    rank: u8,
+    /// Where the attribute is.
+    index: usize,
+    /// Its value, for fields that are numbers.
+    number: f64,
 }
 
 impl Found {
     fn scan(attributes: &[Attribute<'_>]) -> Self {
-        let mut found = Found { best: [None; FIELDS], kind: None };
+        let mut found = Found { best: [None; FIELDS], kind: Kind::Span };
         for (index, Attribute { key, value }) in attributes.iter().enumerate() {
-            let Some(&(field, rank)) = BY_NAME.get(&**key) else { continue };
-            if matches!(value, Value::Empty) {
-                continue;
-            }
-            if field == Field::Kind {
-                let rank = usize::from(rank);
-                if let (Value::Str(value), true) = (value, found.kind.is_none_or(|(r, _)| rank < r)) {
-                    found.kind = kind(rank, value).map(|k| (rank, k)).or(found.kind);
+            match table::BY_NAME.get(&**key) {
+                Some(places) => {
+                    let mut members = None;
+                    for (field, rank) in places.iter() {
+                        found.offer(field, rank, index, value, &mut members);
+                    }
                 }
-            }
-            let best = &mut found.best[field as usize];
-            if best.is_none_or(|(r, _)| rank < r) {
-                *best = Some((rank, index));
+                None => {
+                    if let Some((field, rank)) = table::list_of(key) {
+                        found.take(field, Best { rank, index, number: 0.0 });
+                    }
+                }
             }
         }
         found
     }
 
-    fn index(&self, field: Field) -> Option<usize> {
-        self.best[field as usize].map(|(_, index)| index)
+    /// `members` caches the value's members, because one attribute can stand in many places.
+    fn offer(
+        &mut self,
+        field: Field,
+        rank: u8,
+        index: usize,
+        value: &Value<'_>,
+        members: &mut Option<serde_json::Value>,
+    ) {
+        if self.best[field as usize].is_some_and(|best| best.rank <= rank) {
+            return;
+        }
+        let mut number = 0.0;
+        match field.shape() {
+            Shape::Kind => {
+                let Value::Str(text) = value else { return };
+                let Some(kind) = kind::kind(rank, text) else { return };
+                self.kind = kind;
+            }
+            Shape::Text => {
+                if says_nothing(value) {
+                    return;
+                }
+            }
+            Shape::Number => {
+                let found = match TABLE[field as usize].1[usize::from(rank)] {
+                    Source::Member(_, path) => member(members.get_or_insert_with(|| read_members(value)), path),
+                    _ => number_of(value),
+                };
+                let Some(found) = found else { return };
+                number = found;
+            }
+        }
+        self.take(field, Best { rank, index, number });
+    }
+
+    fn take(&mut self, field: Field, new: Best) {
+        let best = &mut self.best[field as usize];
+        if best.is_none_or(|best| new.rank < best.rank) {
+            *best = Some(new);
+        }
+    }
+
+    /// What won.
+    fn source(&self, field: Field) -> Option<Source> {
+        self.best[field as usize].map(|best| TABLE[field as usize].1[usize::from(best.rank)])
     }
 
     fn value<'s, 'a>(&self, field: Field, attributes: &'s [Attribute<'a>]) -> Option<&'s Value<'a>> {
-        self.index(field).map(|i| &attributes[i].value)
+        self.best[field as usize].map(|best| &attributes[best.index].value)
     }
 
     fn text<'a>(&self, field: Field, attributes: &[Attribute<'a>]) -> Cow<'a, str> {
         self.value(field, attributes).map(text).unwrap_or_default()
     }
 
-    fn count(&self, field: Field, attributes: &[Attribute<'_>]) -> u32 {
-        let n = match self.value(field, attributes) {
-            Some(Value::Int(n)) => *n,
-            Some(Value::Double(n)) => *n as i64,
-            Some(Value::Str(text)) => text.parse().unwrap_or_default(),
-            _ => 0,
-        };
-        u32::try_from(n.max(0)).unwrap_or(u32::MAX)
+    fn number(&self, field: Field) -> Option<f64> {
+        self.best[field as usize].map(|best| best.number)
     }
 
-    fn number(&self, field: Field, attributes: &[Attribute<'_>]) -> Option<f64> {
-        let n = match self.value(field, attributes)? {
-            Value::Int(n) => *n as f64,
-            Value::Double(n) => *n,
-            Value::Str(text) => text.parse().ok()?,
-            _ => return None,
-        };
-        n.is_finite().then_some(n)
+    /// A count; one that is negative is none, one that is too large the largest.
+    fn count(&self, field: Field) -> u32 {
+        self.number(field).unwrap_or_default() as u32
     }
+}
+
+/// Whether a value leaves its field to the next attribute.
+fn says_nothing(value: &Value<'_>) -> bool {
+    match value {
+        Value::Empty | Value::Bytes(_) => true,
+        Value::Str(text) => text.is_empty(),
+        Value::Bool(_) | Value::Int(_) | Value::Double(_) | Value::Array(_) | Value::Map(_) => false,
+    }
+}
+
+fn number_of(value: &Value<'_>) -> Option<f64> {
+    let n = match value {
+        Value::Int(n) => *n as f64,
+        Value::Double(n) => *n,
+        Value::Str(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    n.is_finite().then_some(n)
+}
+
+fn read_members(value: &Value<'_>) -> serde_json::Value {
+    match value {
+        Value::Str(json) | Value::Map(json) if json.len() <= MEMBERS_BYTES_MAX => {
+            serde_json::from_str(json).unwrap_or_default()
+        }
+        _ => serde_json::Value::Null,
+    }
+}
+
+fn member(members: &serde_json::Value, path: &[&str]) -> Option<f64> {
+    let found = path.iter().try_fold(members, |value, name| value.get(name))?;
+    found.as_f64().or_else(|| found.as_str()?.parse().ok()).filter(|n: &f64| n.is_finite())
 }
 
 fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
     match value {
         Value::Str(text) | Value::Array(text) | Value::Map(text) => text.clone(),
         Value::Int(n) => n.to_string().into(),
-        Value::Bool(b) => b.to_string().into(),
+        Value::Bool(b) => if *b { "true" } else { "false" }.into(),
         Value::Double(n) => n.to_string().into(),
         Value::Empty | Value::Bytes(_) => Cow::Borrowed(""),
     }
@@ -320,11 +174,10 @@ pub fn interpret(span: &mut Span<'_>) {
     let llm = &mut span.llm;
     llm.model = found.text(Field::Model, attributes);
     llm.response_model = found.text(Field::ResponseModel, attributes);
-    llm.provider = found.text(Field::Provider, attributes);
-    let calls_a_model = !llm.model.is_empty() && !llm.provider.is_empty();
-    llm.kind = match found.kind {
-        Some((_, kind)) => kind,
-        None if calls_a_model => Kind::Llm,
+    llm.provider = provider(found.text(Field::Provider, attributes));
+    llm.kind = match found.best[Field::Kind as usize] {
+        Some(_) => found.kind,
+        None if calls_a_model(&found) => Kind::Llm,
         None => Kind::Span,
     };
     if llm.model.is_empty() {
@@ -332,26 +185,57 @@ pub fn interpret(span: &mut Span<'_>) {
     }
     // Agents and chains repeat the sum of their steps: counted there too, a trace's total would be a multiple.
     if matches!(llm.kind, Kind::Llm | Kind::Embedding | Kind::Reranker) {
-        let count = |field| found.count(field, attributes);
-        let (prompt, completion) = (count(Field::PromptTokens), count(Field::CompletionTokens));
-        let total = count(Field::TotalTokens);
+        let (prompt, completion) = (found.count(Field::PromptTokens), found.count(Field::CompletionTokens));
+        let total = found.count(Field::TotalTokens);
         llm.tokens = Tokens {
             prompt,
             completion,
             total: if total > 0 { total } else { prompt.saturating_add(completion) },
-            cached: count(Field::CachedTokens),
-            reasoning: count(Field::ReasoningTokens),
+            cached: found.count(Field::CachedTokens),
+            reasoning: found.count(Field::ReasoningTokens),
         };
-        llm.cost_usd_e8 = found.number(Field::Cost, attributes).and_then(cost_e8);
+        llm.cost_usd_e8 = cost(&found).and_then(cost_e8);
     }
-    llm.temperature = found.number(Field::Temperature, attributes);
+    llm.temperature = found.number(Field::Temperature);
     llm.session_id = found.text(Field::Session, attributes);
     llm.user_id = found.text(Field::User, attributes);
     if let Some(value) = found.value(Field::Tags, attributes) {
         tags(value, &mut llm.tags);
     }
     interpret_error(span, &found);
-    move_texts(span, &found);
+    let name = found.text(Field::Name, &span.attributes);
+    fill_payloads(span, &found);
+    rename(span, name);
+}
+
+/// Without a kind, a span that names a model and who serves it by the GenAI conventions is a call of that model.
+fn calls_a_model(found: &Found) -> bool {
+    let provider =
+        matches!(found.source(Field::Provider), Some(Source::Attribute("gen_ai.provider.name" | "gen_ai.system")));
+    provider && matches!(found.source(Field::Model), Some(Source::Attribute("gen_ai.request.model")))
+}
+
+/// The current name of a provider that the conventions have renamed. (As sent, it stays in its attribute.)
+fn provider(name: Cow<'_, str>) -> Cow<'_, str> {
+    let current = match &*name {
+        "az.ai.openai" => "azure.ai.openai",
+        "az.ai.inference" => "azure.ai.inference",
+        "vertex_ai" => "gcp.vertex_ai",
+        "gemini" => "gcp.gemini",
+        "xai" => "x_ai",
+        "mistralai" => "mistral_ai",
+        // LangSmith's OTel mode calls itself the provider where it does not know one.
+        "langchain" => "",
+        _ => return name,
+    };
+    Cow::Borrowed(current)
+}
+
+/// In US dollars: the total, else the sum of the parts that are known.
+fn cost(found: &Found) -> Option<f64> {
+    let (prompt, completion) = (found.number(Field::PromptCost), found.number(Field::CompletionCost));
+    let sum = || (prompt.is_some() || completion.is_some()).then(|| prompt.unwrap_or(0.0) + completion.unwrap_or(0.0));
+    found.number(Field::Cost).or_else(sum)
 }
 
 /// US dollars in units of 10^-8, the scale of `cost_usd Decimal(18, 8)`; `None` if that cannot hold it.
@@ -363,20 +247,29 @@ fn cost_e8(usd: f64) -> Option<i64> {
 
 fn tags<'a>(value: &Value<'a>, out: &mut Vec<Cow<'a, str>>) {
     match value {
-        Value::Array(json) => {
-            let parsed: Vec<String> = serde_json::from_str(json).unwrap_or_default();
-            out.extend(parsed.into_iter().map(Cow::Owned));
-        }
+        Value::Array(json) => json_tags(json, out),
+        Value::Str(json) if json.starts_with('[') => json_tags(json, out),
         // LangSmith's OTel mode joins them with commas.
-        Value::Str(text) => {
-            let names = text.split(',').map(str::trim).filter(|t| !t.is_empty());
-            out.extend(names.map(|t| Cow::Owned(t.to_owned())));
-        }
+        Value::Str(Cow::Borrowed(text)) => out.extend(comma_separated(text).map(Cow::Borrowed)),
+        Value::Str(Cow::Owned(text)) => out.extend(comma_separated(text).map(|tag| Cow::Owned(tag.to_owned()))),
         _ => {}
     }
 }
 
+fn comma_separated(text: &str) -> impl Iterator<Item = &str> {
+    text.split(',').map(str::trim).filter(|tag| !tag.is_empty())
+}
+
+fn json_tags<'a>(json: &str, out: &mut Vec<Cow<'a, str>>) {
+    let parsed: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    out.extend(parsed.into_iter().filter(|tag| !tag.is_null()).map(|tag| match tag {
+        serde_json::Value::String(tag) => Cow::Owned(tag),
+        other => Cow::Owned(other.to_string()),
+    }));
+}
+
 fn interpret_error(span: &mut Span<'_>, found: &Found) {
+    // An exception event of a span that did not fail is one that was handled.
     if span.status != Status::Error {
         return;
     }
@@ -385,30 +278,74 @@ fn interpret_error(span: &mut Span<'_>, found: &Found) {
         let attribute = exception.and_then(|e| e.attributes.iter().find(|a| a.key == key));
         attribute.map(|a| text(&a.value)).filter(|t| !t.is_empty())
     };
-    span.llm.error_kind =
-        of_exception("exception.type").unwrap_or_else(|| found.text(Field::ErrorKind, &span.attributes));
-    span.llm.error_message = of_exception("exception.message").unwrap_or_else(|| span.status_message.clone());
+    let error_type = found.text(Field::ErrorKind, &span.attributes);
+    let of_status = Some(span.status_message.clone()).filter(|message| !message.is_empty());
+    span.llm.error_message = of_exception("exception.message")
+        .or_else(|| of_exception("exception.stacktrace"))
+        .or(of_status)
+        .or_else(|| Some(error_type.clone()).filter(|t| !t.is_empty()))
+        .unwrap_or_else(|| found.text(Field::ErrorText, &span.attributes));
+    span.llm.error_kind = of_exception("exception.type").unwrap_or(error_type);
 }
 
-/// Moves the winning inputs and outputs out of the attributes, if they are text. (Other types stay, and are shown from
-/// there, because a column of text would lose the type.)
-fn move_texts(span: &mut Span<'_>, found: &Found) {
-    let is_text = |i: &usize| matches!(span.attributes[*i].value, Value::Str(_));
-    let inputs = found.index(Field::Inputs).filter(is_text);
-    let outputs = found.index(Field::Outputs).filter(is_text);
-    let mut take = |index: Option<usize>| match index.map(|i| &mut span.attributes[i]) {
-        Some(Attribute { key, value: value @ Value::Str(_) }) => match std::mem::replace(value, Value::Empty) {
+/// Fills `inputs` and `outputs`. A text is moved there; of another type, or of several attributes, it is a copy.
+fn fill_payloads(span: &mut Span<'_>, found: &Found) {
+    span.llm.inputs = copied(Field::Inputs, span, found);
+    span.llm.outputs = copied(Field::Outputs, span, found);
+    let movable = |field| {
+        let index = found.best[field as usize].map(|best| best.index)?;
+        let whole = matches!(found.source(field), Some(Source::Attribute(_)));
+        (whole && matches!(span.attributes[index].value, Value::Str(_))).then_some(index)
+    };
+    let (inputs, outputs) = (movable(Field::Inputs), movable(Field::Outputs));
+    let mut take = |index: usize| {
+        let Attribute { key, value } = &mut span.attributes[index];
+        match std::mem::replace(value, Value::Empty) {
             Value::Str(text) => (key.clone(), text),
             _ => Default::default(),
-        },
-        _ => Default::default(),
+        }
     };
-    (span.llm.inputs_attribute, span.llm.inputs) = take(inputs);
-    (span.llm.outputs_attribute, span.llm.outputs) = take(outputs);
+    if let Some(index) = inputs {
+        (span.llm.inputs_attribute, span.llm.inputs) = take(index);
+    }
+    if let Some(index) = outputs {
+        (span.llm.outputs_attribute, span.llm.outputs) = take(index);
+    }
     // From the back, so that the first removal does not shift the second.
     let (first, second) = if inputs > outputs { (inputs, outputs) } else { (outputs, inputs) };
     for index in [first, second].into_iter().flatten() {
         span.attributes.remove(index);
+    }
+}
+
+/// What fills a payload without leaving its place; empty if it is a text, which is moved instead.
+fn copied<'a>(field: Field, span: &Span<'a>, found: &Found) -> Cow<'a, str> {
+    match (found.source(field), found.value(field, &span.attributes)) {
+        (Some(Source::List(prefix)), _) => gather::list(prefix, &span.attributes).into(),
+        (Some(_), Some(Value::Str(_))) => Cow::Borrowed(""),
+        (Some(_), Some(value)) => text(value),
+        _ if span.events.is_empty() => Cow::Borrowed(""),
+        _ => TABLE[field as usize].1.iter().find_map(|source| of_events(source, span)).unwrap_or_default(),
+    }
+}
+
+fn of_events<'a>(source: &Source, span: &Span<'a>) -> Option<Cow<'a, str>> {
+    match source {
+        Source::EventAttribute(name, key) => {
+            let event = span.events.iter().rev().find(|event| event.name == *name)?;
+            let value = &event.attributes.iter().find(|a| a.key == *key)?.value;
+            (!says_nothing(value)).then(|| text(value))
+        }
+        Source::Messages(names) => gather::messages(names, &span.events).map(Cow::Owned),
+        Source::Attribute(_) | Source::Member(..) | Source::List(_) => None,
+    }
+}
+
+/// Gives the span the name that LangSmith has for it; the one it had is kept.
+fn rename<'a>(span: &mut Span<'a>, name: Cow<'a, str>) {
+    if !name.is_empty() && name != span.name {
+        let value = Value::Str(std::mem::replace(&mut span.name, name));
+        span.attributes.push(Attribute { key: Cow::Borrowed(SPAN_NAME), value });
     }
 }
 
