@@ -20,6 +20,7 @@ use crate::batch::{Batch, Counts};
 use crate::body::{self, Budget, ReadBody};
 use crate::error::ApiError;
 use crate::health::Health;
+use crate::langsmith;
 use crate::metrics;
 use crate::native;
 use crate::otlp;
@@ -97,6 +98,21 @@ impl App {
         self.store(request_id, &tenant, body, source).await
     }
 
+    /// The same for a request of LangSmith's protocol.
+    pub async fn ingest_langsmith(
+        &self,
+        request_id: Uuid,
+        headers: &HeaderMap,
+        body: Incoming,
+        kind: &langsmith::BodyKind,
+    ) -> Result<Accepted, ApiError> {
+        let tenant = self.admit(headers).await?;
+        let body = body::read(headers, body, &self.budget).await;
+        let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
+        let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body);
+        self.store_by(request_id, &tenant, body, Source::LangSmith, translate).await
+    }
+
     /// Counts a request whose items nobody has counted.
     pub fn refused_unread(&self, tenant: &TenantContext, error: &ApiError) {
         self.ledger.refused_unread(Some(tenant.org_id()), error.outcome(), error.code());
@@ -109,6 +125,17 @@ impl App {
         tenant: &Arc<TenantContext>,
         body: ReadBody,
         source: Source,
+    ) -> Result<Accepted, ApiError> {
+        self.store_by(request_id, tenant, body, source, translate).await
+    }
+
+    async fn store_by(
+        &self,
+        request_id: Uuid,
+        tenant: &Arc<TenantContext>,
+        body: ReadBody,
+        source: Source,
+        translate: impl FnOnce(&Header, &[u8]) -> Translated,
     ) -> Result<Accepted, ApiError> {
         let header = Header {
             envelope_id: EnvelopeId(request_id),
@@ -131,7 +158,7 @@ impl App {
         let items = self.ledger.open(tenant.org_id(), counts.accepted());
         let standing = match envelope {
             Some(envelope) => {
-                let cost = Cost { items: items.count(), bytes };
+                let cost = Cost { items: counts.billed(), bytes };
                 let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items);
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
@@ -174,8 +201,11 @@ impl App {
     }
 }
 
+/// What became of a body's items, and the envelope, if anything is to be stored.
+type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
+
 /// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end.
-pub fn translate(header: &Header, body: &[u8]) -> Result<(Counts, Option<Vec<u8>>), ApiError> {
+pub fn translate(header: &Header, body: &[u8]) -> Translated {
     Batch::with(|batch| {
         let project = header.project_id;
         match header.source {
@@ -189,7 +219,18 @@ pub fn translate(header: &Header, body: &[u8]) -> Result<(Counts, Option<Vec<u8>
             }
             Source::Native => native::decode(body, project, batch)
                 .map_err(|e| ApiError::Malformed(format!("not a batch of runs and spans: {e}")))?,
+            // Its bodies say only together with their path what they are.
+            Source::LangSmith => return Err(ApiError::Defect),
         }
+        let envelope = batch.envelope(header, body.len())?;
+        Ok((batch.counts(), envelope))
+    })
+}
+
+/// The same for a body of LangSmith's protocol.
+pub fn translate_langsmith(header: &Header, kind: &langsmith::BodyKind, body: &[u8]) -> Translated {
+    Batch::with(|batch| {
+        langsmith::decode(kind, body, header.project_id, batch)?;
         let envelope = batch.envelope(header, body.len())?;
         Ok((batch.counts(), envelope))
     })

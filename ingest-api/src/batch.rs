@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use schema::columns::Column;
 use schema::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
 use schema::model::Meter;
-use schema::tables::{BillingRows, Rows, RunRows, SpanRows};
+use schema::tables::{AttachmentRows, BillingRows, Rows, RunRows, ScoreRows, SpanRows};
 
 use crate::error::ApiError;
 
@@ -19,6 +19,10 @@ pub struct Batch {
     pub runs: RunRows,
     /// Rows of `span`.
     pub spans: SpanRows,
+    /// Rows of `eval_score`.
+    pub scores: ScoreRows,
+    /// Rows of `run_attachment`.
+    pub attachments: AttachmentRows,
     bills: BillingRows,
     /// Runs that we made out of a span: stored, but not sent, so not billed.
     derived_runs: u32,
@@ -44,6 +48,10 @@ pub struct Counts {
     pub runs: u32,
     /// Spans stored.
     pub spans: u32,
+    /// Scores stored.
+    pub scores: u32,
+    /// Attachments stored.
+    pub attachments: u32,
     /// Items not stored.
     pub set_aside: u64,
     /// The first [`REASONS_MAX`] of them.
@@ -51,8 +59,13 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Runs and spans stored.
+    /// Everything stored.
     pub fn accepted(&self) -> u64 {
+        self.billed() + u64::from(self.scores) + u64::from(self.attachments)
+    }
+
+    /// What is billed by number: runs and spans. What comes beside them is billed by its bytes alone.
+    pub fn billed(&self) -> u64 {
         u64::from(self.runs) + u64::from(self.spans)
     }
 }
@@ -99,6 +112,8 @@ impl Batch {
         Counts {
             runs: self.runs.rows() - self.derived_runs,
             spans: self.spans.rows(),
+            scores: self.scores.rows(),
+            attachments: self.attachments.rows(),
             set_aside: self.set_aside,
             reasons: self.reasons.clone(),
         }
@@ -108,8 +123,9 @@ impl Batch {
     /// one insert.
     pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Vec<u8>>, ApiError> {
         let (runs, spans) = (self.runs.rows(), self.spans.rows());
-        if runs.max(spans) > SECTION_ROWS_MAX {
-            let what = "number of runs or spans in the request";
+        let (scores, attachments) = (self.scores.rows(), self.attachments.rows());
+        if runs.max(spans).max(scores).max(attachments) > SECTION_ROWS_MAX {
+            let what = "number of runs, spans, scores or attachments in the request";
             return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
         let expanded = self.origin_bytes.max(self.expanded_len());
@@ -117,17 +133,20 @@ impl Batch {
             let what = "request with its resource attributes repeated for every span";
             return Err(ApiError::TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
         }
-        let items = u64::from(runs - self.derived_runs) + u64::from(spans);
-        if items == 0 {
+        if runs + spans + scores + attachments == 0 {
             return Ok(None);
         }
-        for (meter, quantity) in [(Meter::SpanIngested, items), (Meter::SpanBytes, body_bytes as u64)] {
+        let items = u64::from(runs - self.derived_runs) + u64::from(spans);
+        let bills = [(Meter::SpanIngested, items), (Meter::SpanBytes, body_bytes as u64)];
+        for (meter, quantity) in bills.into_iter().filter(|(_, quantity)| *quantity > 0) {
             let Header { project_id, api_key_id, envelope_id, received_at, .. } = *header;
             self.bills.push(project_id, api_key_id, envelope_id, received_at, meter, quantity);
         }
         let mut writer = Writer::new(header, self.byte_len() + ENVELOPE_OVERHEAD_BYTES);
         writer.section(&self.runs);
         writer.section(&self.spans);
+        writer.section(&self.scores);
+        writer.section(&self.attachments);
         writer.section(&self.bills);
         Ok(Some(writer.finish()))
     }
@@ -135,6 +154,8 @@ impl Batch {
     fn clear(&mut self) {
         self.runs.clear();
         self.spans.clear();
+        self.scores.clear();
+        self.attachments.clear();
         self.bills.clear();
         self.derived_runs = 0;
         self.origin_bytes = 0;
@@ -143,12 +164,14 @@ impl Batch {
     }
 
     fn byte_len(&self) -> usize {
-        let Self { runs, spans, bills, .. } = self;
-        sum(runs, Column::byte_len) + sum(spans, Column::byte_len) + sum(bills, Column::byte_len)
+        let Self { runs, spans, scores, attachments, bills, .. } = self;
+        let beside = sum(scores, Column::byte_len) + sum(attachments, Column::byte_len);
+        sum(runs, Column::byte_len) + sum(spans, Column::byte_len) + sum(bills, Column::byte_len) + beside
     }
 
     fn expanded_len(&self) -> usize {
-        sum(&self.runs, Column::expanded_len) + sum(&self.spans, Column::expanded_len)
+        let beside = sum(&self.scores, Column::expanded_len) + sum(&self.attachments, Column::expanded_len);
+        sum(&self.runs, Column::expanded_len) + sum(&self.spans, Column::expanded_len) + beside
     }
 }
 

@@ -36,6 +36,11 @@ impl Budget {
         Self { body_max, units: Arc::new(Semaphore::new(in_flight_max / UNIT_BYTES)) }
     }
 
+    /// Bytes that one body may have, before and after decompression.
+    pub fn body_max(&self) -> usize {
+        self.body_max
+    }
+
     fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, ApiError> {
         let units = u32::try_from(bytes.div_ceil(UNIT_BYTES)).map_err(|_| ApiError::Overloaded)?;
         Arc::clone(&self.units).try_acquire_many_owned(units).map_err(|_| ApiError::Overloaded)

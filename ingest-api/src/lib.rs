@@ -1,7 +1,7 @@
 //! Protocols in, envelopes out.
 //!
 //! A request goes through `routes` (or `grpc`) to [`app`]: `auth` finds the key, the resolver the tenant, [`body`] reads
-//! under caps, [`otlp`] or [`native`] fill a [`batch`] of rows, `publish` appends it. Then it is answered.
+//! under caps, [`otlp`], [`langsmith`] or [`native`] fill a [`batch`] of rows, `publish` appends it. Then it is answered.
 
 pub mod app;
 mod auth;
@@ -9,8 +9,10 @@ pub mod batch;
 pub mod body;
 pub mod config;
 pub mod error;
+mod fields;
 pub mod grpc;
 pub mod health;
+pub mod langsmith;
 pub mod metrics;
 pub mod native;
 pub mod operator;

@@ -22,10 +22,14 @@ pub fn refused(code: &'static str) {
     counter!("tracebility_refused_total", "code" => code).increment(1);
 }
 
-/// `tracebility_items_total{table,outcome}`: runs and spans accepted, and items set aside.
+/// `tracebility_items_total{table,outcome}`: runs, spans, scores and attachments accepted, and items set aside.
 pub fn items(counts: &Counts) {
     counter!("tracebility_items_total", "table" => "run", "outcome" => "accepted").increment(counts.runs.into());
     counter!("tracebility_items_total", "table" => "span", "outcome" => "accepted").increment(counts.spans.into());
+    counter!("tracebility_items_total", "table" => "eval_score", "outcome" => "accepted")
+        .increment(counts.scores.into());
+    counter!("tracebility_items_total", "table" => "run_attachment", "outcome" => "accepted")
+        .increment(counts.attachments.into());
     counter!("tracebility_items_total", "table" => "any", "outcome" => "set_aside").increment(counts.set_aside);
 }
 

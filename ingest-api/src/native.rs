@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use schema::ids::ProjectId;
-use schema::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
+use schema::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos};
 use schema::tables::content_hash;
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -15,6 +15,7 @@ use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::fields::{Fields, ItemError, json_value};
 
 #[derive(Deserialize)]
 struct Body<'a> {
@@ -76,17 +77,6 @@ fn push_span(
     }
 }
 
-/// Why an item cannot be stored.
-#[derive(Debug, thiserror::Error)]
-enum ItemError {
-    #[error("not a JSON object: {0}")]
-    NotAnObject(serde_json::Error),
-    #[error("`{0}` is missing")]
-    Missing(&'static str),
-    #[error("`{field}`: {reason}")]
-    Field { field: &'static str, reason: String },
-}
-
 impl ItemError {
     /// The path, and the id if one can be made out.
     fn item(&self, path: &str, raw: &RawValue) -> String {
@@ -98,54 +88,7 @@ impl ItemError {
     }
 }
 
-/// The fields of an object that nobody has taken yet, in the order they came.
-struct Fields<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
-
 impl<'a> Fields<'a> {
-    fn read(raw: &'a RawValue) -> Result<Self, ItemError> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                #[derive(Deserialize, PartialEq, Eq, Hash)]
-                struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-                let mut fields = Vec::new();
-                while let Some((Key(key), value)) = map.next_entry()? {
-                    fields.push((key, value));
-                }
-                Ok(fields)
-            }
-        }
-        let mut deserializer = serde_json::Deserializer::from_str(raw.get());
-        serde::Deserializer::deserialize_map(&mut deserializer, Visitor).map(Self).map_err(ItemError::NotAnObject)
-    }
-
-    /// Takes a field; `null` counts as absent.
-    fn take(&mut self, name: &str) -> Option<&'a RawValue> {
-        let index = self.0.iter().position(|(key, _)| key == name)?;
-        Some(self.0.remove(index).1).filter(|value| value.get() != "null")
-    }
-
-    fn parse<T: Deserialize<'a>>(&mut self, name: &'static str) -> Result<Option<T>, ItemError> {
-        let parsed = self.take(name).map(|raw| serde_json::from_str(raw.get())).transpose();
-        parsed.map_err(|e| ItemError::Field { field: name, reason: e.to_string() })
-    }
-
-    fn text(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
-        #[derive(Deserialize)]
-        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
-        Ok(self.parse::<Text<'a>>(name)?.map(|t| t.0).unwrap_or_default())
-    }
-
-    fn required<T>(value: Option<T>, name: &'static str) -> Result<T, ItemError> {
-        value.ok_or(ItemError::Missing(name))
-    }
-
     fn time(&mut self, name: &'static str) -> Result<Option<UnixNanos>, ItemError> {
         let text = self.text(name)?;
         if text.is_empty() {
@@ -155,14 +98,6 @@ impl<'a> Fields<'a> {
         let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(|e| invalid(format!("not an RFC 3339 time: {e}")))?;
         let nanos = UnixNanos::try_from(at.unix_timestamp_nanos());
         nanos.map(Some).map_err(|_| invalid("outside the years 1678 to 2262".into()))
-    }
-
-    /// Any JSON, kept as the client wrote it; a JSON string is kept as its text.
-    fn payload(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
-        match self.0.iter().find(|(key, _)| key == name) {
-            Some((_, value)) if value.get().starts_with('"') => self.text(name),
-            _ => Ok(self.take(name).map(|raw| Cow::Borrowed(raw.get())).unwrap_or_default()),
-        }
     }
 
     fn llm(&mut self) -> Result<Llm<'a>, ItemError> {
@@ -207,24 +142,6 @@ impl<'a> Fields<'a> {
         };
         all.extend(self.0);
         Ok(all.into_iter().map(|(key, raw)| Attribute { key, value: json_value(raw) }).collect())
-    }
-}
-
-/// A JSON value as an attribute value. Numbers beyond 64 bits keep their text.
-fn json_value(raw: &RawValue) -> Value<'_> {
-    let text = raw.get();
-    match text.as_bytes().first() {
-        Some(b'"') => serde_json::from_str::<String>(text).map_or(Value::Empty, |s| Value::Str(s.into())),
-        Some(b'{') => Value::Map(text.into()),
-        Some(b'[') => Value::Array(text.into()),
-        Some(b't') => Value::Bool(true),
-        Some(b'f') => Value::Bool(false),
-        Some(b'n') | None => Value::Empty,
-        Some(_) => match (text.parse(), text.parse::<f64>()) {
-            (Ok(n), _) => Value::Int(n),
-            (_, Ok(n)) if n.is_finite() && text.contains(['.', 'e', 'E']) => Value::Double(n),
-            _ => Value::Str(text.into()),
-        },
     }
 }
 
@@ -282,6 +199,7 @@ fn read_span<'a>(raw: &'a RawValue, run_id: Option<Uuid>) -> Result<Span<'a>, It
 #[cfg(test)]
 mod tests {
     use super::*;
+    use schema::model::Value;
 
     fn decoded(body: &str) -> crate::batch::Counts {
         Batch::with(|batch| {

@@ -17,6 +17,7 @@ use crate::app::{Accepted, App};
 use crate::batch::Counts;
 use crate::error::ApiError;
 use crate::health;
+use crate::langsmith;
 use crate::metrics;
 use crate::otlp::reply::{self, Encoding};
 
@@ -44,6 +45,7 @@ pub enum Dialect {
 enum Route {
     Traces,
     Runs,
+    LangSmith(langsmith::Route),
     Health(health::Probe),
     Unknown,
 }
@@ -54,7 +56,10 @@ impl Route {
             // LangSmith SDKs in OTel mode append to the endpoint they are given, which may end in /api/v1.
             "/v1/traces" | "/otel/v1/traces" | "/api/v1/otel/v1/traces" => Route::Traces,
             "/v1/runs" => Route::Runs,
-            path => health::Probe::of(path).map_or(Route::Unknown, Route::Health),
+            path => {
+                let langsmith = langsmith::Route::of(path).map(Route::LangSmith);
+                langsmith.or_else(|| health::Probe::of(path).map(Route::Health)).unwrap_or(Route::Unknown)
+            }
         }
     }
 
@@ -63,6 +68,7 @@ impl Route {
         match self {
             Route::Traces => "/v1/traces",
             Route::Runs => "/v1/runs",
+            Route::LangSmith(route) => route.name(),
             Route::Health(probe) => probe.path(),
             Route::Unknown => "unknown",
         }
@@ -77,6 +83,16 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     let mut answer = match (route, request.method()) {
         (Route::Traces, &Method::POST) => traces(&app, request_id, request).await,
         (Route::Runs, &Method::POST) => runs(&app, request_id, request).await,
+        (Route::LangSmith(langsmith::Route::Info), &Method::GET) => {
+            let info = langsmith::info(app.budget().body_max());
+            self::answer(StatusCode::OK, "application/json", info.to_string().into_bytes())
+        }
+        (Route::LangSmith(route), method) if method.as_str() == route.method() => {
+            langsmith(&app, request_id, request, route).await
+        }
+        (Route::LangSmith(route), _) => {
+            refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
+        }
         (Route::Health(probe), &Method::GET) => app.health.answer(probe).await,
         (Route::Traces | Route::Runs, _) => {
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "POST" })
@@ -125,6 +141,25 @@ async fn runs(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer
     }
 }
 
+async fn langsmith(app: &App, request_id: Uuid, request: Request<Incoming>, route: langsmith::Route) -> Answer {
+    let (head, body) = request.into_parts();
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let stored = match route.body(content_type) {
+        Ok(kind) => app.ingest_langsmith(request_id, &head.headers, body, &kind).await,
+        Err(error) => Err(error),
+    };
+    match stored {
+        Ok(Accepted { counts, standing }) => {
+            if counts.set_aside > 0 {
+                // Its SDKs do not read answers, so the log is where an operator can find it.
+                tracing::warn!(%request_id, set_aside = counts.set_aside, reasons = ?counts.reasons, "items were set aside");
+            }
+            with_standing(answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)), standing)
+        }
+        Err(error) => refuse(Dialect::Native, request_id, &error),
+    }
+}
+
 /// The content type without its parameters.
 fn media_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
@@ -137,6 +172,11 @@ fn accepted(counts: &Counts) -> Vec<u8> {
         "accepted_spans": counts.spans,
         "rejected": counts.reasons,
     });
+    for (name, number) in [("accepted_scores", counts.scores), ("accepted_attachments", counts.attachments)] {
+        if number > 0 {
+            body[name] = number.into();
+        }
+    }
     let untold = counts.set_aside - counts.reasons.len() as u64;
     if untold > 0 {
         body["rejected_untold"] = untold.into();

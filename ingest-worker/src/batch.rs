@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use schema::block::Block;
 use schema::envelope::Envelope;
-use schema::tables::{Table, content_hash};
+use schema::tables::{BILLING_METER, Table, content_hash};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl Batch {
     pub fn into_blocks(self) -> (Vec<String>, Vec<Block>) {
         let mut blocks = self.blocks;
         blocks.retain(|b| b.rows() > 0);
-        blocks.sort_by_key(|b| b.table().id);
+        blocks.sort_by_key(|b| (b.table() == &BILLING_METER, b.table().id));
         (self.ids, blocks)
     }
 }

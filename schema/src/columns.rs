@@ -38,6 +38,7 @@ pub enum ColumnType {
     UInt16,
     UInt32,
     UInt64,
+    FixedString16,
     DateTime64,
     NullableDecimal64,
     NullableFloat64,
@@ -59,6 +60,7 @@ impl ColumnType {
             ColumnType::UInt16 => "UInt16",
             ColumnType::UInt32 => "UInt32",
             ColumnType::UInt64 => "UInt64",
+            ColumnType::FixedString16 => "FixedString(16)",
             ColumnType::DateTime64 => "DateTime64(9, 'UTC')",
             ColumnType::NullableDecimal64 => "Nullable(Decimal(18, 8))",
             ColumnType::NullableFloat64 => "Nullable(Float64)",
@@ -80,7 +82,7 @@ impl ColumnType {
             ColumnType::UInt16 => &[Fixed(2)],
             ColumnType::UInt32 => &[Fixed(4)],
             ColumnType::UInt64 | ColumnType::DateTime64 => &[Fixed(8)],
-            ColumnType::Uuid => &[Fixed(16)],
+            ColumnType::Uuid | ColumnType::FixedString16 => &[Fixed(16)],
             ColumnType::NullableDecimal64 | ColumnType::NullableFloat64 => &[Fixed(1), Fixed(8)],
             ColumnType::String => &[Strings],
             ColumnType::ArrayString => &[Lengths, Strings],
@@ -206,6 +208,11 @@ impl Column {
 
     /// Pushes a string.
     pub fn push_str(&mut self, value: &str) {
+        self.push_bytes(value.as_bytes());
+    }
+
+    /// Pushes a string that need not be text.
+    pub fn push_bytes(&mut self, value: &[u8]) {
         debug_assert_eq!(self.ty, ColumnType::String);
         let rows = self.rows;
         self.rows += 1;
@@ -214,13 +221,13 @@ impl Column {
             let first = &segment.bytes;
             let prefix = varint_len(value.len());
             let same_len = first.len() == prefix + value.len();
-            if same_len && (value.is_empty() || &first[prefix..] == value.as_bytes()) {
+            if same_len && (value.is_empty() || &first[prefix..] == value) {
                 return;
             }
             segment.expand(rows);
         }
         segment.last = segment.bytes.len();
-        write_str(&mut segment.bytes, value.as_bytes());
+        write_str(&mut segment.bytes, value);
     }
 
     /// Pushes an array of strings.

@@ -41,10 +41,12 @@ pub enum Source {
     OtlpJson = 2,
     Native = 3,
     OtlpGrpc = 4,
+    LangSmith = 5,
 }
 
 impl Source {
-    const ALL: [Source; 4] = [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc];
+    const ALL: [Source; 5] =
+        [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc, Source::LangSmith];
 
     /// The name stored in the `source` column.
     pub const fn as_str(self) -> &'static str {
@@ -53,6 +55,7 @@ impl Source {
             Source::OtlpJson => "otlp_json",
             Source::Native => "native",
             Source::OtlpGrpc => "otlp_grpc",
+            Source::LangSmith => "langsmith",
         }
     }
 }

@@ -327,6 +327,60 @@ pub struct Run<'a> {
     pub events: Cow<'a, str>,
 }
 
+/// A verdict on a run: what LangSmith calls feedback.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Score<'a> {
+    /// The run it is about.
+    pub run_id: Uuid,
+    /// The root run of that run's tree, if given.
+    pub trace_id: Uuid,
+    /// Its own id.
+    pub score_id: Uuid,
+    /// What was judged.
+    pub name: Cow<'a, str>,
+    /// The verdict as a number; true is 1, false is 0.
+    pub value: Option<f64>,
+    /// The verdict as a word, if it is one.
+    pub label: Cow<'a, str>,
+    /// The verdict as JSON, as the client wrote it.
+    pub value_json: Cow<'a, str>,
+    /// Why.
+    pub comment: Cow<'a, str>,
+    /// What would have been right.
+    pub correction: Cow<'a, str>,
+    /// Where the verdict comes from, such as `api` or `model`.
+    pub feedback_source: Cow<'a, str>,
+    /// More about that, as JSON.
+    pub feedback_source_metadata: Cow<'a, str>,
+    /// How `value` is to be read, as JSON.
+    pub feedback_config: Cow<'a, str>,
+    /// Who judged.
+    pub user_id: Cow<'a, str>,
+    /// Why there is no verdict.
+    pub error_message: Cow<'a, str>,
+    /// Everything else, as a JSON object.
+    pub extra: Cow<'a, str>,
+    /// When the run began, as the client says.
+    pub start_time: UnixNanos,
+    /// When the verdict was given.
+    pub created_at: UnixNanos,
+    /// When it was last changed.
+    pub modified_at: UnixNanos,
+}
+
+/// A file that belongs to a run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Attachment<'a> {
+    /// The run.
+    pub run_id: Uuid,
+    /// The file's name.
+    pub name: Cow<'a, str>,
+    /// Its media type.
+    pub mime_type: Cow<'a, str>,
+    /// Its bytes.
+    pub content: &'a [u8],
+}
+
 /// What is billed, counted when an envelope is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meter {

@@ -32,8 +32,11 @@ pub struct Table {
 impl Table {
     /// The table of an envelope section, if this build knows it.
     pub fn find(id: u8, version: u16) -> Option<&'static Table> {
-        [&RUN, &SPAN, &BILLING_METER].into_iter().find(|t| (t.id, t.version) == (id, version))
+        Self::ALL.into_iter().find(|t| (t.id, t.version) == (id, version))
     }
+
+    /// Every table that the edge fills.
+    pub const ALL: [&'static Table; 5] = [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT];
 }
 
 /// The columns that every table has and no encoder can write: the worker fills them from the envelope's header, which
@@ -220,6 +223,10 @@ table! {
     }
 }
 
+mod beside;
+
+pub use beside::{AttachmentRows, EVAL_SCORE, RUN_ATTACHMENT, ScoreRows};
+
 /// Pushes the columns that runs and spans share.
 macro_rules! push_llm {
     ($rows:expr, $llm:expr) => {{
@@ -401,25 +408,38 @@ pub fn content_hash(bytes: &[u8]) -> u64 {
     u64::from_be_bytes(digest)
 }
 
+/// The same with 128 bits, for contents that are recognised by it.
+pub fn content_hash_128(bytes: &[u8]) -> [u8; 16] {
+    use blake2::digest::consts::U16;
+    use blake2::{Blake2b, Digest};
+    Blake2b::<U16>::digest(bytes).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Attachment, Score};
 
     #[test]
     fn every_column_gets_every_row() {
         let (project, origin) = (ProjectId(uuid::Uuid::nil()), Origin::default());
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
+        let (mut scores, mut attachments) = (ScoreRows::default(), AttachmentRows::default());
         for i in 0..3 {
             let span =
                 Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
             spans.push(project, &origin, i == 1, &span);
             runs.push(project, &Run::default(), 0);
             bills.push(project, ApiKeyId(project.0), EnvelopeId(project.0), 0, Meter::SpanBytes, 1);
+            scores.push(project, &Score::default());
+            attachments.push(project, &Attachment::default());
         }
         fn lengths(rows: &impl Rows) -> Vec<(&'static str, u32)> {
             rows.table().columns.iter().map(|c| c.name).zip(rows.columns().map(Column::rows)).collect()
         }
-        for (name, rows) in lengths(&spans).into_iter().chain(lengths(&runs)).chain(lengths(&bills)) {
+        let (first, second) =
+            ([lengths(&spans), lengths(&runs), lengths(&bills)], [lengths(&scores), lengths(&attachments)]);
+        for (name, rows) in first.into_iter().chain(second).flatten() {
             assert_eq!(rows, 3, "{name}");
         }
     }

@@ -8,7 +8,7 @@ use schema::columns::ColumnType;
 use schema::envelope::{Envelope, Header, Source, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Attribute, Event, Kind, Link, Llm, Meter, Origin, Run, Span, Status, Tokens, Value};
-use schema::tables::{BILLING_METER, BillingRows, RUN, Rows, RunRows, SPAN, STAMPS, SpanRows};
+use schema::tables::{BILLING_METER, BillingRows, RUN, Rows, RunRows, SPAN, STAMPS, SpanRows, Table};
 use serde_json::json;
 use tenant::clickhouse::{InsertStatement, Inserter};
 use uuid::Uuid;
@@ -24,7 +24,7 @@ async fn column_lists_are_those_of_the_live_tables() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
-    for table in [&RUN, &SPAN, &BILLING_METER] {
+    for table in Table::ALL {
         let rows = clickhouse
             .rows(&format!(
                 "SELECT name, type FROM system.columns WHERE database = currentDatabase() AND table = '{}'",

@@ -5,8 +5,10 @@
 mod cli;
 mod columns;
 mod http;
+mod langsmith;
 mod limits;
 mod quotas;
 mod sdks;
+mod shard_moves;
 mod shards;
 mod worker;

@@ -1,0 +1,27 @@
+//! `GET /info`: what the SDKs ask for once, to learn how to send.
+
+use serde_json::{Value, json};
+
+/// The release of LangSmith whose protocol this is. From 0.8.10 on the SDKs send feedback with the runs, from 0.16 on they do
+/// not warn.
+const VERSION: &str = "0.18.0";
+/// Operations per request.
+const OPERATIONS_MAX: usize = 100;
+/// Bytes per request, uncompressed. The Python SDK stops adding after it has passed this, so a body is larger by up to one run.
+const BODY_BYTES: usize = 20 << 20;
+
+/// The answer. `batch_ingest_config` is complete or must be absent: the Python SDK dies of a missing member.
+pub(super) fn answer(body_max: usize) -> Value {
+    json!({
+        "version": VERSION,
+        "batch_ingest_config": {
+            "use_multipart_endpoint": true,
+            "scale_up_qsize_trigger": 1000,
+            "scale_up_nthreads_limit": 16,
+            "scale_down_nempty_trigger": 4,
+            "size_limit": OPERATIONS_MAX,
+            "size_limit_bytes": BODY_BYTES.min(body_max / 2),
+        },
+        "instance_flags": { "zstd_compression_enabled": true, "gzip_body_enabled": true },
+    })
+}

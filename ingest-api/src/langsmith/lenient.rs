@@ -1,0 +1,119 @@
+//! JSON that real SDKs send and strict parsers refuse, made readable.
+//!
+//! Python's `json` writes bare `NaN` and `Infinity`; JavaScript writes lone surrogates. In a batch such a value sits in the
+//! shared body, where it would cost a hundred good runs. Numbers of any size are no problem: they are kept as text.
+
+use std::borrow::Cow;
+
+use serde::de::IgnoredAny;
+
+/// A document as text that is valid JSON. It is rewritten only where it has to be: invalid UTF-8 and lone surrogates become
+/// U+FFFD, `NaN` and the infinities become null. The error is that of the document as it came.
+pub(crate) fn json(bytes: &[u8]) -> Result<Cow<'_, str>, serde_json::Error> {
+    let text = String::from_utf8_lossy(bytes);
+    // serde_json skips over surrogates without a look, and whoever reads the stored text may not.
+    let text = if has_surrogates(&text) { Cow::Owned(repaired(&text)) } else { text };
+    match serde_json::from_str::<IgnoredAny>(&text) {
+        Ok(_) => Ok(text),
+        Err(refused) => {
+            let repaired = repaired(&text);
+            serde_json::from_str::<IgnoredAny>(&repaired).map(|_| Cow::Owned(repaired)).map_err(|_| refused)
+        }
+    }
+}
+
+fn has_surrogates(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    memchr::memmem::find_iter(bytes, b"\\u").any(|at| matches!(bytes.get(at + 2), Some(b'd' | b'D')))
+}
+
+/// The text with each token that is no JSON replaced.
+fn repaired(text: &str) -> String {
+    const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        if first == '"' {
+            rest = string(rest, &mut out);
+        } else if let Some(word) = WORDS.iter().find(|word| rest.starts_with(**word)) {
+            out.push_str("null");
+            rest = &rest[word.len()..];
+        } else {
+            out.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    out
+}
+
+/// Copies the string that `text` starts with, and returns what follows it.
+fn string<'a>(text: &'a str, out: &mut String) -> &'a str {
+    out.push('"');
+    let mut rest = &text[1..];
+    while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {
+        out.push_str(&rest[..at]);
+        rest = &rest[at..];
+        if rest.starts_with('"') {
+            out.push('"');
+            return &rest[1..];
+        }
+        let taken = match (unit(rest), rest.get(6..).and_then(unit)) {
+            (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,
+            (Some(0xD800..=0xDFFF), _) => {
+                out.push('\u{FFFD}');
+                rest = &rest[6..];
+                continue;
+            }
+            (Some(_), _) => 6,
+            // A backslash and the character after it, which may be a quote.
+            (None, _) => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+        };
+        out.push_str(&rest[..taken]);
+        rest = &rest[taken..];
+    }
+    out.push_str(rest);
+    ""
+}
+
+/// The UTF-16 unit of the escape that `text` starts with.
+fn unit(text: &str) -> Option<u16> {
+    let digits = text.strip_prefix("\\u")?.get(..4)?;
+    digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> String {
+        json(text.as_bytes()).unwrap().into_owned()
+    }
+
+    #[test]
+    fn what_is_json_stays_as_it_is() {
+        for text in [r#"{"a":1180591620717411303424, "b":"a\u0000b \\ud83d \ud83d\ude00 NaN"}"#, "[1e400]", r#""漢""#]
+        {
+            assert_eq!(read(text), text);
+        }
+    }
+
+    #[test]
+    fn what_python_and_javascript_send_is_made_readable() {
+        assert_eq!(
+            read(r#"{"nan": NaN, "i": [Infinity,-Infinity], "t": "NaN"}"#),
+            r#"{"nan": null, "i": [null,null], "t": "NaN"}"#
+        );
+        assert_eq!(
+            read(r#"["\ud83d", "\uDE00x", "\ud83dA", "\ud83d\ud83d\ude00"]"#),
+            "[\"\u{FFFD}\", \"\u{FFFD}x\", \"\u{FFFD}A\", \"\u{FFFD}\\ud83d\\ude00\"]"
+        );
+        assert_eq!(json(b"[\"\xff\"]").unwrap(), "[\"\u{FFFD}\"]");
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_as_it_came() {
+        for text in ["", "{", r#"{"a":"#, r#""abc"#, r#""\"#, r#""\ud83"#, "[NaN", "nan", "{} {}"] {
+            assert!(json(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `multipart/form-data` taken apart (RFC 2046 §5.1, RFC 7578), borrowing from the body.
+//!
+//! Parts are delimited by the boundary alone. The lengths that SDKs add are hints, sent by one and not by the other.
+
+use std::borrow::Cow;
+
+use memchr::memmem;
+
+/// Parts of one request. A LangSmith SDK sends at most 100 operations at once, each of up to eight parts and its attachments.
+pub(super) const PARTS_MAX: usize = 20_000;
+/// The headers of one part, in bytes.
+const HEADER_BYTES_MAX: usize = 16 << 10;
+/// RFC 2046 §5.1.1.
+const BOUNDARY_BYTES_MAX: usize = 70;
+
+/// One part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Part<'a> {
+    /// The field's name.
+    pub(super) name: Cow<'a, str>,
+    /// Its media type without the length that some SDKs write into it; empty if none is given.
+    pub(super) mime_type: String,
+    /// Its content encoding, if any.
+    pub(super) encoding: Option<&'a str>,
+    /// Its bytes.
+    pub(super) content: &'a [u8],
+}
+
+/// Why a body is not `multipart/form-data`.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub(super) enum MultipartError {
+    #[error("the boundary {0:?} does not occur in the body")]
+    NoBoundary(String),
+    #[error("the body ends within part {0}: its closing boundary is missing")]
+    Cut(usize),
+    #[error("more than {PARTS_MAX} parts")]
+    TooMany,
+}
+
+/// The boundary in a content type, if that is `multipart/form-data`.
+pub(super) fn boundary(content_type: &str) -> Option<String> {
+    let (kind, parameters) = content_type.split_once(';')?;
+    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+        return None;
+    }
+    let found = parameters.split(';').find_map(|p| {
+        let (name, value) = p.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"').to_owned())
+    })?;
+    (1..=BOUNDARY_BYTES_MAX).contains(&found.len()).then_some(found)
+}
+
+/// The parts in their order. One whose headers say nothing is told by its number and reason instead.
+pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Part<'a>, String>>, MultipartError> {
+    let delimiter = format!("\r\n--{boundary}");
+    let finder = memmem::Finder::new(delimiter.as_bytes());
+    let mut parts = Vec::new();
+    // The first delimiter has no line before it, unless there is a preamble.
+    let start = match body.strip_prefix(&delimiter.as_bytes()[2..]).and_then(line_end) {
+        Some(end) => Some((body.len() - end.rest.len(), end.last)),
+        None => next(&finder, body, 0).map(|(_, after, last)| (after, last)),
+    };
+    let (mut at, mut last) = start.ok_or_else(|| MultipartError::NoBoundary(boundary.to_owned()))?;
+    while !last {
+        if parts.len() == PARTS_MAX {
+            return Err(MultipartError::TooMany);
+        }
+        // An empty part has its delimiter right here: its line break is the one that ended the line before.
+        let (end, after, is_last) = next(&finder, body, at - 2).ok_or(MultipartError::Cut(parts.len() + 1))?;
+        parts.push(part(&body[at..end.max(at)]).map_err(|reason| format!("part {}: {reason}", parts.len() + 1)));
+        (at, last) = (after, is_last);
+    }
+    Ok(parts)
+}
+
+/// What ends a delimiter's line: nothing but blanks, or the two dashes after the last part.
+struct LineEnd<'a> {
+    rest: &'a [u8],
+    last: bool,
+}
+
+fn line_end(after: &[u8]) -> Option<LineEnd<'_>> {
+    if let Some(rest) = after.strip_prefix(b"--") {
+        return Some(LineEnd { rest, last: true });
+    }
+    let rest = after.trim_ascii_start();
+    let blank = &after[..after.len() - rest.len()];
+    let line = memmem::find(blank, b"\r\n")?;
+    blank[..line].iter().all(|b| matches!(b, b' ' | b'\t')).then(|| LineEnd { rest: &after[line + 2..], last: false })
+}
+
+/// The next delimiter from `from` on: where the part before it ends, where the next one starts, and whether it is the last.
+/// A look-alike that is followed by anything else is content.
+fn next(finder: &memmem::Finder<'_>, body: &[u8], mut from: usize) -> Option<(usize, usize, bool)> {
+    loop {
+        let at = from + finder.find(body.get(from..)?)?;
+        let after = at + finder.needle().len();
+        match line_end(&body[after..]) {
+            Some(end) => return Some((at, body.len() - end.rest.len(), end.last)),
+            None => from = at + 1,
+        }
+    }
+}
+
+fn part(bytes: &[u8]) -> Result<Part<'_>, String> {
+    let (headers, content) = match bytes.strip_prefix(b"\r\n") {
+        Some(content) => (&b""[..], content),
+        None => {
+            let end = memmem::find(bytes, b"\r\n\r\n").ok_or("its headers do not end")?;
+            (&bytes[..end], &bytes[end + 4..])
+        }
+    };
+    if headers.len() > HEADER_BYTES_MAX {
+        return Err(format!("its headers are larger than {HEADER_BYTES_MAX} bytes"));
+    }
+    let headers = std::str::from_utf8(headers).map_err(|_| "its headers are not UTF-8")?;
+    let header = |wanted: &str| {
+        let mut lines = headers.split("\r\n").filter_map(|line| line.split_once(':'));
+        lines.find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+    };
+    let disposition = header("content-disposition").ok_or("it has no content-disposition")?;
+    let encoding = header("content-encoding").filter(|e| !e.is_empty() && !e.eq_ignore_ascii_case("identity"));
+    Ok(Part {
+        name: name(disposition).ok_or("its content-disposition names no field")?,
+        mime_type: mime_type(header("content-type").unwrap_or_default()),
+        encoding,
+        content,
+    })
+}
+
+/// The `name` parameter: quoted, with a backslash or, as browsers do, percent-encoding before what would end it.
+fn name(disposition: &str) -> Option<Cow<'_, str>> {
+    let at = memmem::find_iter(disposition.as_bytes(), b"name=")
+        .find(|at| disposition[..*at].ends_with([';', ' ', '\t']))?;
+    let value = &disposition[at + 5..];
+    let Some(quoted) = value.strip_prefix('"') else {
+        return Some(value.split(';').next().unwrap_or_default().trim().into())
+            .filter(|name: &Cow<'_, str>| !name.is_empty());
+    };
+    let mut name = String::new();
+    let mut chars = quoted.chars();
+    loop {
+        match chars.next()? {
+            '"' => break,
+            '\\' => name.push(chars.next()?),
+            c => name.push(c),
+        }
+    }
+    for (escaped, plain) in [("%22", "\""), ("%0D", "\r"), ("%0A", "\n")] {
+        if name.contains(escaped) {
+            name = name.replace(escaped, plain);
+        }
+    }
+    (!name.is_empty()).then_some(Cow::Owned(name))
+}
+
+fn mime_type(content_type: &str) -> String {
+    let kept: Vec<_> = content_type
+        .split(';')
+        .map(str::trim)
+        .filter(|p| !p.split_once('=').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("length")))
+        .collect();
+    kept.join("; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: &str) -> Vec<Result<(String, String, String), String>> {
+        let parts = parts(body.as_bytes(), "b").unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        parts.into_iter().map(|p| p.map(|p| (p.name.into_owned(), p.mime_type, text(p.content)))).collect()
+    }
+
+    const NAMED: &str = "Content-Disposition: form-data; name=\"n\"";
+
+    #[test]
+    fn content_may_look_like_a_boundary() {
+        let content = "\r\n--bx\r\n--b \tno\r\n--b-\r\n -- b";
+        let body = format!("--b\r\n{NAMED}\r\n\r\n{content}\r\n--b--\r\n");
+        assert_eq!(read(&body), [Ok(("n".into(), String::new(), content.into()))]);
+    }
+
+    #[test]
+    fn preamble_padding_and_epilogue_are_allowed() {
+        let body = format!(
+            "hello\r\n--b \t\r\nX: y\r\n{NAMED}\r\nContent-Type: text/plain; length=1; charset=x\r\n\r\nc\r\n--b--bye"
+        );
+        assert_eq!(read(&body), [Ok(("n".into(), "text/plain; charset=x".into(), "c".into()))]);
+        assert_eq!(read("--b--"), []);
+    }
+
+    #[test]
+    fn a_part_that_says_nothing_is_told_alone() {
+        let body = format!("--b\r\n\r\nno headers\r\n--b\r\n--b\r\nX: y\r\n\r\n\r\n--b\r\n{NAMED}\r\n\r\n\r\n--b--");
+        let read = read(&body);
+        let told: Vec<_> = read.iter().map(|part| part.as_ref().err().map_or("fine", |e| e.as_str())).collect();
+        assert_eq!(
+            told,
+            [
+                "part 1: it has no content-disposition",
+                "part 2: its headers do not end",
+                "part 3: it has no content-disposition",
+                "fine"
+            ]
+        );
+    }
+
+    #[test]
+    fn names_are_unescaped() {
+        for (disposition, wanted) in [
+            (r#"form-data; name="a\"b\\c""#, Some("a\"b\\c")),
+            ("form-data; name=plain; x=y", Some("plain")),
+            (r#"form-data; filename="no"; name="yes%22""#, Some("yes\"")),
+            (r#"form-data; filename="no""#, None),
+            (r#"form-data; name="open"#, None),
+        ] {
+            assert_eq!(name(disposition).as_deref(), wanted, "{disposition}");
+        }
+    }
+
+    #[test]
+    fn a_cut_body_is_not_taken_for_a_whole_one() {
+        let body = format!("--b\r\n{NAMED}\r\n\r\none\r\n--b\r\n{NAMED}\r\n\r\ntwo\r\n--b--");
+        for end in 0..body.len() {
+            assert!(parts(&body.as_bytes()[..end], "b").is_err(), "cut at {end}");
+        }
+        assert_eq!(parts(body.as_bytes(), "b").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_number_of_parts_has_a_limit() {
+        let body = "--b\r\n\r\n\r\n".repeat(PARTS_MAX + 1) + "--b--";
+        assert_eq!(parts(body.as_bytes(), "b"), Err(MultipartError::TooMany));
+    }
+
+    #[test]
+    fn boundaries_are_read_from_the_content_type() {
+        for (content_type, wanted) in [
+            ("multipart/form-data; boundary=abc", Some("abc")),
+            ("Multipart/Form-Data;charset=x; Boundary=\"a b\"", Some("a b")),
+            ("multipart/mixed; boundary=abc", None),
+            ("multipart/form-data", None),
+            ("multipart/form-data; boundary=", None),
+        ] {
+            assert_eq!(boundary(content_type).as_deref(), wanted, "{content_type}");
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! One run object of LangSmith, whole or a patch, as a row of `run`.
+//!
+//! Only what makes a run identifiable can be wrong with it: any other field of a type that we do not know is kept as it came,
+//! as an attribute, because the SDK that sent it can neither be told nor send it again.
+
+use std::borrow::Cow;
+
+use schema::ids::ProjectId;
+use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
+use schema::tables::content_hash;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::usage::Usage;
+use super::{Op, time};
+use crate::batch::Batch;
+use crate::fields::{Fields, ItemError, json_value};
+
+/// What is put before the names of attributes that are not the user's own metadata.
+const PREFIX: &str = "langsmith.";
+
+/// One write of a run as it came.
+pub(super) struct Write<'a> {
+    pub(super) op: Op,
+    /// The id that was given outside of the object: in the path, or in a part's name.
+    pub(super) id: Option<Uuid>,
+    pub(super) fields: Fields<'a>,
+    /// Over everything that was sent, so that a retry is the same row.
+    pub(super) hash: u64,
+}
+
+impl<'a> Write<'a> {
+    /// A write that is one JSON object.
+    pub(super) fn of_object(op: Op, id: Option<Uuid>, raw: &'a RawValue) -> Result<Self, ItemError> {
+        Ok(Self { op, id, fields: Fields::read(raw)?, hash: content_hash(raw.get().as_bytes()) })
+    }
+
+    /// Adds its row.
+    pub(super) fn store(self, project: ProjectId, batch: &mut Batch) -> Result<(), ItemError> {
+        let hash = self.hash;
+        batch.runs.push(project, &self.read()?, hash);
+        Ok(())
+    }
+
+    fn read(self) -> Result<Run<'a>, ItemError> {
+        let Self { op, id, mut fields, .. } = self;
+        let sent_id = fields.parse::<Uuid>("id");
+        let run_id = Fields::required(id.map_or(sent_id, |id| Ok(Some(id)))?, "id")?;
+        let fields = &mut Lenient { fields, attributes: Vec::new() };
+        let mut extra = Extra::take(fields);
+        let kind = fields.kind();
+        let (start_time, end_time) = (fields.time("start_time"), fields.time("end_time"));
+        let (inputs, outputs) = (fields.payload("inputs"), fields.payload("outputs"));
+        let error_message = fields.payload("error");
+        let mut run = Run {
+            run_id,
+            trace_id: fields.id("trace_id"),
+            parent_run_id: fields.id("parent_run_id"),
+            op: if op == Op::Patch || end_time != 0 { RunOp::Patch } else { RunOp::Post },
+            name: fields.text("name"),
+            status: match (error_message.is_empty(), end_time, op) {
+                (false, ..) => Some(Status::Error),
+                (true, 0, Op::Post) => Some(Status::Running),
+                (true, 0, Op::Patch) => None,
+                _ => Some(Status::Ok),
+            },
+            start_time,
+            end_time,
+            dotted_order: fields.text("dotted_order"),
+            session_name: fields.text("session_name"),
+            sdk: extra.runtime("sdk"),
+            sdk_version: extra.runtime("sdk_version"),
+            llm: Llm {
+                kind,
+                inputs,
+                outputs,
+                session_id: extra.first_metadata(&["session_id", "thread_id", "conversation_id"]),
+                user_id: extra.first_metadata(&["user_id"]),
+                tags: fields.tags(),
+                error_kind: error_kind(&error_message).to_owned().into(),
+                error_message,
+                ..Llm::default()
+            },
+            events: fields.json("events"),
+            attributes: Vec::new(),
+        };
+        place(op, &mut run);
+        // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum over all
+        // runs would count it several times. It stays in the attributes. A bare patch does not say what it is a patch of.
+        if matches!(kind, Kind::Llm | Kind::Embedding | Kind::Span) {
+            extra.describe_model(&mut run.llm);
+        }
+        run.attributes = extra.into_attributes();
+        fields.rest();
+        run.attributes.append(&mut fields.attributes);
+        Ok(run)
+    }
+}
+
+/// Fills in where a run is in its tree, if that can be told.
+fn place(op: Op, run: &mut Run<'_>) {
+    // The last 36 characters of each segment are an id, those before are a time.
+    let id_of = |segment: &str| segment.len().checked_sub(36).and_then(|at| segment.get(at..)?.parse::<Uuid>().ok());
+    let segments: Vec<_> = run.dotted_order.split('.').collect();
+    if run.trace_id.is_nil() {
+        run.trace_id = segments.first().and_then(|s| id_of(s)).unwrap_or_default();
+    }
+    if run.parent_run_id.is_nil() && segments.len() > 1 {
+        run.parent_run_id = id_of(segments[segments.len() - 2]).unwrap_or_default();
+    }
+    if op == Op::Post && run.parent_run_id.is_nil() && run.trace_id.is_nil() {
+        run.trace_id = run.run_id;
+        if run.dotted_order.is_empty() && run.start_time != 0 {
+            run.dotted_order = time::root_path(run.start_time, run.run_id).into();
+        }
+    }
+}
+
+/// The class of an error: what `repr` or JavaScript put first, as in `ValueError('no')` and `TypeError: no`.
+fn error_kind(message: &str) -> &str {
+    let end = message.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).unwrap_or(0);
+    let (word, after) = message.split_at(end);
+    let is_class = after.starts_with(['(', ':']) && word.starts_with(|c: char| c.is_alphabetic());
+    if is_class { word } else { "" }
+}
+
+/// `{}`, `[]`, `null` and `""`: placeholders for "not provided".
+fn is_placeholder(raw: &str) -> bool {
+    let mut chars = raw.chars().filter(|c| !c.is_ascii_whitespace());
+    match (chars.next(), chars.next(), chars.next()) {
+        (Some('{'), Some('}'), None) | (Some('['), Some(']'), None) | (Some('"'), Some('"'), None) => true,
+        _ => raw == "null",
+    }
+}
+
+/// Fields that are taken if they are what is expected, and kept as attributes if they are not.
+struct Lenient<'a> {
+    fields: Fields<'a>,
+    attributes: Vec<Attribute<'a>>,
+}
+
+impl<'a> Lenient<'a> {
+    fn take<T>(&mut self, name: &'static str, read: impl FnOnce(&'a RawValue) -> Option<T>) -> Option<T> {
+        let raw = self.fields.take(name).filter(|raw| !is_placeholder(raw.get()))?;
+        let read = read(raw);
+        if read.is_none() {
+            self.keep(name, raw);
+        }
+        read
+    }
+
+    fn keep(&mut self, name: &str, raw: &'a RawValue) {
+        self.attributes.push(Attribute { key: format!("{PREFIX}{name}").into(), value: json_value(raw) });
+    }
+
+    fn text(&mut self, name: &'static str) -> Cow<'a, str> {
+        self.take(name, text).unwrap_or_default()
+    }
+
+    fn id(&mut self, name: &'static str) -> Uuid {
+        self.take(name, |raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
+    }
+
+    fn time(&mut self, name: &'static str) -> i64 {
+        self.take(name, time::read).unwrap_or_default()
+    }
+
+    fn kind(&mut self) -> Kind {
+        self.take("run_type", |raw| Kind::parse(&text(raw)?.to_ascii_lowercase())).unwrap_or_default()
+    }
+
+    fn tags(&mut self) -> Vec<Cow<'a, str>> {
+        let tags = self.take("tags", |raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
+        tags.unwrap_or_default().into_iter().map(Cow::Owned).collect()
+    }
+
+    /// Any JSON, as the client wrote it.
+    fn json(&mut self, name: &'static str) -> Cow<'a, str> {
+        self.take(name, |raw| Some(raw.get().into())).unwrap_or_default()
+    }
+
+    /// The same, except that a string is its text.
+    fn payload(&mut self, name: &'static str) -> Cow<'a, str> {
+        self.take(name, |raw| text(raw).or_else(|| Some(raw.get().into()))).unwrap_or_default()
+    }
+
+    /// Keeps what nobody took.
+    fn rest(&mut self) {
+        for (name, raw) in std::mem::take(&mut self.fields.0) {
+            if !is_placeholder(raw.get()) {
+                self.keep(&name, raw);
+            }
+        }
+    }
+}
+
+fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+    serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
+}
+
+/// What is in `extra`: the user's metadata, the SDK's runtime, and more.
+struct Extra<'a> {
+    metadata: Vec<(Cow<'a, str>, &'a RawValue)>,
+    runtime: Vec<(Cow<'a, str>, &'a RawValue)>,
+    others: Vec<(Cow<'a, str>, &'a RawValue)>,
+    outputs: Option<&'a RawValue>,
+}
+
+impl<'a> Extra<'a> {
+    fn take(fields: &mut Lenient<'a>) -> Self {
+        let outputs = fields.fields.0.iter().find(|(name, _)| name == "outputs").map(|(_, raw)| *raw);
+        let mut extra = fields.take("extra", |raw| Fields::read(raw).ok()).unwrap_or(Fields(Vec::new()));
+        let mut members = |name: &str| {
+            let raw = extra.take(name)?;
+            let members = Fields::read(raw).ok();
+            if members.is_none() {
+                extra.0.push((Cow::Owned(name.to_owned()), raw));
+            }
+            members.map(|members| members.0)
+        };
+        let (metadata, runtime) = (members("metadata").unwrap_or_default(), members("runtime").unwrap_or_default());
+        Self { metadata, runtime, others: extra.0, outputs }
+    }
+
+    fn runtime(&self, name: &str) -> Cow<'a, str> {
+        find(&self.runtime, name).and_then(scalar).unwrap_or_default()
+    }
+
+    fn first_metadata(&self, names: &[&str]) -> Cow<'a, str> {
+        names.iter().find_map(|name| find(&self.metadata, name).and_then(scalar)).unwrap_or_default()
+    }
+
+    /// Model, provider, temperature, tokens and cost.
+    fn describe_model(&mut self, llm: &mut Llm<'a>) {
+        let parameters = find(&self.others, "invocation_params").and_then(|raw| Fields::read(raw).ok());
+        let parameters = parameters.map(|fields| fields.0).unwrap_or_default();
+        let parameter = |name: &str| find(&parameters, name).and_then(scalar).filter(|text| !text.is_empty());
+        llm.model = self.first_metadata(&["ls_model_name"]);
+        if llm.model.is_empty() {
+            llm.model = parameter("model").or_else(|| parameter("model_name")).unwrap_or_default();
+        }
+        llm.provider = self.first_metadata(&["ls_provider"]);
+        let temperature = Some(self.first_metadata(&["ls_temperature"])).filter(|text| !text.is_empty());
+        llm.temperature = temperature.or_else(|| parameter("temperature")).and_then(|text| text.parse().ok());
+        let usage = find(&self.metadata, "usage_metadata").and_then(Usage::read);
+        if let Some(usage) = usage.or_else(|| self.outputs.and_then(Usage::of_outputs)) {
+            let (prompt, completion) = (usage.input(), usage.output());
+            llm.tokens = Tokens {
+                prompt,
+                completion,
+                total: usage.total().unwrap_or(prompt.saturating_add(completion)),
+                cached: usage.cached(),
+                reasoning: usage.reasoning(),
+            };
+            llm.cost_usd_e8 = usage.cost_usd_e8();
+        }
+    }
+
+    fn into_attributes(self) -> Vec<Attribute<'a>> {
+        let mut attributes = Vec::with_capacity(self.metadata.len() + self.runtime.len() + self.others.len());
+        let named = |key: Cow<'a, str>, raw| Attribute { key, value: json_value(raw) };
+        attributes.extend(self.metadata.into_iter().map(|(key, raw)| named(key, raw)));
+        let prefixed = |place: &str, key: &str| Cow::Owned(format!("{PREFIX}{place}.{key}"));
+        attributes.extend(self.runtime.into_iter().map(|(key, raw)| named(prefixed("runtime", &key), raw)));
+        attributes.extend(self.others.into_iter().map(|(key, raw)| named(prefixed("extra", &key), raw)));
+        // A null says nothing, but that the client has such a key: it is kept, and gives way to any other value.
+        attributes.retain(|a| !matches!(&a.value, Value::Map(text) | Value::Array(text) if is_placeholder(text)));
+        attributes
+    }
+}
+
+fn find<'a>(fields: &[(Cow<'a, str>, &'a RawValue)], name: &str) -> Option<&'a RawValue> {
+    fields.iter().find(|(key, _)| key == name).map(|(_, raw)| *raw)
+}
+
+/// A string, number or boolean as text.
+fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
+    match raw.get().as_bytes().first() {
+        Some(b'"') => text(raw),
+        Some(b'{' | b'[' | b'n') | None => None,
+        Some(_) => Some(raw.get().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
+
+    fn read(op: Op, json: &str) -> Run<'_> {
+        Write::of_object(op, None, serde_json::from_str(json).unwrap()).unwrap().read().unwrap()
+    }
+
+    #[test]
+    fn an_id_is_all_it_takes() {
+        let json = format!(r#"{{"id":"{ID}"}}"#);
+        let run = read(Op::Patch, &json);
+        assert_eq!(
+            (run.run_id.to_string().as_str(), run.op, run.status, run.llm.kind),
+            (ID, RunOp::Patch, None, Kind::Span)
+        );
+        for bad in ["{}", r#"{"id":"x"}"#, r#"{"id":null}"#] {
+            let write = Write::of_object(Op::Post, None, serde_json::from_str(bad).unwrap()).unwrap();
+            assert!(write.read().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn placeholders_are_not_provided() {
+        let json = format!(
+            r#"{{"id":"{ID}","name":null,"inputs":{{ }},"outputs":{{}},"events":[],"tags":[],"error":null,"extra":{{}},
+                "serialized":{{}},"child_runs":[],"session_id":null,"end_time":null}}"#
+        );
+        assert_eq!(read(Op::Patch, &json), Run { run_id: ID.parse().unwrap(), op: RunOp::Patch, ..Run::default() });
+    }
+
+    #[test]
+    fn what_is_not_understood_is_kept() {
+        let json = format!(
+            r#"{{"id":"{ID}","start_time":"soon","run_type":"dance","tags":"a","trace_id":7,"new":{{"a":1}},
+                "extra":{{"metadata":{{"k":1,"gone":null}},"runtime":{{"sdk":"s"}},"batch_size":2}}}}"#
+        );
+        let run = read(Op::Post, &json);
+        let attributes: Vec<_> = run.attributes.iter().map(|a| (&*a.key, a.value.clone())).collect();
+        assert_eq!(
+            attributes,
+            [
+                ("k", Value::Int(1)),
+                ("gone", Value::Empty),
+                ("langsmith.runtime.sdk", Value::Str("s".into())),
+                ("langsmith.extra.batch_size", Value::Int(2)),
+                ("langsmith.run_type", Value::Str("dance".into())),
+                ("langsmith.start_time", Value::Str("soon".into())),
+                ("langsmith.trace_id", Value::Int(7)),
+                ("langsmith.tags", Value::Str("a".into())),
+                ("langsmith.new", Value::Map(r#"{"a":1}"#.into())),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_run_is_placed_by_its_path() {
+        let parent = "01a1fca2-6ec2-7e04-96a9-2ce0986d145b";
+        let json =
+            format!(r#"{{"id":"{ID}","dotted_order":"20261121T054426040845Z{parent}.20261121T054426040846Z{ID}"}}"#);
+        let run = read(Op::Post, &json);
+        assert_eq!((run.trace_id.to_string().as_str(), run.parent_run_id.to_string().as_str()), (parent, parent));
+        for odd in ["", ".", "x.y", "é.漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢字漢"] {
+            let json = format!(r#"{{"id":"{ID}","dotted_order":"{odd}"}}"#);
+            let run = read(Op::Post, &json);
+            assert_eq!((run.trace_id.to_string().as_str(), run.parent_run_id), (ID, Uuid::nil()), "{odd}");
+            assert_eq!(run.dotted_order, odd);
+        }
+    }
+
+    #[test]
+    fn the_class_of_an_error() {
+        for (message, kind) in [
+            ("ValueError('no')\n\nTraceback", "ValueError"),
+            ("httpx.ReadTimeout('')", "httpx.ReadTimeout"),
+            ("TypeError: no", "TypeError"),
+            ("it broke: badly", ""),
+            ("", ""),
+            ("Error", ""),
+        ] {
+            assert_eq!(error_kind(message), kind, "{message}");
+        }
+    }
+}

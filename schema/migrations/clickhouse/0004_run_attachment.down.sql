@@ -1,0 +1,2 @@
+DROP VIEW IF EXISTS run_of;
+DROP TABLE IF EXISTS run_attachment;
