@@ -24,6 +24,8 @@ use crate::langsmith;
 use crate::metrics;
 use crate::native;
 use crate::otlp;
+use crate::otlp::reply::Encoding;
+use crate::otlp::untraced::Signal;
 use crate::publish::Publisher;
 
 /// Bodies above this many bytes are translated with the other tasks of the thread moved elsewhere.
@@ -74,7 +76,7 @@ impl App {
             error
         };
         let presented = auth::presented_key(headers).map_err(|error| refused(None, error))?;
-        let tenant = self.resolver.resolve(presented).await.map_err(|error| refused(None, error.into()))?;
+        let tenant = self.resolver.resolve(&presented).await.map_err(|error| refused(None, error.into()))?;
         let org = Some(tenant.org_id());
         tenant.require(scope::INGEST_WRITE).map_err(|error| refused(org, error.into()))?;
         if tenant.is_moving() {
@@ -111,6 +113,20 @@ impl App {
         let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
         let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body);
         self.store_by(request_id, &tenant, body, Source::LangSmith, translate).await
+    }
+
+    /// Counts the items of a signal that is not stored, all of which are rejected.
+    pub fn reject_untraced(
+        &self,
+        tenant: &TenantContext,
+        signal: Signal,
+        encoding: Encoding,
+        body: &[u8],
+    ) -> Result<u64, ApiError> {
+        let items = otlp::untraced::count(signal, encoding, body).map_err(ApiError::Malformed);
+        let items = items.inspect_err(|error| self.refused_unread(tenant, error))?;
+        self.ledger.open(tenant.org_id(), items).end(Outcome::Rejected, "not_traces");
+        Ok(items)
     }
 
     /// Counts a request whose items nobody has counted.
@@ -210,12 +226,15 @@ pub fn translate(header: &Header, body: &[u8]) -> Translated {
         let project = header.project_id;
         match header.source {
             Source::OtlpProtobuf | Source::OtlpGrpc => {
-                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, project))
+                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, project, header.received_at))
                     .map_err(|e| ApiError::Malformed(e.to_string()))?;
             }
             Source::OtlpJson => {
-                otlp::decode_json(body, &mut otlp::Translator::new(batch, project))
-                    .map_err(|e| ApiError::Malformed(format!("malformed JSON: {e}")))?;
+                let malformed = |e: serde_json::Error| ApiError::Malformed(format!("malformed JSON: {e}"));
+                // JavaScript can send half a character: a lone surrogate, which is no JSON.
+                let body = langsmith::lenient::json(body).map_err(malformed)?;
+                otlp::decode_json(body.as_bytes(), &mut otlp::Translator::new(batch, project, header.received_at))
+                    .map_err(malformed)?;
             }
             Source::Native => native::decode(body, project, batch)
                 .map_err(|e| ApiError::Malformed(format!("not a batch of runs and spans: {e}")))?,

@@ -136,8 +136,9 @@ impl ApiError {
             StatusCode::NOT_FOUND => NOT_FOUND,
             StatusCode::METHOD_NOT_ALLOWED => UNIMPLEMENTED,
             StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
-            // To be tried again. RESOURCE_EXHAUSTED is that only with a RetryInfo, and UNAVAILABLE to every exporter.
-            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => UNAVAILABLE,
+            StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
+            // To be tried again only with a `RetryInfo`, which over gRPC goes with it.
+            StatusCode::TOO_MANY_REQUESTS => RESOURCE_EXHAUSTED,
             StatusCode::INTERNAL_SERVER_ERROR => INTERNAL,
             StatusCode::PAYMENT_REQUIRED => RESOURCE_EXHAUSTED,
             _ => INVALID_ARGUMENT,

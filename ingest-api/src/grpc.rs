@@ -1,61 +1,132 @@
-//! OTLP over gRPC: one unary method, framed by hand.
+//! OTLP over gRPC: unary methods, framed by hand. Traces are stored, logs and metrics rejected item by item, and
+//! `grpc.health.v1.Health/Check` says what `/readyz` says.
 //!
 //! A gRPC framework would decode the message into owned structs before we see it; here the frame's bytes go to the same
-//! walker as a body of OTLP/HTTP. Source: gRPC over HTTP/2, <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>.
+//! walker as a body of OTLP/HTTP. Source: gRPC over HTTP/2, <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>;
+//! health: `doc/health-checking.md` there.
 
 use std::convert::Infallible;
 use std::time::Instant;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, Response};
 use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use prost::Message;
 use schema::envelope::Source;
 use std::future::{Ready, ready};
 use uuid::Uuid;
 
 use crate::app::App;
-use crate::batch::Counts;
 use crate::body::{self, Compression, ReadBody};
 use crate::error::ApiError;
 use crate::metrics;
 use crate::otlp::reply::{self, Encoding};
-use crate::routes;
+use crate::otlp::untraced::Signal;
+use crate::routes::{self, Dialect};
 
-const EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+const TRACES: &str = "opentelemetry.proto.collector.trace.v1.TraceService";
+const LOGS: &str = "opentelemetry.proto.collector.logs.v1.LogsService";
+const METRICS: &str = "opentelemetry.proto.collector.metrics.v1.MetricsService";
+const HEALTH: &str = "grpc.health.v1.Health";
+/// Message encodings that are read.
+const ENCODINGS: &str = "identity,gzip,deflate,zstd";
 /// Compressed flag and length.
 const FRAME_HEAD_BYTES: usize = 5;
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const RETRY_INFO: HeaderName = HeaderName::from_static("google.rpc.retryinfo-bin");
+const STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 type Answer = Response<WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>>;
+
+/// A method that is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Call {
+    Traces,
+    Untraced(Signal),
+    Health,
+}
+
+impl Call {
+    fn of(path: &str) -> Option<Self> {
+        match path.strip_prefix('/')?.split_once('/')? {
+            (TRACES, "Export") => Some(Call::Traces),
+            (LOGS, "Export") => Some(Call::Untraced(Signal::Logs)),
+            (METRICS, "Export") => Some(Call::Untraced(Signal::Metrics)),
+            (HEALTH, "Check") => Some(Call::Health),
+            _ => None,
+        }
+    }
+}
 
 /// Answers one call.
 pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
-    let result = if request.uri().path() == EXPORT {
-        export(&app, request_id, request).await
-    } else {
-        Err(ApiError::MethodNotAllowed { allowed: EXPORT })
+    let result = match Call::of(request.uri().path()) {
+        Some(Call::Traces) => export(&app, request_id, request).await,
+        Some(Call::Untraced(signal)) => reject(&app, signal, request).await,
+        Some(Call::Health) => check_health(&app, request).await,
+        None => Err(ApiError::MethodNotAllowed { allowed: "the methods TraceService/Export and Health/Check" }),
     };
     let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);
     metrics::answered("grpc", status, begun.elapsed());
     Ok(match result {
-        Ok(counts) => success(&counts),
+        Ok(message) => success(&message),
         Err(error) => failure(request_id, &error),
     })
 }
 
-async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Counts, ApiError> {
+async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
     let (head, body) = request.into_parts();
     let tenant = app.admit(&head.headers).await?;
-    let framed = body::collect(&head.headers, body, app.budget()).await;
-    let message = framed.and_then(|framed| unframe(&head.headers, framed, app));
-    let message = message.inspect_err(|error| app.refused_unread(&tenant, error))?;
-    Ok(app.store(request_id, &tenant, message, Source::OtlpGrpc).await?.counts)
+    let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
+    let accepted = app.store(request_id, &tenant, message, Source::OtlpGrpc).await?;
+    Ok(reply::success(Encoding::Protobuf, &accepted.counts))
+}
+
+async fn reject(app: &App, signal: Signal, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
+    let (head, body) = request.into_parts();
+    let tenant = app.admit(&head.headers).await?;
+    let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
+    let items = app.reject_untraced(&tenant, signal, Encoding::Protobuf, &message.bytes)?;
+    Ok(reply::untraced(Encoding::Protobuf, signal, items))
+}
+
+/// Needs no key, like the probes over HTTP. The whole server is asked for by an empty name, or the service that stores.
+async fn check_health(app: &App, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
+    const SERVING: i32 = 1;
+    const NOT_SERVING: i32 = 2;
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct HealthCheckRequest {
+        #[prost(string, tag = "1")]
+        service: String,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct HealthCheckResponse {
+        #[prost(int32, tag = "1")]
+        status: i32,
+    }
+    let (head, body) = request.into_parts();
+    let message = read(app, &head.headers, body).await?;
+    let asked = HealthCheckRequest::decode(message.bytes)
+        .map_err(|error| ApiError::Malformed(format!("not a HealthCheckRequest: {error}")))?;
+    if !asked.service.is_empty() && asked.service != TRACES {
+        return Err(ApiError::NotFound);
+    }
+    let status = if app.health.is_ready().await { SERVING } else { NOT_SERVING };
+    Ok(HealthCheckResponse { status }.encode_to_vec())
+}
+
+/// Reads the one message of a unary call. Its size is capped like a body's.
+async fn read(app: &App, headers: &HeaderMap, body: Incoming) -> Result<ReadBody, ApiError> {
+    let framed = body::collect(headers, body, app.budget()).await?;
+    unframe(headers, framed, app)
 }
 
 /// Takes the one message out of its frame.
@@ -69,19 +140,18 @@ fn unframe(headers: &HeaderMap, mut framed: ReadBody, app: &App) -> Result<ReadB
     }
     let compression = match (compressed, headers.get("grpc-encoding").and_then(|v| v.to_str().ok())) {
         (0, _) => Compression::Identity,
-        (1, Some("gzip")) => Compression::Gzip,
+        (1, Some(name)) => Compression::named(name)?,
         (_, found) => return Err(ApiError::ContentEncoding { found: found.unwrap_or("?").to_owned() }),
     };
     framed.bytes = framed.bytes.split_off(FRAME_HEAD_BYTES);
     body::decompress(compression, framed, app.budget())
 }
 
-fn success(counts: &Counts) -> Answer {
-    let message = reply::success(Encoding::Protobuf, counts);
+fn success(message: &[u8]) -> Answer {
     let mut framed = BytesMut::with_capacity(FRAME_HEAD_BYTES + message.len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or_default());
-    framed.put_slice(&message);
+    framed.put_slice(message);
     let mut trailers = HeaderMap::new();
     trailers.insert(STATUS, HeaderValue::from_static("0"));
     response(framed.freeze(), trailers)
@@ -91,18 +161,39 @@ fn failure(request_id: Uuid, error: &ApiError) -> Answer {
     routes::log(request_id, error, error.status());
     metrics::refused(error.code());
     let mut trailers = HeaderMap::new();
-    trailers.insert(STATUS, HeaderValue::from(error.grpc_code()));
-    if let Ok(message) = HeaderValue::from_str(&percent_encode(&error.to_string())) {
-        trailers.insert(MESSAGE, message);
+    let (code, message) = (code(error), error.to_string());
+    trailers.insert(STATUS, HeaderValue::from(code));
+    let mut insert = |name, value: String| {
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            trailers.insert(name, value);
+        }
+    };
+    insert(MESSAGE, percent_encode(&message));
+    if let Some(seconds) = routes::retry_after(Dialect::Otlp(Encoding::Protobuf), error) {
+        let (info, status) = reply::retry_info(code, &message, seconds);
+        insert(RETRY_INFO, STANDARD_NO_PAD.encode(info));
+        insert(STATUS_DETAILS, STANDARD_NO_PAD.encode(status));
     }
     response(Bytes::new(), trailers)
+}
+
+/// The status code, where gRPC has another one than OTLP/HTTP would say in its `Status`.
+fn code(error: &ApiError) -> i32 {
+    const UNIMPLEMENTED: i32 = 12;
+    match error {
+        // With it, a client may try again uncompressed.
+        ApiError::ContentEncoding { .. } => UNIMPLEMENTED,
+        error => error.grpc_code(),
+    }
 }
 
 /// Always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which an HTTP body cannot
 /// say for itself: clients get an empty last frame instead and take that for a broken stream.)
 fn response(body: Bytes, trailers: HeaderMap) -> Answer {
     let mut answer = Response::new(Full::new(body).with_trailers(ready(Some(Ok(trailers)))));
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert("grpc-accept-encoding", HeaderValue::from_static(ENCODINGS));
     answer
 }
 

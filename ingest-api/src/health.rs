@@ -44,6 +44,11 @@ pub struct Health {
 }
 
 impl Health {
+    /// Whether requests can be taken.
+    pub async fn is_ready(&self) -> bool {
+        tenant::redis::preflight(&self.redis).await.is_ok()
+    }
+
     /// Answers a probe.
     pub async fn answer(&self, probe: Probe) -> Answer {
         match probe {

@@ -15,11 +15,13 @@ use uuid::Uuid;
 
 use crate::app::{Accepted, App};
 use crate::batch::Counts;
+use crate::body;
 use crate::error::ApiError;
 use crate::health;
 use crate::langsmith;
 use crate::metrics;
 use crate::otlp::reply::{self, Encoding};
+use crate::otlp::untraced::Signal;
 
 /// An answer of the ingest or operator listener.
 pub type Answer = Response<Full<Bytes>>;
@@ -44,6 +46,7 @@ pub enum Dialect {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     Traces,
+    Untraced(Signal),
     Runs,
     LangSmith(langsmith::Route),
     Health(health::Probe),
@@ -55,6 +58,10 @@ impl Route {
         match path {
             // LangSmith SDKs in OTel mode append to the endpoint they are given, which may end in /api/v1.
             "/v1/traces" | "/otel/v1/traces" | "/api/v1/otel/v1/traces" => Route::Traces,
+            // Langfuse's SDKs, which present their key as HTTP Basic.
+            "/api/public/otel/v1/traces" => Route::Traces,
+            "/v1/logs" | "/otel/v1/logs" => Route::Untraced(Signal::Logs),
+            "/v1/metrics" | "/otel/v1/metrics" => Route::Untraced(Signal::Metrics),
             "/v1/runs" => Route::Runs,
             path => {
                 let langsmith = langsmith::Route::of(path).map(Route::LangSmith);
@@ -67,6 +74,8 @@ impl Route {
     fn name(self) -> &'static str {
         match self {
             Route::Traces => "/v1/traces",
+            Route::Untraced(Signal::Logs) => "/v1/logs",
+            Route::Untraced(Signal::Metrics) => "/v1/metrics",
             Route::Runs => "/v1/runs",
             Route::LangSmith(route) => route.name(),
             Route::Health(probe) => probe.path(),
@@ -82,6 +91,7 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     let route = Route::of(request.uri().path());
     let mut answer = match (route, request.method()) {
         (Route::Traces, &Method::POST) => traces(&app, request_id, request).await,
+        (Route::Untraced(signal), &Method::POST) => untraced(&app, signal, request_id, request).await,
         (Route::Runs, &Method::POST) => runs(&app, request_id, request).await,
         (Route::LangSmith(langsmith::Route::Info), &Method::GET) => {
             let info = langsmith::info(app.budget().body_max());
@@ -94,7 +104,7 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
         }
         (Route::Health(probe), &Method::GET) => app.health.answer(probe).await,
-        (Route::Traces | Route::Runs, _) => {
+        (Route::Traces | Route::Untraced(_) | Route::Runs, _) => {
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "POST" })
         }
         (Route::Health(_), _) => refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "GET" }),
@@ -109,20 +119,46 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
 
 async fn traces(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer {
     let (head, body) = request.into_parts();
-    let (encoding, source) = match media_type(&head.headers) {
-        "application/x-protobuf" => (Encoding::Protobuf, Source::OtlpProtobuf),
-        "application/json" => (Encoding::Json, Source::OtlpJson),
-        found => {
-            let wanted = "application/x-protobuf, application/json";
-            let error = ApiError::ContentType { found: found.to_owned(), wanted };
-            return refuse(Dialect::Otlp(Encoding::Json), request_id, &error);
-        }
+    let (encoding, source) = match otlp_encoding(&head.headers) {
+        Ok(Encoding::Protobuf) => (Encoding::Protobuf, Source::OtlpProtobuf),
+        Ok(Encoding::Json) => (Encoding::Json, Source::OtlpJson),
+        Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
     match app.ingest(request_id, &head.headers, body, source).await {
         Ok(Accepted { counts, standing }) => {
             with_standing(answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)), standing)
         }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
+    }
+}
+
+/// Logs and metrics: read, counted and rejected.
+async fn untraced(app: &App, signal: Signal, request_id: Uuid, request: Request<Incoming>) -> Answer {
+    let (head, body) = request.into_parts();
+    let encoding = match otlp_encoding(&head.headers) {
+        Ok(encoding) => encoding,
+        Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
+    };
+    let rejected = async {
+        let tenant = app.admit(&head.headers).await?;
+        let body = body::read(&head.headers, body, app.budget()).await;
+        let body = body.inspect_err(|error| app.refused_unread(&tenant, error))?;
+        app.reject_untraced(&tenant, signal, encoding, &body.bytes)
+    };
+    match rejected.await {
+        Ok(items) => answer(StatusCode::OK, encoding.content_type(), reply::untraced(encoding, signal, items)),
+        Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
+    }
+}
+
+fn otlp_encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
+    match media_type(headers) {
+        "application/x-protobuf" => Ok(Encoding::Protobuf),
+        "application/json" => Ok(Encoding::Json),
+        found => {
+            let wanted = "application/x-protobuf, application/json";
+            Err(ApiError::ContentType { found: found.to_owned(), wanted })
+        }
     }
 }
 
@@ -231,16 +267,14 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
             self::answer(status, "application/json", json!({ "error": error }).to_string().into_bytes())
         }
     };
-    let retry_after = match dialect {
-        Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
-        Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
-    };
     let headers = answer.headers_mut();
+    if let Some(seconds) = retry_after(dialect, error) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
     match (status, error) {
         (_, ApiError::Refused(Refused::RateLimited { rate, retry_after: wait, .. })) => {
             let wait = seconds(*wait);
             rate_limit_headers(headers, rate.burst(), 0, wait);
-            headers.insert(RETRY_AFTER, HeaderValue::from(wait.max(retry_after)));
             headers.insert("x-ratelimit-reset", HeaderValue::from(unix_seconds() + wait));
         }
         (_, ApiError::Refused(Refused::OverQuota { meter, .. })) => {
@@ -249,18 +283,25 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
         (StatusCode::UNAUTHORIZED, _) => {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tracebility\""));
         }
-        (_, ApiError::Moving) => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_MOVING_SECONDS));
-        }
-        (StatusCode::SERVICE_UNAVAILABLE, _) => {
-            headers.insert(RETRY_AFTER, HeaderValue::from(retry_after));
-        }
         (_, ApiError::MethodNotAllowed { allowed }) => {
             headers.insert(ALLOW, HeaderValue::from_static(allowed));
         }
         _ => {}
     }
     answer
+}
+
+/// How many seconds a refused client should wait before it tries again; `None` if that cannot help.
+pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
+    let usual = match dialect {
+        Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
+        Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
+    };
+    match error {
+        ApiError::Refused(Refused::RateLimited { retry_after, .. }) => Some(seconds(*retry_after).max(usual)),
+        ApiError::Moving => Some(RETRY_AFTER_MOVING_SECONDS),
+        error => (error.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(usual),
+    }
 }
 
 /// Ours is an error, the client's is a note, and so is what an operator has asked for.

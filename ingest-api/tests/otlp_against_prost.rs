@@ -415,3 +415,78 @@ fn nesting_is_bounded() {
     let found = walked(&request.encode_to_vec()).unwrap();
     assert_eq!((found.spans.len(), found.set_aside), (0, 1));
 }
+
+/// A request of one span in both encodings.
+fn both(span: &Proto, json_span: &str) -> [Found; 2] {
+    let scope_spans = vec![ScopeSpans { spans: vec![span.clone()], ..Default::default() }];
+    let request =
+        ExportTraceServiceRequest { resource_spans: vec![ResourceSpans { scope_spans, ..Default::default() }] };
+    let ids = r#""traceId":"01010101010101010101010101010101","spanId":"0101010101010101""#;
+    let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{ids},{json_span}}}]}}]}}]}}"#);
+    let mut found = Found::default();
+    decode_json(json.as_bytes(), &mut found).unwrap();
+    [walked(&request.encode_to_vec()).unwrap(), found]
+}
+
+#[test]
+fn what_is_too_much_is_left_out_and_counted() {
+    use ingest_api::otlp::limits::{ATTRIBUTES_MAX, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+    let pair = KeyValue { key: "k".into(), ..Default::default() };
+    let event = span::Event { attributes: vec![pair.clone(); ITEM_ATTRIBUTES_MAX + 1], ..Default::default() };
+    let link = span::Link { trace_id: vec![1; 16], span_id: vec![1; 8], ..Default::default() };
+    let proto = Proto {
+        trace_id: vec![1; 16],
+        span_id: vec![1; 8],
+        attributes: vec![pair; ATTRIBUTES_MAX + 3],
+        dropped_attributes_count: 7,
+        events: [vec![event], vec![span::Event::default(); EVENTS_MAX]].concat(),
+        links: vec![link; LINKS_MAX + 2],
+        ..Default::default()
+    };
+    let list = |item: &str, n: usize| vec![item; n].join(",");
+    let json = format!(
+        r#""attributes":[{}],"droppedAttributesCount":7,"events":[{{"attributes":[{}]}},{}],"links":[{}]"#,
+        list(r#"{"key":"k"}"#, ATTRIBUTES_MAX + 3),
+        list(r#"{"key":"k"}"#, ITEM_ATTRIBUTES_MAX + 1),
+        list("{}", EVENTS_MAX),
+        list(r#"{"traceId":"01010101010101010101010101010101","spanId":"0101010101010101"}"#, LINKS_MAX + 2),
+    );
+    let [protobuf, json] = both(&proto, &json);
+    same(&protobuf, &json, 0);
+    let text = &protobuf.spans[0].1;
+    for wanted in ["dropped_attributes: 10", "dropped_events: 1", "dropped_links: 2", "dropped_attributes: 1 }"] {
+        assert!(text.contains(wanted), "{wanted}");
+    }
+    assert_eq!(text.matches("key: \"k\"").count(), ATTRIBUTES_MAX + ITEM_ATTRIBUTES_MAX);
+}
+
+#[test]
+fn a_resource_says_what_was_left_out_of_it() {
+    use ingest_api::otlp::limits::{ATTRIBUTES_MAX, DROPPED};
+    let pair = KeyValue { key: "k".into(), ..Default::default() };
+    let resource = Resource { attributes: vec![pair; ATTRIBUTES_MAX + 5], ..Default::default() };
+    let span = Proto { trace_id: vec![1; 16], span_id: vec![1; 8], ..Default::default() };
+    let scope_spans = vec![ScopeSpans { spans: vec![span], ..Default::default() }];
+    let resource_spans = vec![ResourceSpans { resource: Some(resource), scope_spans, ..Default::default() }];
+    let found = walked(&ExportTraceServiceRequest { resource_spans }.encode_to_vec()).unwrap();
+    assert!(found.spans[0].0.contains(&format!("key: {DROPPED:?}, value: Int(5)")));
+}
+
+#[test]
+fn a_span_that_is_none_costs_only_itself_in_json() {
+    let good = r#"{"traceId":"01010101010101010101010101010101","spanId":"0101010101010101"}"#;
+    let deep = format!("{}{}", r#"{"arrayValue":{"values":["#.repeat(60), "]}}".repeat(60));
+    let bad = [
+        r#"{"traceId":7}"#.to_owned(),
+        r#"{"name":["x"]}"#.to_owned(),
+        "null".to_owned(),
+        good.replace("}", &format!(r#","attributes":[{{"key":"deep","value":{deep}}}]}}"#)),
+        good.replace("}", r#","attributes":{}}"#),
+    ];
+    for bad in bad {
+        let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{good},{bad},{good}]}}]}}]}}"#);
+        let mut found = Found::default();
+        decode_json(json.as_bytes(), &mut found).unwrap();
+        assert_eq!((found.spans.len(), found.set_aside), (2, 1), "{bad}");
+    }
+}

@@ -7,10 +7,12 @@ use std::borrow::Cow;
 
 use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::json_text::{self, NESTING_MAX};
+use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
 use super::{STATUS_ERROR, Sink, SpanError};
 
 #[derive(Deserialize)]
@@ -34,7 +36,7 @@ struct ResourceSpans<'a> {
 #[derive(Deserialize)]
 struct Resource<'a> {
     #[serde(borrow, default)]
-    attributes: Vec<KeyValue<'a>>,
+    attributes: Pairs<'a>,
 }
 
 #[derive(Deserialize)]
@@ -42,8 +44,9 @@ struct Resource<'a> {
 struct ScopeSpans<'a> {
     #[serde(borrow, default)]
     scope: Option<Scope<'a>>,
+    /// Read one by one: a span that is no span costs only itself.
     #[serde(borrow, default)]
-    spans: Vec<SpanJson<'a>>,
+    spans: Vec<&'a RawValue>,
     #[serde(borrow, default, alias = "schema_url")]
     schema_url: Text<'a>,
 }
@@ -55,7 +58,7 @@ struct Scope<'a> {
     #[serde(borrow, default)]
     version: Text<'a>,
     #[serde(borrow, default)]
-    attributes: Vec<KeyValue<'a>>,
+    attributes: Pairs<'a>,
 }
 
 #[derive(Deserialize)]
@@ -78,15 +81,15 @@ struct SpanJson<'a> {
     #[serde(borrow, default, alias = "end_time_unix_nano")]
     end_time_unix_nano: Option<Number<'a>>,
     #[serde(borrow, default)]
-    attributes: Vec<KeyValue<'a>>,
+    attributes: Pairs<'a>,
     #[serde(borrow, default, alias = "dropped_attributes_count")]
     dropped_attributes_count: Option<Number<'a>>,
     #[serde(borrow, default)]
-    events: Vec<EventJson<'a>>,
+    events: Limited<EventJson<'a>, EVENTS_MAX>,
     #[serde(borrow, default, alias = "dropped_events_count")]
     dropped_events_count: Option<Number<'a>>,
     #[serde(borrow, default)]
-    links: Vec<LinkJson<'a>>,
+    links: Limited<LinkJson<'a>, LINKS_MAX>,
     #[serde(borrow, default, alias = "dropped_links_count")]
     dropped_links_count: Option<Number<'a>>,
     #[serde(borrow, default)]
@@ -111,7 +114,7 @@ struct EventJson<'a> {
     #[serde(borrow, default)]
     name: Text<'a>,
     #[serde(borrow, default)]
-    attributes: Vec<KeyValue<'a>>,
+    attributes: Limited<KeyValue<'a>, ITEM_ATTRIBUTES_MAX>,
     #[serde(borrow, default, alias = "dropped_attributes_count")]
     dropped_attributes_count: Option<Number<'a>>,
 }
@@ -126,7 +129,7 @@ struct LinkJson<'a> {
     #[serde(borrow, default, alias = "trace_state")]
     trace_state: Text<'a>,
     #[serde(borrow, default)]
-    attributes: Vec<KeyValue<'a>>,
+    attributes: Limited<KeyValue<'a>, ITEM_ATTRIBUTES_MAX>,
     #[serde(borrow, default, alias = "dropped_attributes_count")]
     dropped_attributes_count: Option<Number<'a>>,
     #[serde(borrow, default)]
@@ -170,6 +173,49 @@ struct ArrayValue<'a> {
 struct KvList<'a> {
     #[serde(borrow, default)]
     values: Vec<KeyValue<'a>>,
+}
+
+/// Attributes of a span, a resource or a scope.
+type Pairs<'a> = Limited<KeyValue<'a>, ATTRIBUTES_MAX>;
+
+/// A list of at most `MAX` items; further ones are only counted.
+struct Limited<T, const MAX: usize> {
+    items: Vec<T>,
+    dropped: u32,
+}
+
+impl<T, const MAX: usize> Default for Limited<T, MAX> {
+    fn default() -> Self {
+        Self { items: Vec::new(), dropped: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Limited<T, MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T, const MAX: usize>(Limited<T, MAX>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> serde::de::Visitor<'de> for Visitor<T, MAX> {
+            type Value = Limited<T, MAX>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let Self(mut list) = self;
+                while list.items.len() < MAX {
+                    match seq.next_element()? {
+                        Some(item) => list.items.push(item),
+                        None => return Ok(list),
+                    }
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {
+                    list.dropped = list.dropped.saturating_add(1);
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_seq(Visitor(Self::default()))
+    }
 }
 
 /// A string, borrowed where it has no escapes; `null` is the empty one.
@@ -228,9 +274,8 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
     let request: Request<'a> = serde_json::from_slice(body)?;
     let mut span = Span::default();
     for resource_spans in request.resource_spans {
-        let attributes = resource_spans.resource.map(|r| r.attributes).unwrap_or_default();
         let mut origin = Origin {
-            resource_attributes: attributes.into_iter().map(lossy_attribute).collect(),
+            resource_attributes: origin_attributes(resource_spans.resource.map(|r| r.attributes)),
             resource_schema_url: resource_spans.schema_url.0,
             ..Origin::default()
         };
@@ -242,13 +287,13 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
             let scope = scope_spans.scope;
             origin.scope_schema_url = scope_spans.schema_url.0;
             (origin.scope_name, origin.scope_version, origin.scope_attributes) = match scope {
-                Some(s) => (s.name.0, s.version.0, s.attributes.into_iter().map(lossy_attribute).collect()),
+                Some(s) => (s.name.0, s.version.0, origin_attributes(Some(s.attributes))),
                 None => Default::default(),
             };
             sink.origin();
-            for json in scope_spans.spans {
+            for raw in scope_spans.spans {
                 super::reset(&mut span);
-                match fill(json, &mut span).and_then(|()| super::check_ids(&span)) {
+                match read_span(raw, &mut span).and_then(|()| super::check_ids(&span)) {
                     Ok(()) => sink.span(&origin, &mut span),
                     Err(error) => sink.set_aside(&span, error),
                 }
@@ -256,6 +301,29 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
         }
     }
     Ok(())
+}
+
+fn read_span<'a>(raw: &'a RawValue, span: &mut Span<'a>) -> Result<(), SpanError> {
+    let error = match serde_json::from_str::<SpanJson<'a>>(raw.get()) {
+        Ok(json) => return fill(json, span),
+        Err(error) => error,
+    };
+    // Whose span it is, if that much can be read: the answer names it.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Ids<'a> {
+        #[serde(borrow, default, alias = "trace_id")]
+        trace_id: Text<'a>,
+        #[serde(borrow, default, alias = "span_id")]
+        span_id: Text<'a>,
+    }
+    if let Ok(ids) = serde_json::from_str::<Ids<'_>>(raw.get()) {
+        span.run_id = trace_id(&ids.trace_id.0).unwrap_or_default();
+        span.span_id = span_id(&ids.span_id.0).unwrap_or_default();
+    }
+    // What serde_json reads at most is less deep than our own limit allows, so that this is the usual way to find out.
+    let too_deep = error.to_string().starts_with("recursion limit exceeded");
+    Err(if too_deep { SpanError::NestedTooDeep } else { SpanError::WrongType })
 }
 
 fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
@@ -278,27 +346,30 @@ fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
         span.status = super::status(code == "STATUS_CODE_ERROR" || code.parse() == Ok(STATUS_ERROR));
         span.status_message = status.message.0;
     }
-    fill_attributes(json.attributes, &mut span.attributes)?;
-    for event in json.events {
+    let dropped =
+        Dropped { attributes: json.attributes.dropped, events: json.events.dropped, links: json.links.dropped };
+    dropped.note(span);
+    fill_attributes(json.attributes.items, &mut span.attributes)?;
+    for event in json.events.items {
         let mut filled = Event {
             time: Number::nanos(&event.time_unix_nano),
             name: event.name.0,
-            dropped_attributes: Number::count(&event.dropped_attributes_count),
+            dropped_attributes: Number::count(&event.dropped_attributes_count).saturating_add(event.attributes.dropped),
             ..Event::default()
         };
-        fill_attributes(event.attributes, &mut filled.attributes)?;
+        fill_attributes(event.attributes.items, &mut filled.attributes)?;
         span.events.push(filled);
     }
-    for link in json.links {
+    for link in json.links.items {
         let mut filled = Link {
             trace_id: trace_id(&link.trace_id.0)?,
             span_id: span_id(&link.span_id.0)?,
             trace_state: link.trace_state.0,
-            dropped_attributes: Number::count(&link.dropped_attributes_count),
+            dropped_attributes: Number::count(&link.dropped_attributes_count).saturating_add(link.attributes.dropped),
             flags: Number::count(&link.flags),
             ..Link::default()
         };
-        fill_attributes(link.attributes, &mut filled.attributes)?;
+        fill_attributes(link.attributes.items, &mut filled.attributes)?;
         span.links.push(filled);
     }
     Ok(())
@@ -340,6 +411,13 @@ fn fill_attributes<'a>(pairs: Vec<KeyValue<'a>>, out: &mut Vec<Attribute<'a>>) -
         out.push(Attribute { key: pair.key.0, value: any_value(pair.value)? });
     }
     Ok(())
+}
+
+fn origin_attributes<'a>(pairs: Option<Pairs<'a>>) -> Vec<Attribute<'a>> {
+    let pairs = pairs.unwrap_or_default();
+    let mut attributes = pairs.items.into_iter().map(lossy_attribute).collect();
+    limits::note_dropped(&mut attributes, pairs.dropped);
+    attributes
 }
 
 /// A resource or scope attribute: one that is nested too deep must not cost all the spans under it.

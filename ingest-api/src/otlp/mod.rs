@@ -6,9 +6,12 @@
 
 mod json;
 mod json_text;
+pub mod limits;
 mod protobuf;
 pub mod reply;
 pub mod semantics;
+pub mod times;
+pub mod untraced;
 mod wire;
 
 pub use json::decode as decode_json;
@@ -18,7 +21,7 @@ pub use wire::Malformed;
 use std::borrow::Cow;
 
 use schema::ids::ProjectId;
-use schema::model::{Origin, Run, RunOp, Span, Status, Value};
+use schema::model::{Attribute, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
 use schema::tables::content_hash;
 use uuid::Uuid;
 
@@ -53,6 +56,8 @@ pub enum SpanError {
     NotHex,
     #[error("text that is not UTF-8")]
     NotUtf8,
+    #[error("not a span of OTLP/JSON: a field has the wrong type")]
+    WrongType,
     #[error("an attribute is nested deeper than {} levels", json_text::NESTING_MAX)]
     NestedTooDeep,
 }
@@ -92,15 +97,16 @@ fn status(is_error: bool) -> Status {
 pub struct Translator<'b> {
     batch: &'b mut Batch,
     project: ProjectId,
+    received_at: UnixNanos,
     same_origin: bool,
     /// What the current origin takes per span, in bytes.
     origin_bytes: usize,
 }
 
 impl<'b> Translator<'b> {
-    /// Writes into `batch`, on behalf of a project.
-    pub fn new(batch: &'b mut Batch, project: ProjectId) -> Self {
-        Self { batch, project, same_origin: false, origin_bytes: 0 }
+    /// Writes into `batch`, on behalf of a project, what was received at that time.
+    pub fn new(batch: &'b mut Batch, project: ProjectId, received_at: UnixNanos) -> Self {
+        Self { batch, project, received_at, same_origin: false, origin_bytes: 0 }
     }
 }
 
@@ -116,9 +122,12 @@ impl<'a> Sink<'a> for Translator<'_> {
         if !self.batch.take_origin_bytes(self.origin_bytes) {
             return;
         }
+        limits::apply(span);
         semantics::interpret(span);
+        let time_flag = times::apply(span, self.received_at);
         if span.parent_span_id.is_nil() {
-            let run = run_of_root(origin, span);
+            let mut run = run_of_root(origin, span);
+            run.attributes.extend(time_flag.map(times::attribute));
             self.batch.runs.push(self.project, &run, content_hash(span.span_id.as_bytes()));
             self.batch.run_is_derived();
         }
@@ -154,13 +163,17 @@ fn hex_ids(span: &Span<'_>) -> String {
 
 /// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
 fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>) -> Run<'a> {
-    let resource = |key: &str| {
-        let found = origin.resource_attributes.iter().find(|a| a.key == key);
+    let text_of = |attributes: &[Attribute<'a>], key: &str| {
+        let found = attributes.iter().find(|a| a.key == key);
         match found.map(|a| &a.value) {
             Some(Value::Str(text)) => text.clone(),
             _ => Cow::Borrowed(""),
         }
     };
+    let resource = |key| text_of(&origin.resource_attributes, key);
+    // The project as the client calls it; without one, the service.
+    let named = [text_of(&span.attributes, "langsmith.trace.session_name"), resource("openinference.project.name")];
+    let session_name = named.into_iter().find(|name| !name.is_empty());
     Run {
         run_id: span.run_id,
         trace_id: span.run_id,
@@ -170,7 +183,7 @@ fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>) -> Run<'a> {
         status: Some(span.status),
         start_time: span.start_time,
         end_time: span.end_time,
-        session_name: origin.service_name.clone(),
+        session_name: session_name.unwrap_or_else(|| origin.service_name.clone()),
         sdk: resource("telemetry.sdk.name"),
         sdk_version: resource("telemetry.sdk.version"),
         llm: span.llm.clone(),

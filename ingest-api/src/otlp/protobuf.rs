@@ -8,6 +8,7 @@ use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span
 use uuid::Uuid;
 
 use super::json_text::{self, NESTING_MAX};
+use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
 use super::wire::{Fields, Malformed, Message, Value as Wire};
 use super::{STATUS_ERROR, Sink, SpanError};
 
@@ -55,9 +56,11 @@ fn decode_resource_spans<'a>(
 }
 
 fn decode_resource<'a>(message: Message<'a>, origin: &mut Origin<'a>) -> Result<(), Malformed> {
+    let mut dropped = 0u32;
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         match field {
+            (1, Wire::Message(_)) if origin.resource_attributes.len() >= ATTRIBUTES_MAX => dropped += 1,
             (1, Wire::Message(pair)) => {
                 push_attribute(pair, &mut origin.resource_attributes).map_err(|e| e.whole_request(pair))?;
                 if let Some(Attribute { key, value: Value::Str(name) }) = origin.resource_attributes.last()
@@ -70,6 +73,7 @@ fn decode_resource<'a>(message: Message<'a>, origin: &mut Origin<'a>) -> Result<
             _ => {}
         }
     }
+    limits::note_dropped(&mut origin.resource_attributes, dropped);
     Ok(())
 }
 
@@ -109,11 +113,13 @@ fn decode_scope_spans<'a>(
 }
 
 fn decode_scope<'a>(message: Message<'a>, origin: &mut Origin<'a>) -> Result<(), Malformed> {
+    let mut dropped = 0u32;
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         match field {
             (1, Wire::Message(name)) => origin.scope_name = text(name)?,
             (2, Wire::Message(version)) => origin.scope_version = text(version)?,
+            (3, Wire::Message(_)) if origin.scope_attributes.len() >= ATTRIBUTES_MAX => dropped += 1,
             (3, Wire::Message(pair)) => {
                 push_attribute(pair, &mut origin.scope_attributes).map_err(|e| e.whole_request(pair))?;
             }
@@ -121,6 +127,7 @@ fn decode_scope<'a>(message: Message<'a>, origin: &mut Origin<'a>) -> Result<(),
             _ => {}
         }
     }
+    limits::note_dropped(&mut origin.scope_attributes, dropped);
     Ok(())
 }
 
@@ -176,21 +183,29 @@ fn decode_span<'a>(message: Message<'a>, span: &mut Span<'a>) -> Result<(), Erro
     let mut fields = message.fields();
     // An invalid span is still walked to its end: a request that is cut off inside one must be refused as a whole.
     let mut invalid = None;
+    let mut dropped = Dropped::default();
     while let Some(field) = fields.next_field()? {
-        match span_field(&fields, field, span) {
+        match span_field(&fields, field, span, &mut dropped) {
             Ok(()) => {}
             Err(Error::Span(error)) => invalid = invalid.or(Some(error)),
             Err(malformed) => return Err(malformed),
         }
     }
+    dropped.note(span);
     match invalid {
         None => super::check_ids(span).map_err(Error::Span),
         Some(error) => Err(Error::Span(error)),
     }
 }
 
-fn span_field<'a>(fields: &Fields<'a>, field: (u32, Wire<'a>), span: &mut Span<'a>) -> Result<(), Error> {
+fn span_field<'a>(
+    fields: &Fields<'a>,
+    field: (u32, Wire<'a>),
+    span: &mut Span<'a>,
+    dropped: &mut Dropped,
+) -> Result<(), Error> {
     match field {
+        (9, Wire::Message(_)) if span.attributes.len() >= ATTRIBUTES_MAX => dropped.attributes += 1,
         (9, Wire::Message(pair)) => push_attribute(pair, &mut span.attributes)?,
         (1, Wire::Message(id)) => span.run_id = trace_id(id)?,
         (2, Wire::Message(id)) => span.span_id = span_id(id)?,
@@ -202,8 +217,10 @@ fn span_field<'a>(fields: &Fields<'a>, field: (u32, Wire<'a>), span: &mut Span<'
         (7, Wire::Fixed64(n)) => span.start_time = nanos(n),
         (8, Wire::Fixed64(n)) => span.end_time = nanos(n),
         (10, Wire::Varint(n)) => span.dropped_attributes = n as u32,
+        (11, Wire::Message(_)) if span.events.len() >= EVENTS_MAX => dropped.events += 1,
         (11, Wire::Message(event)) => span.events.push(decode_event(event)?),
         (12, Wire::Varint(n)) => span.dropped_events = n as u32,
+        (13, Wire::Message(_)) if span.links.len() >= LINKS_MAX => dropped.links += 1,
         (13, Wire::Message(link)) => span.links.push(decode_link(link)?),
         (14, Wire::Varint(n)) => span.dropped_links = n as u32,
         (15, Wire::Message(status)) => decode_status(status, span)?,
@@ -229,28 +246,33 @@ fn decode_status<'a>(message: Message<'a>, span: &mut Span<'a>) -> Result<(), Er
 
 fn decode_event<'a>(message: Message<'a>) -> Result<Event<'a>, Error> {
     let mut event = Event::default();
+    let mut dropped = 0u32;
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         match field {
             (1, Wire::Fixed64(n)) => event.time = nanos(n),
             (2, Wire::Message(name)) => event.name = span_text(name)?,
+            (3, Wire::Message(_)) if event.attributes.len() >= ITEM_ATTRIBUTES_MAX => dropped += 1,
             (3, Wire::Message(pair)) => push_attribute(pair, &mut event.attributes)?,
             (4, Wire::Varint(n)) => event.dropped_attributes = n as u32,
             (1..=4, _) => return Ok(fields.wrong_type()?),
             _ => {}
         }
     }
+    event.dropped_attributes = event.dropped_attributes.saturating_add(dropped);
     Ok(event)
 }
 
 fn decode_link<'a>(message: Message<'a>) -> Result<Link<'a>, Error> {
     let mut link = Link::default();
+    let mut dropped = 0u32;
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         match field {
             (1, Wire::Message(id)) => link.trace_id = trace_id(id)?,
             (2, Wire::Message(id)) => link.span_id = span_id(id)?,
             (3, Wire::Message(state)) => link.trace_state = span_text(state)?,
+            (4, Wire::Message(_)) if link.attributes.len() >= ITEM_ATTRIBUTES_MAX => dropped += 1,
             (4, Wire::Message(pair)) => push_attribute(pair, &mut link.attributes)?,
             (5, Wire::Varint(n)) => link.dropped_attributes = n as u32,
             (6, Wire::Fixed32(flags)) => link.flags = flags,
@@ -258,6 +280,7 @@ fn decode_link<'a>(message: Message<'a>) -> Result<Link<'a>, Error> {
             _ => {}
         }
     }
+    link.dropped_attributes = link.dropped_attributes.saturating_add(dropped);
     Ok(link)
 }
 

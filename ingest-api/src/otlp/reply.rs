@@ -5,6 +5,7 @@
 use prost::Message;
 use serde_json::json;
 
+use super::untraced::{self, Signal};
 use crate::batch::Counts;
 
 /// How a request, and so its answer, is encoded.
@@ -26,7 +27,7 @@ impl Encoding {
     }
 }
 
-/// `ExportTraceServiceResponse`.
+/// `ExportTraceServiceResponse`; those of logs and metrics look the same on the wire.
 #[derive(Clone, PartialEq, Message)]
 struct ExportResponse {
     #[prost(message, optional, tag = "1")]
@@ -37,7 +38,7 @@ struct ExportResponse {
 #[derive(Clone, PartialEq, Message)]
 struct PartialSuccess {
     #[prost(int64, tag = "1")]
-    rejected_spans: i64,
+    rejected: i64,
     #[prost(string, tag = "2")]
     error_message: String,
 }
@@ -49,19 +50,60 @@ struct Status {
     code: i32,
     #[prost(string, tag = "2")]
     message: String,
+    #[prost(message, repeated, tag = "3")]
+    details: Vec<Any>,
+}
+
+/// `google.protobuf.Any`.
+#[derive(Clone, PartialEq, Message)]
+struct Any {
+    #[prost(string, tag = "1")]
+    type_url: String,
+    #[prost(bytes = "vec", tag = "2")]
+    value: Vec<u8>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<Delay>,
+}
+
+/// `google.protobuf.Duration`.
+#[derive(Clone, PartialEq, Message)]
+struct Delay {
+    #[prost(int64, tag = "1")]
+    seconds: i64,
+}
+
+/// What tells a gRPC client when to come again, as two trailers' bytes: a `RetryInfo`, which is all that Python's exporter
+/// reads, and the same inside a `Status`, where the specification has it.
+pub fn retry_info(code: i32, message: &str, seconds: u64) -> (Vec<u8>, Vec<u8>) {
+    let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+    let info = RetryInfo { retry_delay: Some(Delay { seconds }) }.encode_to_vec();
+    let any = Any { type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(), value: info.clone() };
+    (info, Status { code, message: message.to_owned(), details: vec![any] }.encode_to_vec())
 }
 
 /// The body of a success: empty, or a partial success if spans were set aside.
 pub fn success(encoding: Encoding, counts: &Counts) -> Vec<u8> {
-    let partial = (counts.set_aside > 0).then(|| PartialSuccess {
-        rejected_spans: i64::try_from(counts.set_aside).unwrap_or(i64::MAX),
-        error_message: reasons(counts),
-    });
+    partial_success(encoding, "rejectedSpans", counts.set_aside, || reasons(counts))
+}
+
+/// The body of an answer that rejects every item of another signal.
+pub fn untraced(encoding: Encoding, signal: Signal, items: u64) -> Vec<u8> {
+    partial_success(encoding, signal.rejected_name(), items, || untraced::REASON.to_owned())
+}
+
+fn partial_success(encoding: Encoding, name: &str, rejected: u64, message: impl FnOnce() -> String) -> Vec<u8> {
+    let partial = (rejected > 0)
+        .then(|| PartialSuccess { rejected: i64::try_from(rejected).unwrap_or(i64::MAX), error_message: message() });
     match (encoding, partial) {
         (Encoding::Protobuf, partial_success) => ExportResponse { partial_success }.encode_to_vec(),
         (Encoding::Json, None) => b"{}".to_vec(),
         (Encoding::Json, Some(p)) => {
-            let partial = json!({"rejectedSpans": p.rejected_spans.to_string(), "errorMessage": p.error_message});
+            let partial = json!({name: p.rejected.to_string(), "errorMessage": p.error_message});
             json!({ "partialSuccess": partial }).to_string().into_bytes()
         }
     }
@@ -79,7 +121,7 @@ fn reasons(counts: &Counts) -> String {
 /// The body of an error.
 pub fn failure(encoding: Encoding, code: i32, message: &str) -> Vec<u8> {
     match encoding {
-        Encoding::Protobuf => Status { code, message: message.to_owned() }.encode_to_vec(),
+        Encoding::Protobuf => Status { code, message: message.to_owned(), details: Vec::new() }.encode_to_vec(),
         Encoding::Json => json!({"code": code, "message": message}).to_string().into_bytes(),
     }
 }
@@ -103,6 +145,25 @@ mod tests {
         assert_eq!(json["partialSuccess"]["rejectedSpans"], "3");
         assert_eq!(json["partialSuccess"]["errorMessage"], "span 1: no; and 2 more");
         let protobuf = ExportResponse::decode(&*success(Encoding::Protobuf, &counts)).unwrap();
-        assert_eq!(protobuf.partial_success.unwrap().rejected_spans, 3);
+        assert_eq!(protobuf.partial_success.unwrap().rejected, 3);
+    }
+
+    #[test]
+    fn another_signal_is_rejected_by_its_own_name() {
+        let json: serde_json::Value = serde_json::from_slice(&untraced(Encoding::Json, Signal::Logs, 2)).unwrap();
+        assert_eq!(json["partialSuccess"]["rejectedLogRecords"], "2");
+        assert_eq!(json["partialSuccess"]["errorMessage"], untraced::REASON);
+        let protobuf = untraced(Encoding::Protobuf, Signal::Metrics, 3);
+        assert_eq!(ExportResponse::decode(&*protobuf).unwrap().partial_success.unwrap().rejected, 3);
+        assert_eq!(untraced(Encoding::Json, Signal::Metrics, 0), b"{}");
+    }
+
+    #[test]
+    fn retry_info_is_said_twice() {
+        let (info, status) = retry_info(8, "slow down", 3);
+        // RetryInfo { retry_delay { seconds: 3 } }, by hand.
+        assert_eq!(info, [0x0a, 0x02, 0x08, 0x03]);
+        let status = Status::decode(&*status).unwrap();
+        assert_eq!((status.code, &*status.message, &status.details[0].value), (8, "slow down", &info));
     }
 }

@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<()> {
         workspace_id: WorkspaceId(id(3)),
         project_id: ProjectId(id(4)),
         api_key_id: ApiKeyId(id(5)),
-        received_at: 1,
+        received_at: 1_795_241_935_570_826_453,
         source: Source::OtlpProtobuf,
     };
     let mut envelopes = Vec::new();
@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
     report("translate", &mut || {
         for body in &bodies {
             Batch::with(|batch| {
-                otlp::decode_protobuf(body, &mut Translator::new(batch, header.project_id))?;
+                otlp::decode_protobuf(body, &mut Translator::new(batch, header.project_id, header.received_at))?;
                 black_box(batch.counts());
                 anyhow::Ok(())
             })?;
