@@ -3,7 +3,7 @@
 //! In two steps. [`Admission::precheck`] costs no I/O and comes before the body is read: it knows which keys and orgs Redis
 //! refused and until when, and a key that is over its rate on this node alone is over it everywhere. [`Admission::admit`]
 //! is one script in Redis, run when the cost is known and before anything is appended: all limits are checked and charged
-//! together or not at all. So an accepted request is two commands to Redis, this and the append, and one that is refused
+//! together or not at all. So an accepted request is two round trips to Redis, this and the append, and one that is refused
 //! again and again is none.
 //!
 //! Invariants: limits hold across the fleet, by Redis' clock; a [`Charge`] ends as kept or refunded, and one that is
