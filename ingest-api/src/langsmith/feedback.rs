@@ -30,7 +30,11 @@ pub(super) fn store(id: Option<Uuid>, raw: &RawValue, project: ProjectId, batch:
         score_id: id.or(sent_id).unwrap_or_else(|| Uuid::from_bytes(content_hash_128(raw.get().as_bytes()))),
         name: Fields::required(fields.parse::<Cow<'_, str>>("key")?, "key")?,
         value: number.and_then(as_number),
-        label: value.and_then(|raw| serde_json::from_str(raw.get()).ok()).filter(is_label).unwrap_or_default(),
+        label: value
+            .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+            .filter(|label| is_label(label))
+            .unwrap_or_default()
+            .into(),
         value_json: value.map(|raw| raw.get().into()).unwrap_or_default(),
         comment: fields.payload("comment")?,
         correction: fields.payload("correction")?,
@@ -48,7 +52,7 @@ pub(super) fn store(id: Option<Uuid>, raw: &RawValue, project: ProjectId, batch:
     Ok(())
 }
 
-fn is_label(text: &Cow<'_, str>) -> bool {
+fn is_label(text: &str) -> bool {
     text.len() <= LABEL_BYTES_MAX
 }
 

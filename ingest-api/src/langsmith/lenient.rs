@@ -53,9 +53,9 @@ fn string<'a>(text: &'a str, out: &mut String) -> &'a str {
     while let Some(at) = memchr::memchr2(b'"', b'\\', rest.as_bytes()) {
         out.push_str(&rest[..at]);
         rest = &rest[at..];
-        if rest.starts_with('"') {
+        if let Some(after) = rest.strip_prefix('"') {
             out.push('"');
-            return &rest[1..];
+            return after;
         }
         let taken = match (unit(rest), rest.get(6..).and_then(unit)) {
             (Some(0xD800..=0xDBFF), Some(0xDC00..=0xDFFF)) => 12,

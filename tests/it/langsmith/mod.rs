@@ -6,6 +6,7 @@
 mod fixtures;
 mod merge;
 mod protocol;
+mod sdks;
 
 use std::path::{Path, PathBuf};
 
