@@ -7,6 +7,7 @@ mod columns;
 mod http;
 mod langsmith;
 mod limits;
+mod otlp;
 mod quotas;
 mod sdks;
 mod shard_moves;

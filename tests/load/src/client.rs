@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use base64::Engine;
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,6 +26,7 @@ pub struct Http {
 #[allow(missing_docs)]
 pub struct Answer {
     pub status: StatusCode,
+    pub version: Version,
     pub headers: HeaderMap,
     pub body: Bytes,
 }
@@ -50,6 +51,11 @@ impl Http {
         Self { client: Client::builder(TokioExecutor::new()).build(connector) }
     }
 
+    /// A client that speaks HTTP/2 from the first byte.
+    pub fn http2() -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).http2_only(true).build(HttpConnector::new()) }
+    }
+
     /// Sends one request and reads its answer.
     pub async fn send(
         &self,
@@ -67,7 +73,7 @@ impl Http {
             let (head, body) =
                 self.client.request(request).await.with_context(|| format!("sending to {url}"))?.into_parts();
             let body = body.collect().await.with_context(|| format!("reading the answer of {url}"))?.to_bytes();
-            anyhow::Ok(Answer { status: head.status, headers: head.headers, body })
+            anyhow::Ok(Answer { status: head.status, version: head.version, headers: head.headers, body })
         };
         tokio::time::timeout(TIMEOUT, answer).await.with_context(|| format!("{url} did not answer in time"))?
     }

@@ -5,6 +5,7 @@
 //! * [`table`]: tables of text.
 //! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
 
+pub use base64;
 pub use prost;
 
 pub mod client;
