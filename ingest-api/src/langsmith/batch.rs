@@ -15,6 +15,9 @@ use super::{Op, feedback, lenient};
 use crate::batch::Batch;
 use crate::fields::{Fields, ItemError};
 
+/// Parts of one write of a run. SDKs send up to seven.
+const FIELDS_MAX: usize = 64;
+
 /// The parts of one write of a run, in whatever order they came.
 struct Group<'a> {
     op: Op,
@@ -45,7 +48,12 @@ pub(super) fn store<'a>(parts: &'a [Result<Part<'a>, String>], project: ProjectI
                     groups.len() - 1
                 });
                 newest.insert((op, id), at);
-                groups[at].parts.push((field, part.content));
+                if groups[at].parts.len() == FIELDS_MAX {
+                    let reason = format!("one write of a run has more than {FIELDS_MAX} parts");
+                    batch.set_aside(part.name.clone().into_owned(), reason);
+                } else {
+                    groups[at].parts.push((field, part.content));
+                }
             }
             Ok(Place::Attachment { id, name }) => {
                 let mime_type = Cow::Borrowed(part.mime_type.as_str());
@@ -133,5 +141,39 @@ fn placed<'a>(part: &'a Part<'_>) -> Result<Place<'a>, String> {
         ("feedback", _) => Ok(Place::Feedback { id }),
         (_, Some(name)) => Ok(Place::Attachment { id, name }),
         (_, None) => Err("an attachment without a name".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_has_few_parts() {
+        let id = Uuid::from_u128(1);
+        let part = |i| Part {
+            name: format!("post.{id}.field{i}").into(),
+            mime_type: String::new(),
+            encoding: None,
+            content: b"1",
+        };
+        let parts: Vec<_> = (0..FIELDS_MAX + 3).map(|i| Ok(part(i))).collect();
+        let counts = Batch::with(|batch| {
+            store(&parts, ProjectId(id), batch);
+            batch.counts()
+        });
+        assert_eq!((counts.runs, counts.set_aside), (1, 3));
+    }
+
+    #[test]
+    fn a_part_that_is_encoded_by_itself_is_told() {
+        let name = format!("attachment.{}.a", Uuid::nil()).into();
+        let parts = [Ok(Part { name, mime_type: String::new(), encoding: Some("gzip"), content: b"" })];
+        let counts = Batch::with(|batch| {
+            store(&parts, ProjectId(Uuid::nil()), batch);
+            batch.counts()
+        });
+        assert_eq!((counts.attachments, counts.set_aside), (0, 1));
+        assert!(counts.reasons[0].error.contains("gzip"), "{:?}", counts.reasons);
     }
 }
