@@ -143,7 +143,7 @@ async fn gzip_in_one_or_several_members() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_listener_wants_the_admin_key() -> anyhow::Result<()> {
     let world = World::start().await?;
-    let org = world.org("operator").await?;
+    let org = world.org("operator-listener").await?;
     let shards = format!("{}/v1/admin/shards", world.api.operator_url());
     let bearer = |key: &str| format!("Bearer {key}");
     for (key, status) in [
