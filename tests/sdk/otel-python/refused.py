@@ -32,7 +32,7 @@ def export(*metadata):
     return lambda: TraceServiceStub(channel).Export(request, metadata=metadata, timeout=10)
 
 
-other = channel.unary_unary("/opentelemetry.proto.collector.logs.v1.LogsService/Export")
+other = channel.unary_unary("/opentelemetry.proto.collector.profiles.v1development.ProfilesService/Export")
 json.dump(
     {
         "no key": told(export()),
