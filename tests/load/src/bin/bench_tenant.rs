@@ -172,7 +172,7 @@ async fn commands(
 /// The commands that the path of a request is made of, as often as Redis has run them. (What a script runs inside is counted
 /// under other names.)
 async fn calls(redis: &Redis) -> anyhow::Result<f64> {
-    const PATH: [&str; 5] = ["evalsha", "eval", "script|load", "xadd", "pttl"];
+    const PATH: [&str; 6] = ["evalsha", "eval", "script|load", "xadd", "hget", "pttl"];
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis.clone()).await?;
     let lines = info.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split_once(":calls="));
     let counted = lines.filter(|(name, _)| PATH.contains(name));
