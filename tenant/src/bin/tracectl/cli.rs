@@ -48,7 +48,7 @@ pub(crate) struct Global {
     /// How to print what was found.
     #[arg(long, global = true, value_enum, env = "TRACECTL_OUTPUT", default_value = "table")]
     pub(crate) output: Format,
-    /// Who the audit trail says made a change [default: user@host]
+    /// Who the audit trail says made a change; user@host unless said otherwise.
     #[arg(long, global = true, env = "TRACEBILITY_ACTOR", value_name = "NAME")]
     actor: Option<String>,
     /// Postgres, as the operators' role. A password is safer in the variable than on a command line.
