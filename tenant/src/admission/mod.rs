@@ -338,7 +338,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.charged.is_some() {
-            // A request that was cancelled between its charge and its end; or a path that forgot.
+            // A panic between the charge and its end, or a path that forgot.
             counter!("tracebility_charges_dropped_total").increment(1);
         }
     }

@@ -1,7 +1,5 @@
 //! The one key of a deployment that has only one org, known without any store.
 
-use std::time::Duration;
-
 use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
 use uuid::Uuid;
 
@@ -71,11 +69,10 @@ impl<S: KeySource> FixedKey<S> {
 
 impl<S: KeySource> KeySource for FixedKey<S> {
     fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a> {
-        const GOOD_FOR: Duration = POSITIVE_TTL;
         match &self.fixed {
             Some((fixed, record)) if fixed == public_id => {
                 let record = Box::new(record.clone());
-                Box::pin(async { Ok(Answer::Key { record, good_for: GOOD_FOR, accepted: None }) })
+                Box::pin(async { Ok(Answer::Key { record, good_for: POSITIVE_TTL, accepted: None }) })
             }
             _ => self.others.find(public_id),
         }

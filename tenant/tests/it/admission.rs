@@ -303,3 +303,17 @@ async fn the_script_decides_as_the_model() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_charge_without_an_end_is_counted() {
+    let world = World::new().await;
+    let admission = Admission::new(redis(&world.db.redis_url), true);
+    let tenant = tenant(&world, Limits::default()).await;
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let (kept, _) = admission.admit(&tenant, ONE, RECEIVED_AT).await.unwrap();
+    metrics::with_local_recorder(&recorder, || kept.kept());
+    assert!(!recorder.handle().render().contains("charges_dropped"));
+    let (forgotten, _) = admission.admit(&tenant, ONE, RECEIVED_AT).await.unwrap();
+    metrics::with_local_recorder(&recorder, || drop(forgotten));
+    assert!(recorder.handle().render().contains("tracebility_charges_dropped_total 1"));
+}
