@@ -4,13 +4,22 @@ use std::cell::RefCell;
 
 use schema::columns::Column;
 use schema::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
-use schema::model::Meter;
-use schema::tables::{AttachmentRows, BillingRows, Rows, RunRows, ScoreRows, SpanRows};
+use schema::model::{self, Meter};
+use schema::tables::{AttachmentRows, BillingRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128};
 
 use crate::error::ApiError;
 
 /// Reasons kept per request, in items; further ones are only counted.
 pub const REASONS_MAX: usize = 16;
+/// Items of one request that are kept one by one when they are set aside. Of further ones only their number is kept. An SDK
+/// sends a hundred at once.
+pub const ASIDE_ITEMS_MAX: usize = 10_000;
+/// What is kept of one item that was set aside, in bytes.
+pub const ASIDE_BYTES_MAX: usize = 1 << 20;
+/// What is kept of all items of one request that were set aside, in bytes. Of further ones only name, reason, size and hash.
+pub const ASIDE_BYTES_IN_ALL_MAX: usize = 8 << 20;
+/// What is kept of the name and of the reason of such an item, in bytes each.
+pub const ASIDE_WORDS_BYTES_MAX: usize = 1 << 10;
 
 /// The rows of one request, and what could not become a row.
 #[derive(Debug, Default)]
@@ -24,6 +33,12 @@ pub struct Batch {
     /// Rows of `run_attachment`.
     pub attachments: AttachmentRows,
     bills: BillingRows,
+    aside: SetAsideRows,
+    /// Items of which `aside` will have a row, once the envelope is known.
+    kept_aside: Vec<model::SetAside<'static>>,
+    kept_aside_bytes: usize,
+    /// Items past [`ASIDE_ITEMS_MAX`].
+    aside_untold: u64,
     /// Runs that we made out of a span: stored, but not sent, so not billed.
     derived_runs: u32,
     /// Bytes that repeating the origins of spans takes when written out.
@@ -107,6 +122,25 @@ impl Batch {
         }
     }
 
+    /// Notes an item that is not stored, where the client cannot hear of it: its bytes become a row of `set_aside`.
+    pub fn keep_aside(&mut self, item: String, error: String, content: &[u8]) {
+        if self.kept_aside.len() < ASIDE_ITEMS_MAX {
+            let free = ASIDE_BYTES_IN_ALL_MAX - self.kept_aside_bytes;
+            let kept = &content[..content.len().min(ASIDE_BYTES_MAX).min(free)];
+            self.kept_aside_bytes += kept.len();
+            self.kept_aside.push(model::SetAside {
+                item: cut(&item).to_owned().into(),
+                reason: cut(&error).to_owned().into(),
+                content: kept.to_vec().into(),
+                content_bytes: content.len() as u64,
+                content_hash: content_hash_128(content),
+            });
+        } else {
+            self.aside_untold += 1;
+        }
+        self.set_aside(item, error);
+    }
+
     /// What became of the items so far.
     pub fn counts(&self) -> Counts {
         Counts {
@@ -122,8 +156,18 @@ impl Batch {
     /// The rows as an envelope, with what they are billed for; `None` if there are none. Refused if they are too much for
     /// one insert.
     pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Vec<u8>>, ApiError> {
+        if self.aside_untold > 0 {
+            self.kept_aside.push(model::SetAside {
+                item: format!("{} further items of request {}", self.aside_untold, header.envelope_id.0).into(),
+                reason: format!("more than {ASIDE_ITEMS_MAX} items of one request cannot be stored").into(),
+                ..Default::default()
+            });
+        }
+        for item in self.kept_aside.drain(..) {
+            self.aside.push(header.project_id, header.envelope_id, &item);
+        }
         let (runs, spans) = (self.runs.rows(), self.spans.rows());
-        let (scores, attachments) = (self.scores.rows(), self.attachments.rows());
+        let (scores, attachments, aside) = (self.scores.rows(), self.attachments.rows(), self.aside.rows());
         if runs.max(spans).max(scores).max(attachments) > SECTION_ROWS_MAX {
             let what = "number of runs, spans, scores or attachments in the request";
             return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
@@ -133,7 +177,7 @@ impl Batch {
             let what = "request with its resource attributes repeated for every span";
             return Err(ApiError::TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
         }
-        if runs + spans + scores + attachments == 0 {
+        if runs + spans + scores + attachments + aside == 0 {
             return Ok(None);
         }
         let items = u64::from(runs - self.derived_runs) + u64::from(spans);
@@ -147,6 +191,7 @@ impl Batch {
         writer.section(&self.spans);
         writer.section(&self.scores);
         writer.section(&self.attachments);
+        writer.section(&self.aside);
         writer.section(&self.bills);
         Ok(Some(writer.finish()))
     }
@@ -157,6 +202,10 @@ impl Batch {
         self.scores.clear();
         self.attachments.clear();
         self.bills.clear();
+        self.aside.clear();
+        self.kept_aside.clear();
+        self.kept_aside_bytes = 0;
+        self.aside_untold = 0;
         self.derived_runs = 0;
         self.origin_bytes = 0;
         self.set_aside = 0;
@@ -164,14 +213,16 @@ impl Batch {
     }
 
     fn byte_len(&self) -> usize {
-        let Self { runs, spans, scores, attachments, bills, .. } = self;
-        let beside = sum(scores, Column::byte_len) + sum(attachments, Column::byte_len);
-        sum(runs, Column::byte_len) + sum(spans, Column::byte_len) + sum(bills, Column::byte_len) + beside
+        sum(&self.bills, Column::byte_len) + self.len_of_rows(Column::byte_len)
     }
 
     fn expanded_len(&self) -> usize {
-        let beside = sum(&self.scores, Column::expanded_len) + sum(&self.attachments, Column::expanded_len);
-        sum(&self.runs, Column::expanded_len) + sum(&self.spans, Column::expanded_len) + beside
+        self.len_of_rows(Column::expanded_len)
+    }
+
+    fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
+        let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.aside, &len);
+        sum(&self.runs, &len) + sum(&self.spans, &len) + beside
     }
 }
 
@@ -179,7 +230,77 @@ fn sum(rows: &impl Rows, len: impl Fn(&Column) -> usize) -> usize {
     rows.columns().map(len).sum()
 }
 
+/// The beginning of a text that is kept only so that people recognise an item.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ASIDE_WORDS_BYTES_MAX)]
+}
+
 /// Header and column lengths of an envelope: a generous guess, in bytes.
 const ENVELOPE_OVERHEAD_BYTES: usize = 2_048;
 /// A thread's batch that grew past this is dropped after the request instead of kept, in bytes.
 const KEPT_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use schema::envelope::{Envelope, Source};
+    use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use uuid::Uuid;
+
+    fn header() -> Header {
+        let nil = Uuid::nil();
+        Header {
+            envelope_id: EnvelopeId(nil),
+            org_id: OrgId(nil),
+            workspace_id: WorkspaceId(nil),
+            project_id: ProjectId(nil),
+            api_key_id: ApiKeyId(nil),
+            received_at: 0,
+            source: Source::LangSmith,
+        }
+    }
+
+    #[test]
+    fn items_that_are_kept_aside_are_an_envelope_of_their_own() {
+        let sections = Batch::with(|batch| {
+            batch.keep_aside("part 1".to_owned(), "no".to_owned(), b"x");
+            batch.set_aside("part 2".to_owned(), "told".to_owned());
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap();
+            let counts = batch.counts();
+            assert_eq!((counts.set_aside, counts.accepted(), counts.reasons.len()), (2, 0, 2));
+            let envelope = Envelope::decode(&envelope).unwrap();
+            envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect::<Vec<_>>()
+        });
+        assert_eq!(sections, [("set_aside", 1), ("billing_meter", 1)]);
+    }
+
+    #[test]
+    fn bad_items_past_the_limit_are_counted() {
+        let rows = Batch::with(|batch| {
+            for _ in 0..ASIDE_ITEMS_MAX + 3 {
+                batch.keep_aside("i".to_owned(), "no".to_owned(), b"");
+            }
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap();
+            assert_eq!(batch.counts().set_aside, ASIDE_ITEMS_MAX as u64 + 3);
+            assert!(envelope.windows(17).any(|bytes| bytes == b"3 further items o"), "the rest is not told");
+            Envelope::decode(&envelope).unwrap().sections[0].rows
+        });
+        assert_eq!(rows as usize, ASIDE_ITEMS_MAX + 1);
+    }
+
+    #[test]
+    fn what_is_kept_of_bad_items_is_bounded() {
+        let content = vec![7; ASIDE_BYTES_MAX + 1];
+        Batch::with(|batch| {
+            for _ in 0..=ASIDE_BYTES_IN_ALL_MAX / ASIDE_BYTES_MAX {
+                batch.keep_aside("\u{20ac}".repeat(ASIDE_WORDS_BYTES_MAX), "no".to_owned(), &content);
+            }
+            let (last, first) = batch.kept_aside.split_last().unwrap();
+            for item in first {
+                assert_eq!((item.content.len(), item.item.len()), (ASIDE_BYTES_MAX, ASIDE_WORDS_BYTES_MAX - 1));
+            }
+            assert_eq!((last.content.len(), last.content_bytes), (0, content.len() as u64));
+            assert_eq!(last.content_hash, content_hash_128(&content));
+        });
+    }
+}

@@ -381,6 +381,21 @@ pub struct Attachment<'a> {
     pub content: &'a [u8],
 }
 
+/// An item that could not be stored, as it came.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SetAside<'a> {
+    /// Which item, as the client can recognise it.
+    pub item: Cow<'a, str>,
+    /// Why.
+    pub reason: Cow<'a, str>,
+    /// Its bytes, perhaps not all of them.
+    pub content: Cow<'a, [u8]>,
+    /// How many bytes it had.
+    pub content_bytes: u64,
+    /// [`content_hash_128`](crate::tables::content_hash_128) of all of them.
+    pub content_hash: [u8; 16],
+}
+
 /// What is billed, counted when an envelope is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Meter {

@@ -36,7 +36,7 @@ impl Table {
     }
 
     /// Every table that the edge fills.
-    pub const ALL: [&'static Table; 5] = [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT];
+    pub const ALL: [&'static Table; 6] = [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT, &SET_ASIDE];
 }
 
 /// The columns that every table has and no encoder can write: the worker fills them from the envelope's header, which
@@ -225,7 +225,7 @@ table! {
 
 mod beside;
 
-pub use beside::{AttachmentRows, EVAL_SCORE, RUN_ATTACHMENT, ScoreRows};
+pub use beside::{AttachmentRows, EVAL_SCORE, RUN_ATTACHMENT, SET_ASIDE, ScoreRows, SetAsideRows};
 
 /// Pushes the columns that runs and spans share.
 macro_rules! push_llm {
@@ -418,13 +418,14 @@ pub fn content_hash_128(bytes: &[u8]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, Score};
+    use crate::model::{Attachment, Score, SetAside};
 
     #[test]
     fn every_column_gets_every_row() {
         let (project, origin) = (ProjectId(uuid::Uuid::nil()), Origin::default());
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
         let (mut scores, mut attachments) = (ScoreRows::default(), AttachmentRows::default());
+        let mut set_aside = SetAsideRows::default();
         for i in 0..3 {
             let span =
                 Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
@@ -433,12 +434,13 @@ mod tests {
             bills.push(project, ApiKeyId(project.0), EnvelopeId(project.0), 0, Meter::SpanBytes, 1);
             scores.push(project, &Score::default());
             attachments.push(project, &Attachment::default());
+            set_aside.push(project, EnvelopeId(project.0), &SetAside::default());
         }
         fn lengths(rows: &impl Rows) -> Vec<(&'static str, u32)> {
             rows.table().columns.iter().map(|c| c.name).zip(rows.columns().map(Column::rows)).collect()
         }
-        let (first, second) =
-            ([lengths(&spans), lengths(&runs), lengths(&bills)], [lengths(&scores), lengths(&attachments)]);
+        let first = [lengths(&spans), lengths(&runs), lengths(&bills)];
+        let second = [lengths(&scores), lengths(&attachments), lengths(&set_aside)];
         for (name, rows) in first.into_iter().chain(second).flatten() {
             assert_eq!(rows, 3, "{name}");
         }

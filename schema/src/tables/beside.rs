@@ -1,9 +1,9 @@
-//! What clients send beside runs and spans: verdicts on runs, and files that belong to them.
+//! What comes beside runs and spans: verdicts on runs, files that belong to them, and items that could not be stored.
 
 use super::{ColumnSpec, Rows, Table, content_hash_128};
 use crate::columns::{Column, ColumnType};
-use crate::ids::ProjectId;
-use crate::model::{Attachment, Score};
+use crate::ids::{EnvelopeId, ProjectId};
+use crate::model::{Attachment, Score, SetAside};
 
 table! {
     /// Rows of `eval_score`.
@@ -49,6 +49,20 @@ table! {
         size: UInt64,
         content_hash: FixedString16,
         content: String,
+        schema_version: UInt16,
+    }
+}
+
+table! {
+    /// Rows of `set_aside`.
+    SetAsideRows, SET_ASIDE = 6 v 1 "set_aside" {
+        project_id: Uuid,
+        envelope_id: Uuid,
+        item: String,
+        reason: String,
+        content: String,
+        content_bytes: UInt64,
+        content_hash: FixedString16,
         schema_version: UInt16,
     }
 }
@@ -99,5 +113,19 @@ impl AttachmentRows {
         self.content_hash.push_fixed(content_hash_128(attachment.content));
         self.content.push_bytes(attachment.content);
         self.schema_version.push_fixed(RUN_ATTACHMENT.version.to_le_bytes());
+    }
+}
+
+impl SetAsideRows {
+    /// Appends an item that could not be stored.
+    pub fn push(&mut self, project: ProjectId, envelope: EnvelopeId, item: &SetAside<'_>) {
+        self.project_id.push_uuid(project.0);
+        self.envelope_id.push_uuid(envelope.0);
+        self.item.push_str(&item.item);
+        self.reason.push_str(&item.reason);
+        self.content.push_bytes(&item.content);
+        self.content_bytes.push_fixed(item.content_bytes.to_le_bytes());
+        self.content_hash.push_fixed(item.content_hash);
+        self.schema_version.push_fixed(SET_ASIDE.version.to_le_bytes());
     }
 }

@@ -30,8 +30,8 @@ async fn every_statement_is_for_the_cluster_and_clickhouse_can_read_it() {
     let client = clickhouse(&db.clickhouse_url);
     let statements = statements().await;
     let count = |start: &str| statements.iter().filter(|sql| sql.starts_with(start)).count();
-    // Eight tables in 0001; in 0002 each again, up and down; two in 0003; one, and one view, in 0004.
-    assert_eq!(count("CREATE TABLE"), 8 + 8 + 8 + 2 + 1);
+    // Eight tables in 0001; in 0002 each again, up and down; two in 0003; one, and one view, in 0004; one in 0005.
+    assert_eq!(count("CREATE TABLE"), 8 + 8 + 8 + 2 + 1 + 1);
     assert_eq!((count("CREATE VIEW"), count("DROP VIEW")), (1, 1));
     assert_eq!((count("EXCHANGE TABLES"), count("RENAME TABLE"), count("ALTER TABLE")), (16, 8, 24));
     for sql in &statements {
@@ -55,8 +55,8 @@ async fn rows_are_not_brought_over_on_a_cluster() {
     let insert =
         "INSERT INTO run (org_id, project_id, received_at) SELECT generateUUIDv4(), generateUUIDv4(), now64(9)";
     clickhouse(&db.clickhouse_url).query_raw(insert).execute().await.unwrap();
-    // 0003 and 0004 have things to drop on a cluster that is not there; 0002 is refused before anything is sent.
-    must(&stores, &["down", "2", "--target", "clickhouse", "--yes"]).await;
+    // 0003 to 0005 have things to drop on a cluster that is not there; 0002 is refused before anything is sent.
+    must(&stores, &["down", "3", "--target", "clickhouse", "--yes"]).await;
     let refused = run(&stores, &["down", "1", "--target", "clickhouse", "--yes", "--cluster", "main"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(
