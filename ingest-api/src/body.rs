@@ -55,6 +55,14 @@ pub struct ReadBody {
     _paid: OwnedSemaphorePermit,
 }
 
+impl ReadBody {
+    /// A body that is there already.
+    pub fn of(bytes: Bytes, budget: &Budget) -> Result<Self, ApiError> {
+        let paid = budget.take(bytes.len())?;
+        Ok(Self { bytes, _paid: paid })
+    }
+}
+
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
