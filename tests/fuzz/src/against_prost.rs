@@ -1,0 +1,118 @@
+//! The hand-written protobuf walker against `prost`, on any bytes: both accept or both refuse, and read the same spans.
+//!
+//! `ingest-api/tests/otlp_against_prost.rs` compares every field, on requests that it makes itself.
+
+use ingest_api::otlp::limits::{ATTRIBUTES_MAX, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use ingest_api::otlp::{Sink, SpanError, decode_protobuf};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::KeyValue;
+use opentelemetry_proto::tonic::trace::v1::Span as Proto;
+use prost::Message;
+use schema::model::{Attribute, Origin, Span};
+
+/// What the walker finds.
+#[derive(Default)]
+struct Found {
+    spans: Vec<Read>,
+    set_aside: usize,
+    /// Whether a list is as long as it may be: what is beyond is not looked at.
+    at_a_limit: bool,
+}
+
+/// What is compared of a span.
+#[derive(Debug, PartialEq)]
+struct Read {
+    name: String,
+    times: [u64; 2],
+    status: (bool, String),
+    resource: Vec<String>,
+    attributes: Vec<String>,
+    events: Vec<(String, Vec<String>)>,
+    links: Vec<Vec<String>>,
+}
+
+impl<'a> Sink<'a> for Found {
+    fn origin(&mut self) {}
+
+    fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>) {
+        let of_items = span.events.iter().map(|e| e.attributes.len()).chain(span.links.iter().map(|l| l.attributes.len()));
+        self.at_a_limit |= span.attributes.len().max(origin.resource_attributes.len()) >= ATTRIBUTES_MAX
+            || origin.scope_attributes.len() >= ATTRIBUTES_MAX
+            || span.events.len() >= EVENTS_MAX
+            || span.links.len() >= LINKS_MAX
+            || of_items.max().is_some_and(|most| most >= ITEM_ATTRIBUTES_MAX);
+        let keys = |attributes: &[Attribute<'_>]| attributes.iter().map(|a| a.key.to_string()).collect();
+        self.spans.push(Read {
+            name: span.name.to_string(),
+            times: [span.start_time as u64, span.end_time as u64],
+            status: (span.status == schema::model::Status::Error, span.status_message.to_string()),
+            resource: keys(&origin.resource_attributes),
+            attributes: keys(&span.attributes),
+            events: span.events.iter().map(|e| (e.name.to_string(), keys(&e.attributes))).collect(),
+            links: span.links.iter().map(|l| keys(&l.attributes)).collect(),
+        });
+    }
+
+    fn set_aside(&mut self, _: &Span<'a>, _: SpanError) {
+        self.set_aside += 1;
+    }
+}
+
+/// The same, of what prost has decoded.
+fn read(span: &Proto, resource: &[KeyValue]) -> Read {
+    let keys = |pairs: &[KeyValue]| pairs.iter().map(|pair| pair.key.clone()).collect();
+    let status = span.status.clone().unwrap_or_default();
+    Read {
+        name: span.name.clone(),
+        times: [span.start_time_unix_nano, span.end_time_unix_nano].map(|nanos| nanos.min(i64::MAX as u64)),
+        status: (status.code == 2, status.message),
+        resource: keys(resource),
+        attributes: keys(&span.attributes),
+        events: span.events.iter().map(|e| (e.name.clone(), keys(&e.attributes))).collect(),
+        links: span.links.iter().map(|l| keys(&l.attributes)).collect(),
+    }
+}
+
+/// Panics where they differ.
+pub(crate) fn check(body: &[u8]) {
+    let mut found = Found::default();
+    let walked = decode_protobuf(body, &mut found);
+    if found.at_a_limit {
+        return;
+    }
+    match (ExportTraceServiceRequest::decode(body), walked) {
+        (Ok(request), Ok(())) => {
+            let resources = request.resource_spans.iter();
+            let expected: Vec<Read> = resources
+                .flat_map(|rs| {
+                    let resource = rs.resource.as_ref().map_or(&[][..], |r| &r.attributes);
+                    let spans = rs.scope_spans.iter().flat_map(|ss| &ss.spans);
+                    spans.map(move |span| read(span, resource))
+                })
+                .collect();
+            assert_eq!(found.spans.len() + found.set_aside, expected.len(), "spans");
+            if found.set_aside == 0 {
+                assert_eq!(found.spans, expected);
+            }
+        }
+        (Err(_), Err(_)) => {}
+        // Text that is not UTF-8 costs us one span, and prost the request.
+        (Err(error), Ok(())) => {
+            assert!(found.set_aside > 0 || only_prost(&error.to_string()), "only prost refuses: {error}");
+        }
+        // Groups have no place in OTLP; prost skips them. And it leaves out bits of a field's number that do not fit.
+        (Ok(_), Err(error)) => {
+            let reason = error.reason;
+            assert!(
+                reason.contains("group") || reason.contains("field number") || reason.contains("nested"),
+                "only we refuse: {error}"
+            );
+        }
+    }
+}
+
+/// Whether prost stumbled over a field that the walker has no use for and skips, or over nesting, of which it takes less.
+fn only_prost(error: &str) -> bool {
+    let skipped = ["dropped_attributes_count", "entity_refs", "key_strindex", "Entity", "recursion limit"];
+    skipped.iter().any(|reason| error.contains(reason))
+}

@@ -1,0 +1,169 @@
+//! Where a fuzzer starts: the captured requests of `ingest-api/tests/fixtures`, made into what each target takes.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use flate2::Compression;
+use ingest_api::app::{translate, translate_langsmith};
+use ingest_api::langsmith::Route;
+use schema::envelope::Source;
+use serde_json::Value;
+
+use crate::stored::header;
+
+/// Bytes for a target to start from.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seed {
+    /// The target's name.
+    pub target: &'static str,
+    /// Where they come from.
+    pub name: String,
+    /// The bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// A captured request.
+struct Request {
+    name: String,
+    path: String,
+    method: String,
+    content_type: String,
+    body: Vec<u8>,
+}
+
+/// Native batches and feedback are not among the captured requests.
+const NATIVE: &str = r#"{"schema_version":1,"sdk":"a","sdk_version":"1","runs":[{
+    "run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n","kind":"llm","status":"ok","model":"gpt-4o","provider":"openai",
+    "start_time":"2026-01-02T03:04:05.123456789Z","end_time":"2026-01-02T03:04:06+01:00","prompt_tokens":1,
+    "completion_tokens":2,"total_tokens":3,"cost_usd":0.25,"temperature":0.5,"inputs":{"q":[1,null,"x"]},"outputs":"plain",
+    "session_id":"s","user_id":"u","tags":["a","b"],"error_kind":"k","error_message":"m","metadata":{"k":"v","n":1.5},
+    "end_user_id":"e","big":123456789012345678901,"spans":[{"span_id":"0190b7a4-0000-7000-8000-000000000002","name":"s",
+    "kind":"tool","start_time":"2026-01-02T03:04:05Z","attributes":{"deep":[[{}]]}}]}],
+    "spans":[{"run_id":"0190b7a4-0000-7000-8000-000000000001","span_id":"0190b7a4-0000-7000-8000-000000000003",
+    "parent_span_id":"0190b7a4-0000-7000-8000-000000000002","name":"t","kind":"retriever","start_time":"2026-01-02T03:04:05Z"}]}"#;
+
+/// All seeds, in the order of their targets and names.
+pub fn all() -> Result<Vec<Seed>> {
+    let mut seeds = Vec::new();
+    let mut requests = captured()?;
+    requests.push(Request {
+        name: "native".to_owned(),
+        path: "/v1/runs".to_owned(),
+        method: "POST".to_owned(),
+        content_type: "application/json".to_owned(),
+        body: NATIVE.as_bytes().to_vec(),
+    });
+    for request in &requests {
+        let mut add = |target, bytes| seeds.push(Seed { target, name: request.name.clone(), bytes });
+        let (target, input) = request.input();
+        add(target, input);
+        add("decompress_gzip", gzip(&request.body)?);
+        add("decompress_deflate", zlib(&request.body)?);
+        add("decompress_zstd", zstd::stream::encode_all(&request.body[..], 3)?);
+        if let Some(envelope) = request.envelope()? {
+            add("envelope", envelope);
+        }
+    }
+    // Bodies of several members, and ones that say how large they are.
+    let whole = NATIVE.as_bytes();
+    let (first, second) = whole.split_at(whole.len() / 2);
+    let mut add = |target, name: &str, bytes| seeds.push(Seed { target, name: name.to_owned(), bytes });
+    add("decompress_gzip", "members", [gzip(first)?, gzip(second)?].concat());
+    add("decompress_zstd", "frames", [zstd::bulk::compress(first, 1)?, zstd::bulk::compress(second, 19)?].concat());
+    seeds.sort();
+    Ok(seeds)
+}
+
+impl Request {
+    /// Which target takes it, and as what.
+    fn input(&self) -> (&'static str, Vec<u8>) {
+        let after = |head: &[u8]| [head, &self.body].concat();
+        match (self.path.as_str(), self.method.as_str()) {
+            ("/v1/runs", _) => ("native", self.body.clone()),
+            ("/runs", _) => ("langsmith_json", after(&[0])),
+            (_, "PATCH") => ("langsmith_json", after(&[1])),
+            ("/runs/batch", _) => ("langsmith_json", after(&[2])),
+            ("/feedback", _) => ("langsmith_json", after(&[3])),
+            ("/runs/multipart", _) => ("langsmith_multipart", after(format!("{}\n", self.content_type).as_bytes())),
+            _ if self.body.starts_with(b"{") => ("otlp_json", self.body.clone()),
+            _ => ("otlp_protobuf", self.body.clone()),
+        }
+    }
+
+    /// Its rows as the edge publishes them.
+    fn envelope(&self) -> Result<Option<Vec<u8>>> {
+        let translated = match self.input().0 {
+            "native" => translate(&header(Source::Native), &self.body),
+            "otlp_json" => translate(&header(Source::OtlpJson), &self.body),
+            "otlp_protobuf" => translate(&header(Source::OtlpProtobuf), &self.body),
+            _ => {
+                let route = Route::of(&self.path).with_context(|| self.path.clone())?;
+                translate_langsmith(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
+            }
+        };
+        Ok(translated?.1)
+    }
+}
+
+fn captured() -> Result<Vec<Request>> {
+    let mut requests = Vec::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ingest-api/tests/fixtures");
+    for directory in ["langsmith", "otlp"] {
+        for entry in std::fs::read_dir(fixtures.join(directory))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "bin") {
+                requests.push(read(&path).with_context(|| path.display().to_string())?);
+            }
+        }
+    }
+    Ok(requests)
+}
+
+/// A request with its body as a translator gets it: out of its gRPC frame, and decompressed.
+fn read(path: &Path) -> Result<Request> {
+    let described: Value = serde_json::from_slice(&std::fs::read(path.with_extension("json"))?)?;
+    let text = |name: &str| described[name].as_str().unwrap_or_default().to_owned();
+    let header = |name: &str| {
+        let headers = described["headers"].as_array().into_iter().flatten();
+        let mut pairs = headers.filter_map(|pair| Some((pair[0].as_str()?, pair[1].as_str()?)));
+        pairs.find(|pair| pair.0.eq_ignore_ascii_case(name)).map(|pair| pair.1).unwrap_or_default().to_owned()
+    };
+    let mut body = std::fs::read(path)?;
+    let mut encoding = header("content-encoding");
+    if header("content-type") == "application/grpc" {
+        encoding = if body[0] == 1 { header("grpc-encoding") } else { String::new() };
+        body.drain(..5);
+    }
+    Ok(Request {
+        name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+        path: text("path"),
+        method: text("method"),
+        content_type: header("content-type"),
+        body: plain(&encoding, body)?,
+    })
+}
+
+#[allow(clippy::disallowed_methods)] // our own files
+fn plain(encoding: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    match encoding {
+        "" => return Ok(body),
+        "gzip" => flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain)?,
+        "zstd" => zstd::stream::read::Decoder::new(&body[..])?.read_to_end(&mut plain)?,
+        other => anyhow::bail!("unknown encoding {other}"),
+    };
+    Ok(plain)
+}
+
+fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}
+
+fn zlib(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::default());
+    encoder.write_all(bytes)?;
+    encoder.finish()
+}

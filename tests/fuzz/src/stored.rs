@@ -1,0 +1,132 @@
+//! What has to hold for what becomes of a body: whatever was accepted can be stored.
+
+use ingest_api::batch::{Counts, REASONS_MAX};
+use ingest_api::error::ApiError;
+use schema::block::Block;
+use schema::columns::Segment;
+use schema::envelope::{Envelope, Header, Section, Source};
+use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
+use uuid::Uuid;
+
+/// What one answer may say, in bytes: a client must not get its body back.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Rows written out while fuzzing, in bytes. The worker takes envelopes up to [`schema::envelope::EXPANDED_BYTES_MAX`].
+const EXPANDED_BYTES_MAX: usize = 32 << 20;
+
+pub(crate) fn header(source: Source) -> Header {
+    let id = Uuid::from_u128;
+    Header {
+        envelope_id: EnvelopeId(id(1)),
+        org_id: OrgId(id(2)),
+        workspace_id: WorkspaceId(id(3)),
+        project_id: ProjectId(id(4)),
+        api_key_id: ApiKeyId(id(5)),
+        received_at: 1_795_241_935_570_826_453,
+        source,
+    }
+}
+
+type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
+
+/// Translates a body twice, because a thread's memory is used again, and looks at what came out.
+pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u8]) -> Translated) {
+    let header = header(source);
+    let (counts, envelope) = match translate(&header, body) {
+        Ok(translated) => translated,
+        Err(error) => {
+            assert!(error.status().is_client_error(), "a body cannot make this happen: {error}");
+            assert!(error.to_string().len() <= ANSWER_BYTES_MAX, "an answer of {} bytes", error.to_string().len());
+            return;
+        }
+    };
+    assert_eq!(counts.reasons.len() as u64, counts.set_aside.min(REASONS_MAX as u64));
+    let told: usize = counts.reasons.iter().map(|reason| reason.item.len() + reason.error.len()).sum();
+    assert!(told <= ANSWER_BYTES_MAX, "reasons of {told} bytes");
+    match &envelope {
+        None => assert_eq!(counts.accepted(), 0, "accepted and not stored"),
+        Some(envelope) => stored(&header, &counts, envelope),
+    }
+    let again = translate(&header, body).expect("accepted once and refused the next time");
+    assert!((counts, envelope) == again, "the same body is translated in two ways");
+}
+
+fn stored(header: &Header, counts: &Counts, bytes: &[u8]) {
+    let envelope = Envelope::decode(bytes).expect("what the edge writes, the worker reads");
+    assert_eq!(envelope.header, *header);
+    let rows = |table: &Table| envelope.sections.iter().find(|s| s.table == table).map_or(0, |s| s.rows);
+    assert_eq!((rows(&SPAN), rows(&EVAL_SCORE)), (counts.spans, counts.scores));
+    assert_eq!(rows(&RUN_ATTACHMENT), counts.attachments);
+    // A root span is a run besides.
+    assert!((counts.runs..=counts.runs + counts.spans).contains(&rows(&RUN)), "{} runs", rows(&RUN));
+    for section in &envelope.sections {
+        assert!(section.rows > 0, "an empty section");
+        strings_read_back(section);
+    }
+    appended(&envelope);
+}
+
+/// Decodes bytes that may be an envelope, and does with it what the worker does.
+pub(crate) fn append(bytes: &[u8]) {
+    if let Ok(envelope) = Envelope::decode(bytes) {
+        appended(&envelope);
+    }
+}
+
+fn appended(envelope: &Envelope<'_>) {
+    let expanded = envelope.expanded_len();
+    if expanded > EXPANDED_BYTES_MAX {
+        return;
+    }
+    for section in &envelope.sections {
+        let mut block = Block::new(section.table);
+        block.append(&envelope.header, section);
+        assert_eq!(block.rows(), section.rows as usize);
+        // Stamps are 64 bytes, a length of four bytes becomes an offset of eight.
+        assert!(block.byte_len() <= 2 * expanded + 64 * block.rows(), "{} bytes of {expanded}", block.byte_len());
+        let sealed = block.seal();
+        assert_eq!(sealed.rows(), section.rows as usize);
+        assert_eq!(sealed.reuse().byte_len(), 0);
+    }
+}
+
+/// Walks the segments that [`Envelope::decode`] leaves to the server: each holds as many strings as there are elements, to
+/// its last byte.
+fn strings_read_back(section: &Section<'_>) {
+    for (spec, column) in section.table.columns.iter().zip(&section.columns) {
+        // How many elements there are in all rows, and in the one that stands for all.
+        let (mut all, mut one) = (section.rows as usize, Some(1));
+        for (segment, kind) in column.segments.iter().zip(spec.ty.segments()) {
+            let held = if segment.constant { one.unwrap_or(all) } else { all };
+            match kind {
+                Segment::Fixed(width) => assert_eq!(segment.bytes.len(), held * width, "{}", spec.name),
+                Segment::Strings => assert_eq!(strings(segment.bytes), Some(held), "{}", spec.name),
+                Segment::Lengths => {
+                    let lengths = segment.bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
+                    let sum = lengths.map(|length| length as usize).sum();
+                    (all, one) = if segment.constant { (sum * section.rows as usize, Some(sum)) } else { (sum, None) };
+                }
+            }
+        }
+    }
+}
+
+/// How many strings these bytes hold; `None` if the last is cut off.
+fn strings(mut bytes: &[u8]) -> Option<usize> {
+    let mut count = 0;
+    while !bytes.is_empty() {
+        let (mut length, mut shift) = (0usize, 0);
+        loop {
+            let (byte, rest) = bytes.split_first()?;
+            bytes = rest;
+            length |= usize::from(byte & 0x7f) << shift;
+            shift += 7;
+            if *byte < 0x80 {
+                break;
+            }
+        }
+        bytes = bytes.get(length..)?;
+        count += 1;
+    }
+    Some(count)
+}

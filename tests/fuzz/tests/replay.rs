@@ -1,0 +1,44 @@
+//! Every target on its seeds, and on everything that a fuzzer has found wrong so far.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::path::Path;
+
+use fuzz::TARGETS;
+
+#[test]
+fn seeds_pass() {
+    let seeds = fuzz::seeds::all().unwrap();
+    for target in TARGETS {
+        let own = seeds.iter().filter(|seed| seed.target == target.name);
+        let passed = own.map(|seed| (target.check)(&seed.bytes)).count();
+        assert!(passed > 0, "{} has no seed", target.name);
+    }
+}
+
+/// Cut and flipped, seeds are what a fuzzer tries first.
+#[test]
+fn broken_seeds_pass() {
+    for seed in fuzz::seeds::all().unwrap() {
+        let target = TARGETS.iter().find(|target| target.name == seed.target).unwrap();
+        let step = seed.bytes.len() / 16 + 1;
+        for at in (0..seed.bytes.len()).step_by(step) {
+            (target.check)(&seed.bytes[..at]);
+            let mut flipped = seed.bytes.clone();
+            flipped[at] ^= 1 << (at % 8);
+            (target.check)(&flipped);
+        }
+    }
+}
+
+/// `regressions/<target>/<what was wrong>`
+#[test]
+fn what_was_found_stays_fixed() {
+    for target in TARGETS {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target.name);
+        let Ok(found) = std::fs::read_dir(directory) else { continue };
+        for entry in found {
+            (target.check)(&std::fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+}
