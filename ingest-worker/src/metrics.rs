@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{counter, gauge, histogram};
 use tenant::shard::Shard;
 
 /// Upper bounds of the insert histogram, in seconds.
@@ -39,4 +39,19 @@ pub fn deleted(shard: Shard) {
 /// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.
 pub fn redis_failed() {
     counter!("tracebility_redis_failures_total").increment(1);
+}
+
+/// `tracebility_shards_owned`: shards that this worker has at present, also those that it is giving up.
+pub fn shards_owned(shards: usize) {
+    gauge!("tracebility_shards_owned").set(shards as f64);
+}
+
+/// `tracebility_shard_takeovers_total`: shards whose owner had let its lease run out: it crashed, stood still or was cut off.
+pub fn shard_taken_over() {
+    counter!("tracebility_shard_takeovers_total").increment(1);
+}
+
+/// `tracebility_lease_losses_total`: shards that this worker had and lost without giving them up.
+pub fn lease_lost() {
+    counter!("tracebility_lease_losses_total").increment(1);
 }

@@ -51,6 +51,11 @@ impl RedisKey {
         Self(INGEST.to_owned())
     }
 
+    /// Which ingest workers live, by when they were heard last (zset): `tracebility:ingest:workers`.
+    pub fn ingest_workers() -> Self {
+        Self("tracebility:ingest:workers".to_owned())
+    }
+
     /// The legacy stream's dead letters: `tracebility:ingest:v1:dlq`.
     pub fn legacy_dlq() -> Self {
         Self(format!("{INGEST}:dlq"))
@@ -156,6 +161,7 @@ mod tests {
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
             (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),
+            (RedisKey::ingest_workers(), "tracebility:ingest:workers"),
             (RedisKey::api_key("abc"), "apikey:abc"),
             (RedisKey::api_key_invalidate(), "apikey:invalidate"),
             (RedisKey::api_key_epoch(), "apikey:epoch"),

@@ -1,0 +1,31 @@
+#!lua flags=allow-oom
+-- Takes the lease of a shard, if nobody else has it.
+--
+-- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
+-- ARGV  1  who asks      2  for how long, ms
+-- Reply {0, its owner, for how many ms more}       another has it
+--       {1, "", epoch}                             taken: it was free, or is the asker's already
+--       {2, the former owner, epoch}               taken over: the former owner let it run out
+--
+-- The epoch grows whenever the lease begins anew, also for the same owner: between two of them nobody can say who did what.
+-- An owner whose lease still runs asks because a reply was lost, and keeps its epoch. The epoch is never deleted. Runs on a
+-- full Redis too (allow-oom), which only workers can empty.
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch', 'until')
+local owner, epoch, ends = lease[1], tonumber(lease[2] or 0), tonumber(lease[3] or 0)
+
+local runs = owner and ends > now
+if runs and owner ~= ARGV[1] then
+    return {0, owner, ends - now}
+end
+if not runs then
+    epoch = epoch + 1
+end
+redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', string.format('%d', epoch),
+    'until', string.format('%d', now + ARGV[2]))
+if owner and not runs then
+    return {2, owner, epoch}
+end
+return {1, '', epoch}

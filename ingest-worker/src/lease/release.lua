@@ -1,0 +1,15 @@
+#!lua flags=allow-oom
+-- Gives the lease of a shard back, so that another can take it at once.
+--
+-- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
+-- ARGV  1  its owner      2  its epoch
+-- Reply 1  given back      0  it is another's, or has begun anew
+--
+-- The epoch stays, so that it grows from there. Runs on a full Redis too (allow-oom): it only frees memory.
+
+local lease = redis.call('HMGET', KEYS[1], 'owner', 'epoch')
+if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then
+    return 0
+end
+redis.call('HDEL', KEYS[1], 'owner', 'until')
+return 1
