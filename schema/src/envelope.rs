@@ -308,8 +308,10 @@ fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<'_>) -> Res
             return Err((i, held));
         }
         if *kind == Segment::Lengths {
-            let sum = lengths(bytes).map(u64::from).sum();
-            (all, per_row) = if constant { (sum * u64::from(rows), Some(sum)) } else { (sum, None) };
+            let sum: u64 = lengths(bytes).map(u64::from).sum();
+            // What is too much to count is too much to be there.
+            let repeated = sum.saturating_mul(u64::from(rows));
+            (all, per_row) = if constant { (repeated, Some(sum)) } else { (sum, None) };
         }
     }
     Ok(())
@@ -398,6 +400,17 @@ pub(crate) mod tests {
         }
         let longer = [&bytes[..], b"x"].concat();
         assert_eq!(Envelope::decode(&longer).unwrap_err(), DecodeError::Trailing(1));
+    }
+
+    #[test]
+    fn more_elements_than_can_be_counted_are_refused() {
+        const MAPS: u32 = 9_000;
+        let (maps, each) = (MAPS.to_le_bytes(), u32::MAX.to_le_bytes().repeat(MAPS as usize));
+        let constant = |bytes| SegmentBytes { bytes, constant: true };
+        let strings = SegmentBytes { bytes: b"few", constant: false };
+        let column = ColumnBytes { segments: [constant(&maps), constant(&each), strings, strings] };
+        let refused = check_segments(crate::columns::ColumnType::ArrayMap.segments(), SECTION_ROWS_MAX, &column);
+        assert_eq!(refused, Err((2, u64::MAX)));
     }
 
     #[test]
