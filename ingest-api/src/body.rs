@@ -79,15 +79,13 @@ pub enum Compression {
 impl Compression {
     /// Reads `content-encoding`.
     pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        match headers.get(CONTENT_ENCODING).map(|v| v.to_str().unwrap_or("?").trim()) {
-            None | Some("" | "identity") => Ok(Compression::Identity),
-            Some(name) => Self::named(name),
-        }
+        headers.get(CONTENT_ENCODING).map_or(Ok(Compression::Identity), |v| Self::named(v.to_str().unwrap_or("?")))
     }
 
     /// The compression of that name, as in `content-encoding` and `grpc-encoding`.
     pub fn named(name: &str) -> Result<Self, ApiError> {
-        match name {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Ok(Compression::Identity),
             "gzip" | "x-gzip" => Ok(Compression::Gzip),
             "deflate" => Ok(Compression::Deflate),
             "zstd" => Ok(Compression::Zstd),
@@ -144,69 +142,121 @@ pub async fn collect(headers: &HeaderMap, mut body: Incoming, budget: &Budget) -
 
 /// Decompresses a body; its memory is taken from the budget too.
 pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> Result<ReadBody, ApiError> {
-    match compression {
-        Compression::Identity => Ok(raw),
-        Compression::Gzip => gunzip(&raw.bytes, budget),
-        Compression::Deflate => stream(flate2::bufread::ZlibDecoder::new(&raw.bytes[..]), "deflate (zlib)", budget),
-        Compression::Zstd => unzstd(&raw.bytes, budget),
+    if compression == Compression::Identity {
+        return Ok(raw);
+    }
+    let mut left = budget.body_max;
+    let mut room = Room { budget, left: &mut left, what: "body", too_large: "decompressed body" };
+    room.decompress(compression, &raw.bytes)
+}
+
+/// Decompresses the parts of one body. All together may become as large as one body.
+#[derive(Debug)]
+pub struct Parts<'b> {
+    budget: &'b Budget,
+    left: usize,
+}
+
+impl<'b> Parts<'b> {
+    /// For one body.
+    pub fn new(budget: &'b Budget) -> Self {
+        Self { budget, left: budget.body_max }
+    }
+
+    /// Decompresses one part. What came out counts even if the part turns out to be no good: it was work all the same.
+    pub fn decompress(&mut self, encoding: &str, part: &[u8]) -> Result<ReadBody, ApiError> {
+        let compression = Compression::named(encoding)?;
+        let too_large = "sum of the request's decompressed parts";
+        let mut room = Room { budget: self.budget, left: &mut self.left, what: "part", too_large };
+        room.decompress(compression, part)
     }
 }
 
-/// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped; there is no cap on the ratio
-/// besides: real SDKs send 27 MB in 3 kB.
-fn stream(mut decoder: impl Read, name: &'static str, budget: &Budget) -> Result<ReadBody, ApiError> {
-    let mut paid = budget.take(0)?;
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 64 << 10];
-    loop {
-        match decoder.read(&mut chunk) {
-            Ok(0) => return Ok(ReadBody { bytes: bytes.into(), _paid: paid }),
-            Ok(n) if bytes.len() + n > budget.body_max => {
-                let what = "decompressed body";
-                return Err(ApiError::TooLarge { what, limit: budget.body_max, unit: " bytes" });
+/// How much may come out of a decompressor, and what to say if there is more.
+struct Room<'b> {
+    budget: &'b Budget,
+    /// In bytes.
+    left: &'b mut usize,
+    what: &'static str,
+    too_large: &'static str,
+}
+
+impl Room<'_> {
+    fn decompress(&mut self, compression: Compression, raw: &[u8]) -> Result<ReadBody, ApiError> {
+        match compression {
+            Compression::Identity => {
+                let mut paid = self.budget.take(0)?;
+                self.take(raw.len(), &mut paid)?;
+                Ok(ReadBody { bytes: Bytes::copy_from_slice(raw), _paid: paid })
             }
-            Ok(n) => {
-                paid.merge(budget.take(n)?);
-                bytes.extend_from_slice(&chunk[..n]);
+            Compression::Gzip => match self.gunzip_at_once(raw)? {
+                Some(body) => Ok(body),
+                None => self.stream(flate2::bufread::MultiGzDecoder::new(raw), "gzip"),
+            },
+            Compression::Deflate => self.stream(flate2::bufread::ZlibDecoder::new(raw), "deflate (zlib)"),
+            // A frame need not say its size (that of the LangSmith SDK does not), so it is always read as a stream.
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(raw).and_then(|mut decoder| {
+                    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
+                    Ok(decoder)
+                });
+                self.stream(decoder.map_err(|error| self.invalid("zstd", &error))?, "zstd")
             }
-            Err(error) => return Err(ApiError::Malformed(format!("the body is not valid {name}: {error}"))),
         }
     }
-}
 
-/// A frame need not say its size (that of the LangSmith SDK does not), so it is always read as a stream.
-fn unzstd(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
-    let invalid = |error| ApiError::Malformed(format!("the body is not valid zstd: {error}"));
-    let mut decoder = zstd::stream::read::Decoder::with_buffer(raw).map_err(invalid)?;
-    decoder.window_log_max(ZSTD_WINDOW_LOG_MAX).map_err(invalid)?;
-    stream(decoder, "zstd", budget)
-}
-
-fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
-    match gunzip_at_once(raw, budget)? {
-        Some(body) => Ok(body),
-        None => stream(flate2::bufread::MultiGzDecoder::new(raw), "gzip", budget),
-    }
-}
-
-/// Decompresses in one go into a buffer of the size that the trailer claims, which takes half the time of a stream.
-/// `None` if that size is wrong, as with several members: then the stream decides.
-fn gunzip_at_once(raw: &[u8], budget: &Budget) -> Result<Option<ReadBody>, ApiError> {
-    let Some(trailer) = raw.last_chunk::<8>() else { return Ok(None) };
-    let [c0, c1, c2, c3, s0, s1, s2, s3] = *trailer;
-    let claimed = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
-    // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a buffer.
-    if claimed > budget.body_max || claimed / 1032 > raw.len() {
-        return Ok(None);
-    }
-    let paid = budget.take(claimed)?;
-    let mut bytes = vec![0; claimed];
-    match libdeflater::Decompressor::new().gzip_decompress(raw, &mut bytes) {
-        // It stops after the first member. Only if that one ends with the trailer at the end is it the whole body.
-        Ok(n) if n == claimed && libdeflater::crc32(&bytes) == u32::from_le_bytes([c0, c1, c2, c3]) => {
-            Ok(Some(ReadBody { bytes: bytes.into(), _paid: paid }))
+    /// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped. There is no cap on the
+    /// ratio: 27 MB of zeros are 840 bytes of zstd when a real SDK sends them, which is all that the format can do.
+    fn stream(&mut self, mut decoder: impl Read, name: &'static str) -> Result<ReadBody, ApiError> {
+        let mut paid = self.budget.take(0)?;
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 64 << 10];
+        loop {
+            match decoder.read(&mut chunk) {
+                Ok(0) => return Ok(ReadBody { bytes: bytes.into(), _paid: paid }),
+                Ok(n) => {
+                    self.take(n, &mut paid)?;
+                    bytes.extend_from_slice(&chunk[..n]);
+                }
+                Err(error) => return Err(self.invalid(name, &error)),
+            }
         }
-        _ => Ok(None),
+    }
+
+    fn take(&mut self, bytes: usize, paid: &mut OwnedSemaphorePermit) -> Result<(), ApiError> {
+        let Some(left) = self.left.checked_sub(bytes) else {
+            *self.left = 0;
+            return Err(ApiError::TooLarge { what: self.too_large, limit: self.budget.body_max, unit: " bytes" });
+        };
+        *self.left = left;
+        paid.merge(self.budget.take(bytes)?);
+        Ok(())
+    }
+
+    fn invalid(&self, name: &'static str, error: &std::io::Error) -> ApiError {
+        ApiError::Malformed(format!("the {} is not valid {name}: {error}", self.what))
+    }
+
+    /// Decompresses in one go into a buffer of the size that the trailer claims, which takes half the time of a stream.
+    /// `None` if that size is wrong, as with several members: then the stream decides.
+    fn gunzip_at_once(&mut self, raw: &[u8]) -> Result<Option<ReadBody>, ApiError> {
+        let Some(trailer) = raw.last_chunk::<8>() else { return Ok(None) };
+        let [c0, c1, c2, c3, s0, s1, s2, s3] = *trailer;
+        let claimed = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
+        // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a buffer.
+        if claimed > *self.left || claimed / 1032 > raw.len() {
+            return Ok(None);
+        }
+        let paid = self.budget.take(claimed)?;
+        let mut bytes = vec![0; claimed];
+        match libdeflater::Decompressor::new().gzip_decompress(raw, &mut bytes) {
+            // It stops after the first member. Only if that one ends with the trailer at the end is it the whole body.
+            Ok(n) if n == claimed && libdeflater::crc32(&bytes) == u32::from_le_bytes([c0, c1, c2, c3]) => {
+                *self.left -= claimed;
+                Ok(Some(ReadBody { bytes: bytes.into(), _paid: paid }))
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -224,6 +274,10 @@ mod tests {
 
     fn budget() -> Budget {
         Budget::new(1 << 20, 4 << 20)
+    }
+
+    fn gunzip(raw: &[u8], budget: &Budget) -> Result<ReadBody, ApiError> {
+        Parts::new(budget).decompress("gzip", raw)
     }
 
     #[test]
@@ -316,5 +370,33 @@ mod tests {
         let budget = Budget::new(1 << 20, 8 << 10);
         let _held = budget.take(8 << 10).unwrap();
         assert!(matches!(gunzip(&gzip(&[1; 5_000]), &budget), Err(ApiError::Overloaded)));
+    }
+
+    #[test]
+    fn parts_share_what_one_body_may_become() {
+        let budget = budget();
+        let mut parts = Parts::new(&budget);
+        let small =
+            [("gzip", gzip(&[1; 300_000])), ("Deflate", zlib(&[2; 300_000])), ("zstd", zstd_stream(&[3; 300_000], 3))];
+        let kept: Vec<_> = small.iter().map(|(name, part)| parts.decompress(name, part).unwrap()).collect();
+        assert!(kept.iter().zip(1..).all(|(part, byte)| *part.bytes == [byte; 300_000]));
+        assert!(matches!(parts.decompress("br", b""), Err(ApiError::ContentEncoding { .. })));
+        for (name, part) in &small {
+            assert!(matches!(parts.decompress(name, part), Err(ApiError::TooLarge { .. })), "{name}");
+        }
+        drop(kept);
+        assert_eq!(budget.units.available_permits(), (4 << 20) / UNIT_BYTES);
+    }
+
+    #[test]
+    fn a_part_that_breaks_off_counts_as_far_as_it_came() {
+        let budget = budget();
+        let mut parts = Parts::new(&budget);
+        let random: Vec<u8> = (0..400_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let whole = zlib(&random);
+        let cut = &whole[..whole.len() - 10];
+        let tries =
+            (0..).take_while(|_| matches!(parts.decompress("deflate", cut), Err(ApiError::Malformed(_)))).count();
+        assert!((2..=3).contains(&tries), "{tries}");
     }
 }
