@@ -7,6 +7,7 @@ mod backoff;
 pub mod batch;
 pub mod config;
 pub mod health;
+pub mod lease;
 pub mod metrics;
 pub mod roles;
 pub mod shard;

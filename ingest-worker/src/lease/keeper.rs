@@ -59,8 +59,7 @@ impl Keeper {
             End::Lost => {
                 metrics::lease_lost();
                 tracing::warn!(shard, epoch = self.epoch, "lost the lease of a shard");
-                let now = Instant::now();
-                self.term.send_modify(|term| *term = Term { until: term.until.min(now), wanted: false });
+                self.end();
             }
         }
         // Longer than the lease runs: whatever is cut off here may do nothing any more.
@@ -69,6 +68,7 @@ impl Keeper {
             tracing::error!(shard, "the work on a shard goes on without a lease; it is cut off");
             working.shutdown().await;
         }
+        self.end();
         match tokio::time::timeout(ASK_MAX, self.store.release(self.shard, self.epoch)).await {
             Ok(Ok(true)) => tracing::info!(shard, epoch = self.epoch, "gave back a shard"),
             Ok(Ok(false)) => {}
@@ -104,6 +104,12 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// From here on nobody relies on the lease, whoever still has the tenure.
+    fn end(&self) {
+        let now = Instant::now();
+        self.term.send_modify(|term| *term = Term { until: term.until.min(now), wanted: false });
     }
 
     /// Whether the lease still runs.

@@ -1,0 +1,292 @@
+//! Leases in real Redis, on one node and on a cluster.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ingest_worker::lease::store::{Acquired, Store};
+use ingest_worker::lease::{LEASE_TTL, Leases, Tenure};
+use redis::AsyncCommands;
+use stack::RedisCluster;
+use tenant::keys::RedisKey;
+use tenant::redis::{Redis, connect};
+use tenant::settings::parse;
+use tenant::shard::{SHARDS, Shard};
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Nothing here takes nearly as long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const POLL_EVERY: Duration = Duration::from_millis(10);
+
+fn redis(url: &str) -> Redis {
+    connect(&parse::redis_url(url).unwrap()).unwrap()
+}
+
+/// Waits until it is so, and says how long that took.
+async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(POLL_EVERY).await;
+    }
+    begun.elapsed()
+}
+
+/// The last tenure of each shard, whoever had it, and what would break the promise.
+#[derive(Clone, Default)]
+struct Fleet {
+    last: Arc<Mutex<HashMap<Shard, Tenure>>>,
+    wrong: Arc<Mutex<Vec<String>>>,
+}
+
+impl Fleet {
+    fn begin(&self, tenure: &Tenure) {
+        let before = self.last.lock().unwrap().insert(tenure.shard(), tenure.clone());
+        if let Some(before) = before.filter(|before| before.holds() || before.epoch() >= tenure.epoch()) {
+            self.wrong.lock().unwrap().push(format!("{tenure:?} began after {before:?}, holds {}", before.holds()));
+        }
+    }
+
+    /// Nobody began to rely on a shard while another did, and each epoch was larger than the one before.
+    fn check(&self) {
+        assert_eq!(*self.wrong.lock().unwrap(), Vec::<String>::new());
+    }
+}
+
+struct Member {
+    owner: String,
+    /// What it works on.
+    tenures: Arc<Mutex<HashMap<Shard, Tenure>>>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Member {
+    /// Works on every shard until its tenure ends.
+    fn start(url: &str, fleet: &Fleet) -> Self {
+        let leases = Leases::new(redis(url), "worker");
+        let (owner, tenures) = (leases.owner().to_string(), Arc::<Mutex<HashMap<Shard, Tenure>>>::default());
+        let (stop, stopping) = watch::channel(false);
+        let (fleet, working) = (fleet.clone(), Arc::clone(&tenures));
+        let task = tokio::spawn(leases.run(stopping, move |tenure| {
+            let (fleet, working) = (fleet.clone(), Arc::clone(&working));
+            async move {
+                fleet.begin(&tenure);
+                working.lock().unwrap().insert(tenure.shard(), tenure.clone());
+                tenure.ended().await;
+                working.lock().unwrap().remove(&tenure.shard());
+            }
+        }));
+        Self { owner, tenures, stop, task }
+    }
+
+    fn shards(&self) -> usize {
+        self.tenures.lock().unwrap().values().filter(|tenure| tenure.holds() && tenure.is_wanted()).count()
+    }
+
+    async fn leave(self) {
+        self.stop.send_replace(true);
+        self.task.await.unwrap();
+        assert!(self.tenures.lock().unwrap().is_empty(), "its work was waited for");
+    }
+
+    /// As if its process had been killed.
+    async fn crash(self) {
+        self.task.abort();
+        assert!(self.task.await.unwrap_err().is_cancelled());
+    }
+}
+
+/// Waits until those have all shards, evenly.
+async fn even(members: &[&Member]) -> Duration {
+    let shards = || members.iter().map(|member| member.shards()).collect::<Vec<_>>();
+    let is_even = || {
+        let (held, least) = (shards(), usize::from(SHARDS) / members.len());
+        held.iter().sum::<usize>() == usize::from(SHARDS) && held.iter().all(|n| *n == least || *n == least + 1)
+    };
+    until(&format!("{} workers share evenly", members.len()), is_even).await
+}
+
+/// Workers come, go and crash; the others have their shards soon after.
+async fn a_fleet_shares(url: &str, what: &str) {
+    let fleet = Fleet::default();
+    let a = Member::start(url, &fleet);
+    println!("{what}: the first has all after {:?}", even(&[&a]).await);
+    let b = Member::start(url, &fleet);
+    println!("{what}: two share after {:?}", even(&[&a, &b]).await);
+    let c = Member::start(url, &fleet);
+    println!("{what}: three share after {:?}", even(&[&a, &b, &c]).await);
+    let left = Instant::now();
+    b.leave().await;
+    even(&[&a, &c]).await;
+    println!("{what}: all of one that left is taken after {:?}", left.elapsed());
+    fleet.check();
+    a.crash().await;
+    println!("{what}: all of one that crashed is taken after {:?}", even(&[&c]).await);
+    fleet.check();
+    c.leave().await;
+    let members: usize = redis(url).zcard(RedisKey::ingest_workers()).await.unwrap();
+    assert_eq!(members, 0, "who left is forgotten at once, who crashed since");
+}
+
+#[tokio::test]
+async fn a_fleet_shares_on_a_node() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    a_fleet_shares(&db.redis_url, "node").await;
+}
+
+/// A cluster of which every node is full: it is workers that empty it.
+#[tokio::test]
+async fn a_fleet_shares_on_a_full_cluster() {
+    let cluster = RedisCluster::start().await.unwrap();
+    let (first, others) = cluster.url().trim_start_matches("redis-cluster://").split_once("/?nodes=").unwrap();
+    for node in others.split(',').chain([first]) {
+        let client = redis::Client::open(format!("redis://{node}/")).unwrap();
+        let mut node = client.get_multiplexed_async_connection().await.unwrap();
+        redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1").exec_async(&mut node).await.unwrap();
+    }
+    let refused = redis(cluster.url()).set::<_, _, ()>(RedisKey::api_key_epoch(), 1).await.unwrap_err();
+    assert_eq!(refused.code(), Some("OOM"), "{refused}");
+    a_fleet_shares(cluster.url(), "full cluster").await;
+}
+
+/// One that was cut off knows by its own clock that it holds nothing any more, before anybody else begins; and when it is
+/// back it gets a share under other epochs.
+#[tokio::test]
+async fn who_is_cut_off_knows_it() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    let fleet = Fleet::default();
+    let wire = Wire::to(&db.redis_url).await;
+    let a = Member::start(&wire.url, &fleet);
+    even(&[&a]).await;
+    let b = Member::start(&db.redis_url, &fleet);
+    even(&[&a, &b]).await;
+    let had: Vec<Tenure> = a.tenures.lock().unwrap().values().cloned().collect();
+    assert!(had.iter().all(|tenure| tenure.owner() == a.owner));
+    wire.cut().await;
+    println!("cut off: the other has all after {:?}", even(&[&b]).await);
+    assert!(had.iter().all(|tenure| !tenure.holds()) && a.tenures.lock().unwrap().is_empty());
+    wire.mend();
+    println!("mended: two share after {:?}", even(&[&a, &b]).await);
+    assert!(had.iter().all(|tenure| !tenure.holds()), "what is over stays over");
+    fleet.check();
+    a.leave().await;
+    b.leave().await;
+}
+
+/// Work that returns by itself, or fails, gives its shard back, and is begun anew.
+#[tokio::test]
+async fn work_that_ends_is_begun_anew() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    let (stop, stopping) = watch::channel(false);
+    let (fleet, begun) = (Fleet::default(), Arc::new(Mutex::new(HashMap::<Shard, u32>::new())));
+    let leases = Leases::new(redis(&db.redis_url), "worker");
+    let (log, counts) = (fleet.clone(), Arc::clone(&begun));
+    let task = tokio::spawn(leases.run(stopping, move |tenure| {
+        log.begin(&tenure);
+        let times = *counts.lock().unwrap().entry(tenure.shard()).and_modify(|n| *n += 1).or_insert(1);
+        async move {
+            match times {
+                1 => {}
+                2 if tenure.shard().number() == 0 => panic!("as it is meant to"),
+                2 => {}
+                _ => tenure.ended().await,
+            }
+        }
+    }));
+    until("every shard's work begins a third time", || {
+        let begun = begun.lock().unwrap();
+        begun.len() == usize::from(SHARDS) && begun.values().all(|times| *times == 3)
+    })
+    .await;
+    stop.send_replace(true);
+    task.await.unwrap();
+    fleet.check();
+}
+
+#[tokio::test]
+async fn an_epoch_only_grows_and_fences_who_is_late() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    let mut redis = redis(&db.redis_url);
+    let shard = Shard::new(5).unwrap();
+    let owner = |name: &str| Store::new(redis.clone(), Arc::from(name));
+    let (a, b) = (owner("a"), owner("b"));
+    let taken = |epoch, from: Option<&str>| Acquired::Taken { epoch, from: from.map(str::to_owned) };
+
+    assert_eq!(a.acquire(shard).await.unwrap(), taken(1, None));
+    assert_eq!(a.acquire(shard).await.unwrap(), taken(1, None), "the reply was lost");
+    assert!(matches!(b.acquire(shard).await.unwrap(), Acquired::Held { by, left } if by == "a" && left <= LEASE_TTL));
+    assert!(a.renew(shard, 1).await.unwrap());
+    assert!(!b.renew(shard, 1).await.unwrap() && !a.renew(shard, 2).await.unwrap());
+    assert!(!b.release(shard, 1).await.unwrap() && !a.release(shard, 2).await.unwrap());
+    assert_eq!(b.holder(shard).await.unwrap().as_deref(), Some("a"));
+    assert!(a.release(shard, 1).await.unwrap() && !a.release(shard, 1).await.unwrap());
+    assert_eq!(b.holder(shard).await.unwrap(), None);
+    assert_eq!(b.acquire(shard).await.unwrap(), taken(2, None));
+
+    let run_out = async |mut redis: Redis| redis.hset::<_, _, _, ()>(RedisKey::shard_lease(shard), "until", 1).await;
+    run_out(redis.clone()).await.unwrap();
+    assert!(!b.renew(shard, 2).await.unwrap(), "nobody has taken it, but its owner has stopped to rely on it");
+    assert_eq!(b.acquire(shard).await.unwrap(), taken(3, Some("b")), "for the same owner as well");
+    run_out(redis.clone()).await.unwrap();
+    assert_eq!(a.holder(shard).await.unwrap(), None);
+    assert_eq!(a.acquire(shard).await.unwrap(), taken(4, Some("b")));
+    assert!(!b.renew(shard, 3).await.unwrap() && !b.release(shard, 3).await.unwrap());
+    assert_eq!(a.holder(shard).await.unwrap().as_deref(), Some("a"));
+
+    assert_eq!(b.join().await.unwrap(), ["b"]);
+    assert_eq!(a.join().await.unwrap(), ["a", "b"]);
+    redis.zadd::<_, _, _, ()>(RedisKey::ingest_workers(), "b", 1).await.unwrap();
+    assert_eq!(a.join().await.unwrap(), ["a"], "who is silent is forgotten");
+    a.leave().await.unwrap();
+    assert_eq!(b.join().await.unwrap(), ["b"]);
+}
+
+/// A TCP proxy to Redis that can be cut.
+struct Wire {
+    url: String,
+    is_cut: Arc<AtomicBool>,
+    /// Ends every connection there is.
+    cutting: Arc<Notify>,
+}
+
+impl Wire {
+    async fn to(url: &str) -> Self {
+        let (front, rest) = url.rsplit_once('@').unwrap();
+        let (target, database) = rest.split_once('/').unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{front}@{}/{database}", listener.local_addr().unwrap());
+        let wire = Self { url, is_cut: Arc::default(), cutting: Arc::default() };
+        let (is_cut, cutting, target) = (Arc::clone(&wire.is_cut), Arc::clone(&wire.cutting), target.to_owned());
+        tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                tokio::select! {
+                    () = cutting.notified() => connections.shutdown().await,
+                    accepted = listener.accept() => {
+                        let (mut client, _) = accepted.unwrap();
+                        if is_cut.load(Ordering::SeqCst) {
+                            continue;
+                        }
+                        let mut server = TcpStream::connect(&target).await.unwrap();
+                        connections.spawn(async move { drop(copy_bidirectional(&mut client, &mut server).await) });
+                    }
+                }
+            }
+        });
+        wire
+    }
+
+    async fn cut(&self) {
+        self.is_cut.store(true, Ordering::SeqCst);
+        self.cutting.notify_one();
+    }
+
+    fn mend(&self) {
+        self.is_cut.store(false, Ordering::SeqCst);
+    }
+}
