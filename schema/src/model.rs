@@ -381,6 +381,33 @@ pub struct Attachment<'a> {
     pub content: &'a [u8],
 }
 
+/// A call as a replayer finds and recognises it. What went in and what came out are in its run or span.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ReplayCapture<'a> {
+    /// The run it is, or the run its span belongs to.
+    pub run_id: Uuid,
+    /// The span it is; nil for a run.
+    pub span_id: Uuid,
+    /// Of a span, its parent; of a run, the run that is its parent.
+    pub parent_span_id: Uuid,
+    /// What is called.
+    pub kind: Kind,
+    /// Its name.
+    pub name: &'a str,
+    /// The model, if one is called.
+    pub model: &'a str,
+    /// Who serves it.
+    pub provider: &'a str,
+    /// When the call began.
+    pub start_time: UnixNanos,
+    /// When it ended; 0 if that was not known yet.
+    pub end_time: UnixNanos,
+    /// What it was called with beside its inputs: a JSON object.
+    pub parameters: &'a str,
+    /// By which the same call is recognised.
+    pub content_hash: [u8; 16],
+}
+
 /// An item that could not be stored, as it came.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SetAside<'a> {

@@ -36,7 +36,8 @@ impl Table {
     }
 
     /// Every table that the edge fills.
-    pub const ALL: [&'static Table; 6] = [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT, &SET_ASIDE];
+    pub const ALL: [&'static Table; 7] =
+        [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT, &SET_ASIDE, &REPLAY_CAPTURE];
 }
 
 /// The columns that every table has and no encoder can write: the worker fills them from the envelope's header, which
@@ -225,7 +226,9 @@ table! {
 
 mod beside;
 
-pub use beside::{AttachmentRows, EVAL_SCORE, RUN_ATTACHMENT, SET_ASIDE, ScoreRows, SetAsideRows};
+pub use beside::{
+    AttachmentRows, EVAL_SCORE, REPLAY_CAPTURE, RUN_ATTACHMENT, ReplayRows, SET_ASIDE, ScoreRows, SetAsideRows,
+};
 
 /// Pushes the columns that runs and spans share.
 macro_rules! push_llm {
@@ -402,10 +405,16 @@ pub fn period(at: UnixNanos) -> u32 {
 
 /// A hash that is the same on every machine and release: it is stored, as part of a row's identity.
 pub fn content_hash(bytes: &[u8]) -> u64 {
+    content_hash_of([bytes])
+}
+
+/// The hash of pieces one after another.
+pub fn content_hash_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     use blake2::digest::consts::U8;
     use blake2::{Blake2b, Digest};
-    let digest: [u8; 8] = Blake2b::<U8>::digest(bytes).into();
-    u64::from_be_bytes(digest)
+    let mut digest = Blake2b::<U8>::new();
+    pieces.into_iter().for_each(|piece| digest.update(piece));
+    u64::from_be_bytes(digest.finalize().into())
 }
 
 /// The same with 128 bits, for contents that are recognised by it.
@@ -415,17 +424,29 @@ pub fn content_hash_128(bytes: &[u8]) -> [u8; 16] {
     Blake2b::<U16>::digest(bytes).into()
 }
 
+/// The same over several parts, of which each is hashed with its length, so that none can pass for the end of another.
+pub fn framed_hash_128(parts: &[&[u8]]) -> [u8; 16] {
+    use blake2::digest::consts::U16;
+    use blake2::{Blake2b, Digest};
+    let mut hash = Blake2b::<U16>::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Attachment, Score, SetAside};
+    use crate::model::{Attachment, ReplayCapture, Score, SetAside};
 
     #[test]
     fn every_column_gets_every_row() {
         let (project, origin) = (ProjectId(uuid::Uuid::nil()), Origin::default());
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
         let (mut scores, mut attachments) = (ScoreRows::default(), AttachmentRows::default());
-        let mut set_aside = SetAsideRows::default();
+        let (mut set_aside, mut calls) = (SetAsideRows::default(), ReplayRows::default());
         for i in 0..3 {
             let span =
                 Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
@@ -435,12 +456,13 @@ mod tests {
             scores.push(project, &Score::default());
             attachments.push(project, &Attachment::default());
             set_aside.push(project, EnvelopeId(project.0), &SetAside::default());
+            calls.push(project, &ReplayCapture::default());
         }
         fn lengths(rows: &impl Rows) -> Vec<(&'static str, u32)> {
             rows.table().columns.iter().map(|c| c.name).zip(rows.columns().map(Column::rows)).collect()
         }
         let first = [lengths(&spans), lengths(&runs), lengths(&bills)];
-        let second = [lengths(&scores), lengths(&attachments), lengths(&set_aside)];
+        let second = [lengths(&scores), lengths(&attachments), lengths(&set_aside), lengths(&calls)];
         for (name, rows) in first.into_iter().chain(second).flatten() {
             assert_eq!(rows, 3, "{name}");
         }
@@ -466,5 +488,14 @@ mod tests {
         assert_eq!(format!("{:016x}", content_hash(b"run")), PINNED);
     }
 
+    #[test]
+    fn parts_of_a_hash_do_not_run_into_each_other() {
+        let hash = framed_hash_128(&[b"a", b"bc"]);
+        assert_ne!(hash, framed_hash_128(&[b"ab", b"c"]));
+        // hashlib.blake2b(b"\1\0\0\0\0\0\0\0a\2\0\0\0\0\0\0\0bc", digest_size=16).hexdigest()
+        assert_eq!(format!("{:032x}", u128::from_be_bytes(hash)), PINNED_PARTS);
+    }
+
+    const PINNED_PARTS: &str = "f14abc19c330e936bb9c8506d69bac9b";
     const PINNED: &str = "fb4b0d4947c68395";
 }

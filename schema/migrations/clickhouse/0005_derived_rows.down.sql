@@ -1,1 +1,2 @@
+DROP VIEW IF EXISTS replay_of;
 DROP TABLE IF EXISTS set_aside;

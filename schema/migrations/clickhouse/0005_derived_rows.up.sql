@@ -26,3 +26,47 @@ SETTINGS
     index_granularity = 8192,
     non_replicated_deduplication_window = 10000,
     replicated_deduplication_window = 10000;
+
+-- The captured calls of one org with what went in and what came out: SELECT ... FROM replay_of(org = '...').
+--
+-- A capture does not repeat inputs, outputs and error: those of its span or run are shown. Where a capture has its own, from
+-- before there were orgs, they are. A run's are those of all its writes.
+CREATE VIEW IF NOT EXISTS replay_of AS
+SELECT
+    capture.org_id AS org_id,
+    capture.workspace_id AS workspace_id,
+    capture.project_id AS project_id,
+    capture.run_id AS run_id,
+    capture.span_id AS span_id,
+    capture.parent_span_id AS parent_span_id,
+    capture.kind AS kind,
+    capture.name AS name,
+    capture.model AS model,
+    capture.provider AS provider,
+    capture.start_time AS start_time,
+    greatest(capture.end_time, called.end_time) AS end_time,
+    capture.parameters AS parameters,
+    capture.content_hash AS content_hash,
+    if(capture.inputs = '', called.inputs, capture.inputs) AS inputs,
+    if(capture.outputs = '', called.outputs, capture.outputs) AS outputs,
+    if(capture.error_message = '', called.error_message, capture.error_message) AS error_message,
+    capture.source AS source,
+    capture.received_at AS received_at
+FROM (SELECT * FROM replay_capture FINAL WHERE org_id = {org:UUID}) AS capture
+LEFT JOIN
+(
+    SELECT project_id, run_id, span_id, end_time, inputs, outputs, error_message
+    FROM span FINAL
+    WHERE org_id = {org:UUID}
+    UNION ALL
+    SELECT
+        project_id,
+        run_id,
+        toUUID('00000000-0000-0000-0000-000000000000') AS span_id,
+        end_time,
+        inputs,
+        outputs,
+        error_message
+    FROM run_of(org = {org:UUID})
+) AS called
+    ON called.project_id = capture.project_id AND called.run_id = capture.run_id AND called.span_id = capture.span_id;

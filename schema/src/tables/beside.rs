@@ -1,9 +1,10 @@
-//! What comes beside runs and spans: verdicts on runs, files that belong to them, and items that could not be stored.
+//! What comes beside runs and spans: verdicts on runs, files that belong to them, items that could not be stored, and calls
+//! as a replayer looks for them.
 
 use super::{ColumnSpec, Rows, Table, content_hash_128};
 use crate::columns::{Column, ColumnType};
 use crate::ids::{EnvelopeId, ProjectId};
-use crate::model::{Attachment, Score, SetAside};
+use crate::model::{Attachment, ReplayCapture, Score, SetAside};
 
 table! {
     /// Rows of `eval_score`.
@@ -63,6 +64,29 @@ table! {
         content: String,
         content_bytes: UInt64,
         content_hash: FixedString16,
+        schema_version: UInt16,
+    }
+}
+
+table! {
+    /// Rows of `replay_capture`. Inputs, outputs and errors are in the run or span and not copied; the columns hold what was
+    /// captured before there were orgs.
+    ReplayRows, REPLAY_CAPTURE = 7 v 1 "replay_capture" {
+        project_id: Uuid,
+        run_id: Uuid,
+        span_id: Uuid,
+        parent_span_id: Uuid,
+        kind: String,
+        name: String,
+        model: String,
+        provider: String,
+        start_time: DateTime64,
+        end_time: DateTime64,
+        inputs: String,
+        outputs: String,
+        parameters: String,
+        content_hash: FixedString16,
+        error_message: String,
         schema_version: UInt16,
     }
 }
@@ -127,5 +151,27 @@ impl SetAsideRows {
         self.content_bytes.push_fixed(item.content_bytes.to_le_bytes());
         self.content_hash.push_fixed(item.content_hash);
         self.schema_version.push_fixed(SET_ASIDE.version.to_le_bytes());
+    }
+}
+
+impl ReplayRows {
+    /// Appends a call.
+    pub fn push(&mut self, project: ProjectId, call: &ReplayCapture<'_>) {
+        self.project_id.push_uuid(project.0);
+        self.run_id.push_uuid(call.run_id);
+        self.span_id.push_uuid(call.span_id);
+        self.parent_span_id.push_uuid(call.parent_span_id);
+        self.kind.push_str(call.kind.as_str());
+        self.name.push_str(call.name);
+        self.model.push_str(call.model);
+        self.provider.push_str(call.provider);
+        self.start_time.push_fixed(call.start_time.to_le_bytes());
+        self.end_time.push_fixed(call.end_time.to_le_bytes());
+        self.inputs.push_str("");
+        self.outputs.push_str("");
+        self.parameters.push_str(call.parameters);
+        self.content_hash.push_fixed(call.content_hash);
+        self.error_message.push_str("");
+        self.schema_version.push_fixed(REPLAY_CAPTURE.version.to_le_bytes());
     }
 }
