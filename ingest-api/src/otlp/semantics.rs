@@ -185,7 +185,8 @@ pub fn interpret(span: &mut Span<'_>) {
     }
     // Agents and chains repeat the sum of their steps: counted there too, a trace's total would be a multiple.
     if matches!(llm.kind, Kind::Llm | Kind::Embedding | Kind::Reranker) {
-        let (prompt, completion) = (found.count(Field::PromptTokens), found.count(Field::CompletionTokens));
+        let count = |field| found.count(field).saturating_add(parts_beside(field, &found, attributes));
+        let (prompt, completion) = (count(Field::PromptTokens), count(Field::CompletionTokens));
         let total = found.count(Field::TotalTokens);
         llm.tokens = Tokens {
             prompt,
@@ -206,6 +207,22 @@ pub fn interpret(span: &mut Span<'_>) {
     let name = found.text(Field::Name, &span.attributes);
     fill_payloads(span, &found);
     rename(span, name);
+}
+
+/// What Langfuse counts beside `input` and `output` where every other convention counts it in: what was cached, reasoned,
+/// heard.
+fn parts_beside(field: Field, found: &Found, attributes: &[Attribute<'_>]) -> u32 {
+    let Some(Source::Member(table::LANGFUSE_USAGE, [whole @ ("input" | "output")])) = found.source(field) else {
+        return 0;
+    };
+    let members = found.value(field, attributes).map(read_members).unwrap_or_default();
+    let is_part = |name: &str| match name.strip_prefix(whole) {
+        // How fast a token was asked for is no part of its own.
+        Some(rest) => rest.starts_with('_') && !rest.starts_with("_priority"),
+        None => *whole == "input" && name.starts_with("cache_") && name.ends_with("_input_tokens"),
+    };
+    let parts = members.as_object().into_iter().flatten().filter(|(name, _)| is_part(name));
+    parts.filter_map(|(name, _)| member(&members, &[name])).sum::<f64>() as u32
 }
 
 /// Without a kind, a span that names a model and who serves it by the GenAI conventions is a call of that model.

@@ -34,6 +34,9 @@ pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
             "invoke_agent" | "create_agent" => Some(Kind::Agent),
             "retrieval" => Some(Kind::Retriever),
             "invoke_workflow" => Some(Kind::Chain),
+            // The AI SDK from version 7 on.
+            "agent_step" => Some(Kind::Chain),
+            "rerank" => Some(Kind::Reranker),
             // LangSmith's OTel mode says "chain" and "parser" here, beside a better attribute.
             _ => None,
         },

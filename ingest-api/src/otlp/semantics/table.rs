@@ -84,7 +84,7 @@ pub enum Source {
 }
 
 const USAGE: &str = "langsmith.metadata.usage_metadata";
-const LANGFUSE_USAGE: &str = "langfuse.observation.usage_details";
+pub(super) const LANGFUSE_USAGE: &str = "langfuse.observation.usage_details";
 const LANGFUSE_COST: &str = "langfuse.observation.cost_details";
 const DETAILS_EVENT: &str = "gen_ai.client.inference.operation.details";
 
@@ -135,7 +135,12 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("llm.token_count.prompt"),
             A("ai.usage.inputTokens"),
             A("ai.usage.promptTokens"),
+            // Of embeddings.
+            A("ai.usage.tokens"),
             Member(LANGFUSE_USAGE, &["input"]),
+            // As OpenAI says it, which Langfuse's SDKs pass on.
+            Member(LANGFUSE_USAGE, &["prompt_tokens"]),
+            Member(LANGFUSE_USAGE, &["input_tokens"]),
             Member(USAGE, &["input_tokens"]),
         ],
     ),
@@ -148,6 +153,8 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("ai.usage.outputTokens"),
             A("ai.usage.completionTokens"),
             Member(LANGFUSE_USAGE, &["output"]),
+            Member(LANGFUSE_USAGE, &["completion_tokens"]),
+            Member(LANGFUSE_USAGE, &["output_tokens"]),
             Member(USAGE, &["output_tokens"]),
         ],
     ),
@@ -159,6 +166,7 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("llm.token_count.total"),
             A("ai.usage.totalTokens"),
             Member(LANGFUSE_USAGE, &["total"]),
+            Member(LANGFUSE_USAGE, &["total_tokens"]),
             Member(USAGE, &["total_tokens"]),
         ],
     ),
@@ -170,6 +178,11 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("llm.token_count.prompt_details.cache_input"),
             A("ai.usage.inputTokenDetails.cacheReadTokens"),
             A("ai.usage.cachedInputTokens"),
+            Member(LANGFUSE_USAGE, &["input_cached_tokens"]),
+            Member(LANGFUSE_USAGE, &["input_cache_read"]),
+            Member(LANGFUSE_USAGE, &["cache_read_input_tokens"]),
+            Member(LANGFUSE_USAGE, &["prompt_tokens_details", "cached_tokens"]),
+            Member(LANGFUSE_USAGE, &["input_tokens_details", "cached_tokens"]),
             Member(USAGE, &["input_token_details", "cache_read"]),
             Member("gen_ai.usage.input_token_details", &["cache_read"]),
         ],
@@ -182,6 +195,10 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("llm.token_count.completion_details.reasoning"),
             A("ai.usage.outputTokenDetails.reasoningTokens"),
             A("ai.usage.reasoningTokens"),
+            Member(LANGFUSE_USAGE, &["output_reasoning_tokens"]),
+            Member(LANGFUSE_USAGE, &["output_reasoning"]),
+            Member(LANGFUSE_USAGE, &["completion_tokens_details", "reasoning_tokens"]),
+            Member(LANGFUSE_USAGE, &["output_tokens_details", "reasoning_tokens"]),
             Member(USAGE, &["output_token_details", "reasoning"]),
             Member("gen_ai.usage.output_token_details", &["reasoning"]),
         ],
@@ -222,6 +239,8 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("ai.prompt.messages"),
             A("ai.prompt"),
             A("ai.toolCall.args"),
+            A("ai.value"),
+            A("ai.values"),
             A("traceloop.entity.input"),
             A("input.value"),
             A("gen_ai.prompt"),
@@ -271,6 +290,8 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("langsmith.metadata.conversation_id"),
             A("traceloop.association.properties.session_id"),
             A("ai.telemetry.metadata.sessionId"),
+            // The AI SDK from version 7 on.
+            A("ai.settings.context.sessionId"),
         ],
     ),
     (
@@ -281,6 +302,7 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("langsmith.metadata.user_id"),
             A("traceloop.association.properties.user_id"),
             A("ai.telemetry.metadata.userId"),
+            A("ai.settings.context.userId"),
         ],
     ),
     (
@@ -306,7 +328,7 @@ pub(super) struct Places {
 }
 
 /// An attribute stands in this many places at most.
-const PLACES_MAX: usize = 8;
+const PLACES_MAX: usize = 20;
 
 impl Places {
     /// Field and rank (0 wins) of each.

@@ -197,6 +197,8 @@ fn kinds_are_what_the_conventions_call_them() {
                 ("create_agent", Agent),
                 ("retrieval", Retriever),
                 ("invoke_workflow", Chain),
+                ("agent_step", Chain),
+                ("rerank", Reranker),
             ],
         ),
         ("traceloop.span.kind", &[("workflow", Chain), ("task", Chain), ("agent", Agent), ("tool", Tool)]),
@@ -234,6 +236,25 @@ fn tokens_and_cost_are_those_of_model_calls_only() {
     };
     assert_eq!((usage("llm"), usage("embedding")), ((7, Some(100_000_000)), (7, Some(100_000_000))));
     assert_eq!((usage("chain"), usage("tool")), ((0, None), (0, None)));
+}
+
+/// Langfuse's `input` and `output` leave out what its other members count; OpenAI's `prompt_tokens` do not.
+#[test]
+fn langfuse_counts_parts_beside_the_whole() {
+    let tokens = |details: &'static str| {
+        let kind = ("langfuse.observation.type", text_value("generation"));
+        interpreted(&[kind, ("langfuse.observation.usage_details", text_value(details))]).llm.tokens
+    };
+    let wanted = Tokens { prompt: 17, completion: 5, total: 22, cached: 3, reasoning: 2 };
+    let of_langchain =
+        r#"{"input":14,"input_cache_read":3,"input_priority":9,"output":3,"output_reasoning":2,"total":22}"#;
+    assert_eq!(tokens(of_langchain), wanted);
+    let of_openai = r#"{"prompt_tokens":17,"completion_tokens":5,"total_tokens":22,
+        "prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":2}}"#;
+    assert_eq!(tokens(of_openai), wanted);
+    let of_anthropic = r#"{"input":10,"cache_read_input_tokens":3,"cache_creation_input_tokens":4,"output":5}"#;
+    assert_eq!(tokens(of_anthropic), Tokens { prompt: 17, completion: 5, total: 22, cached: 3, reasoning: 0 });
+    assert_eq!(tokens(r#"{"input":10,"output":5}"#).total, 15);
 }
 
 #[test]
