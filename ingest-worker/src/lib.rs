@@ -6,6 +6,7 @@
 mod backoff;
 pub mod batch;
 pub mod config;
+pub mod delivery;
 pub mod health;
 pub mod lease;
 pub mod metrics;
@@ -13,3 +14,4 @@ pub mod roles;
 pub mod shard;
 mod statements;
 pub mod stream;
+pub mod window;
