@@ -97,7 +97,7 @@ impl App {
         let tenant = self.admit(headers).await?;
         let body = body::read(headers, body, &self.budget).await;
         let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
-        self.store(request_id, &tenant, body, source).await
+        self.store(request_id, &tenant, headers, body, source).await
     }
 
     /// The same for a request of LangSmith's protocol.
@@ -111,22 +111,32 @@ impl App {
         let tenant = self.admit(headers).await?;
         let body = body::read(headers, body, &self.budget).await;
         let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
-        let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body);
+        let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body, &self.budget);
         self.store_by(request_id, &tenant, body, Source::LangSmith, translate).await
     }
 
-    /// Counts the items of a signal that is not stored, all of which are rejected.
-    pub fn reject_untraced(
+    /// Counts the items of a signal that is not stored, all of which are rejected. The request is charged like one of a
+    /// single item, or this would be a way around the rate.
+    pub async fn reject_untraced(
         &self,
         tenant: &TenantContext,
         signal: Signal,
         encoding: Encoding,
         body: &[u8],
-    ) -> Result<u64, ApiError> {
+    ) -> Result<(u64, Option<Standing>), ApiError> {
+        let refused = |error: &ApiError| self.refused_unread(tenant, error);
         let items = otlp::untraced::count(signal, encoding, body).map_err(ApiError::Malformed);
-        let items = items.inspect_err(|error| self.refused_unread(tenant, error))?;
+        let items = items.inspect_err(refused)?;
+        let standing = self.charge_request(tenant).await.inspect_err(refused)?;
         self.ledger.open(tenant.org_id(), items).end(Outcome::Rejected, "not_traces");
-        Ok(items)
+        Ok((items, standing))
+    }
+
+    /// Charges a request of which nothing is stored.
+    async fn charge_request(&self, tenant: &TenantContext) -> Result<Option<Standing>, ApiError> {
+        let (charge, standing) = self.admission.admit(tenant, Cost { items: 0, bytes: 0 }, now()).await?;
+        charge.kept();
+        Ok(standing)
     }
 
     /// Counts a request whose items nobody has counted.
@@ -139,9 +149,12 @@ impl App {
         &self,
         request_id: Uuid,
         tenant: &Arc<TenantContext>,
+        headers: &HeaderMap,
         body: ReadBody,
         source: Source,
     ) -> Result<Accepted, ApiError> {
+        let project = otlp::project::of(headers);
+        let translate = |header: &Header, body: &[u8]| translate(header, &project, body);
         self.store_by(request_id, tenant, body, source, translate).await
     }
 
@@ -179,7 +192,7 @@ impl App {
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }
-            None => None,
+            None => self.charge_request(tenant).await?,
         };
         metrics::items(&counts);
         Ok(Accepted { counts, standing })
@@ -220,24 +233,23 @@ impl App {
 /// What became of a body's items, and the envelope, if anything is to be stored.
 type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
 
-/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end.
-pub fn translate(header: &Header, body: &[u8]) -> Translated {
+/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end. OTLP spans that
+/// name no project of LangSmith's are of `project`, which may be empty.
+pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
     Batch::with(|batch| {
-        let project = header.project_id;
         match header.source {
             Source::OtlpProtobuf | Source::OtlpGrpc => {
-                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, project, header.received_at))
+                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, header, project))
                     .map_err(|e| ApiError::Malformed(e.to_string()))?;
             }
             Source::OtlpJson => {
-                let malformed = |e: serde_json::Error| ApiError::Malformed(format!("malformed JSON: {e}"));
-                // JavaScript can send half a character: a lone surrogate, which is no JSON.
-                let body = langsmith::lenient::json(body).map_err(malformed)?;
-                otlp::decode_json(body.as_bytes(), &mut otlp::Translator::new(batch, project, header.received_at))
-                    .map_err(malformed)?;
+                // Nothing reaches the batch before the whole body has been read, so that it can be read again.
+                langsmith::lenient::Document::new(body)
+                    .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
+                    .map_err(|e| ApiError::Malformed(format!("malformed JSON: {e}")))?;
             }
-            Source::Native => native::decode(body, project, batch)
-                .map_err(|e| ApiError::Malformed(format!("not a batch of runs and spans: {e}")))?,
+            Source::Native => native::decode(body, header.project_id, header.received_at, batch)
+                .map_err(|e| ApiError::Malformed(e.to_string()))?,
             // Its bodies say only together with their path what they are.
             Source::LangSmith => return Err(ApiError::Defect),
         }
@@ -246,10 +258,10 @@ pub fn translate(header: &Header, body: &[u8]) -> Translated {
     })
 }
 
-/// The same for a body of LangSmith's protocol.
-pub fn translate_langsmith(header: &Header, kind: &langsmith::BodyKind, body: &[u8]) -> Translated {
+/// The same for a body of LangSmith's protocol. What its parts are decompressed into is taken from `budget`.
+pub fn translate_langsmith(header: &Header, kind: &langsmith::BodyKind, body: &[u8], budget: &Budget) -> Translated {
     Batch::with(|batch| {
-        langsmith::decode(kind, body, header.project_id, batch)?;
+        langsmith::decode(kind, body, header, budget, batch)?;
         let envelope = batch.envelope(header, body.len())?;
         Ok((batch.counts(), envelope))
     })
@@ -293,7 +305,7 @@ mod tests {
             received_at: 0,
             source: Source::OtlpProtobuf,
         };
-        translate(&header, &body).map(|(counts, _)| counts.spans)
+        translate(&header, "", &body).map(|(counts, _)| counts.spans)
     }
 
     #[test]

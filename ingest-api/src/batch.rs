@@ -4,9 +4,13 @@ use std::cell::RefCell;
 
 use schema::columns::Column;
 use schema::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
-use schema::model::{self, Meter};
-use schema::tables::{AttachmentRows, BillingRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128};
+use schema::ids::ProjectId;
+use schema::model::{self, Meter, Origin, Run, Span};
+use schema::tables::{
+    AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
+};
 
+use crate::derive::replay::Capturer;
 use crate::error::ApiError;
 
 /// Reasons kept per request, in items; further ones are only counted.
@@ -24,10 +28,10 @@ pub const ASIDE_WORDS_BYTES_MAX: usize = 1 << 10;
 /// The rows of one request, and what could not become a row.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Rows of `run`.
-    pub runs: RunRows,
-    /// Rows of `span`.
-    pub spans: SpanRows,
+    runs: RunRows,
+    spans: SpanRows,
+    calls: ReplayRows,
+    capturer: Capturer,
     /// Rows of `eval_score`.
     pub scores: ScoreRows,
     /// Rows of `run_attachment`.
@@ -48,10 +52,12 @@ pub struct Batch {
 }
 
 /// One item that was not stored.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
     /// Which item, as the client can recognise it.
     pub item: String,
+    /// The id that the client gave it, where `item` does not name it and it can be made out.
+    pub id: Option<String>,
     /// Why.
     pub error: String,
 }
@@ -102,9 +108,31 @@ impl Batch {
         })
     }
 
-    /// Notes that the newest run was made out of a span.
-    pub fn run_is_derived(&mut self) {
+    /// Adds a span. `same_origin` promises that `origin` is the one of the span before.
+    pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
+        if let Some(call) = self.capturer.of_span(span) {
+            self.calls.push(project, &call);
+        }
+        self.spans.push(project, origin, same_origin, span);
+    }
+
+    /// Adds one write of a run. `op_hash` tells it from others, see [`RunRows::push`].
+    pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
+        if let Some(call) = self.capturer.of_run(run) {
+            self.calls.push(project, &call);
+        }
+        self.runs.push(project, run, op_hash);
+    }
+
+    /// Adds a run that we made out of a span, which has been added itself.
+    pub fn push_derived_run(&mut self, project: ProjectId, run: &Run<'_>, op_hash: u64) {
+        self.runs.push(project, run, op_hash);
         self.derived_runs += 1;
+    }
+
+    /// How many writes of runs there are so far.
+    pub fn run_rows(&self) -> u32 {
+        self.runs.rows()
     }
 
     /// Counts a span's share of its origin, which is sent once and stored per span: few bytes that repeat a large resource
@@ -116,9 +144,16 @@ impl Batch {
 
     /// Notes an item that is not stored.
     pub fn set_aside(&mut self, item: String, error: String) {
+        self.set_aside_with_id(item, None, error);
+    }
+
+    /// The same for one that is named by its place and its id.
+    pub fn set_aside_with_id(&mut self, item: String, id: Option<String>, error: String) {
         self.set_aside += 1;
         if self.reasons.len() < REASONS_MAX {
-            self.reasons.push(SetAside { item, error });
+            // What the client sent can be in all three.
+            let short = |text: String| cut(&text).to_owned();
+            self.reasons.push(SetAside { item: short(item), id: id.map(short), error: short(error) });
         }
     }
 
@@ -168,8 +203,8 @@ impl Batch {
         }
         let (runs, spans) = (self.runs.rows(), self.spans.rows());
         let (scores, attachments, aside) = (self.scores.rows(), self.attachments.rows(), self.aside.rows());
-        if runs.max(spans).max(scores).max(attachments) > SECTION_ROWS_MAX {
-            let what = "number of runs, spans, scores or attachments in the request";
+        if [runs, spans, scores, attachments, self.calls.rows()].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
+            let what = "number of runs, spans, calls, scores or attachments in the request";
             return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
         let expanded = self.origin_bytes.max(self.expanded_len());
@@ -189,6 +224,7 @@ impl Batch {
         let mut writer = Writer::new(header, self.byte_len() + ENVELOPE_OVERHEAD_BYTES);
         writer.section(&self.runs);
         writer.section(&self.spans);
+        writer.section(&self.calls);
         writer.section(&self.scores);
         writer.section(&self.attachments);
         writer.section(&self.aside);
@@ -199,6 +235,7 @@ impl Batch {
     fn clear(&mut self) {
         self.runs.clear();
         self.spans.clear();
+        self.calls.clear();
         self.scores.clear();
         self.attachments.clear();
         self.bills.clear();
@@ -222,7 +259,7 @@ impl Batch {
 
     fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
         let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.aside, &len);
-        sum(&self.runs, &len) + sum(&self.spans, &len) + beside
+        sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside
     }
 }
 

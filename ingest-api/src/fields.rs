@@ -4,7 +4,13 @@ use std::borrow::Cow;
 
 use schema::model::Value;
 use serde::Deserialize;
+use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
+
+/// Members of one JSON object that is taken apart. Each costs forty bytes of ours and can be five of the client's.
+pub(crate) const MEMBERS_MAX: usize = 8_192;
+/// Levels of arrays and objects inside one another in one field. serde_json reads 127, and stored values are put into others.
+pub(crate) const NESTING_MAX: usize = 100;
 
 /// Why an item cannot be stored.
 #[derive(Debug, thiserror::Error)]
@@ -15,6 +21,42 @@ pub(crate) enum ItemError {
     Missing(&'static str),
     #[error("`{field}`: {reason}")]
     Field { field: &'static str, reason: String },
+    #[error("`{field}` is nested deeper than {NESTING_MAX} levels")]
+    NestedTooDeep { field: String },
+}
+
+/// A list of at most `MAX` items; a longer one is refused before it takes the memory.
+pub(crate) struct Bounded<T, const MAX: usize>(pub(crate) Vec<T>);
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Items<T, const MAX: usize>(Vec<T>);
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for Items<T, MAX> {
+            type Value = Vec<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let Self(mut items) = self;
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == MAX {
+                        return Err(A::Error::custom(format_args!("more than {MAX} items")));
+                    }
+                    items.push(item);
+                }
+                Ok(items)
+            }
+        }
+        deserializer.deserialize_seq(Items::<T, MAX>(Vec::new())).map(Self)
+    }
 }
 
 /// The fields of an object that nobody has taken yet, in the order they came.
@@ -22,8 +64,13 @@ pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
     pub(crate) fn read(raw: &'a RawValue) -> Result<Self, ItemError> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
+        Self::of_text(raw.get())
+    }
+
+    /// The same of a text that may turn out to be no JSON.
+    pub(crate) fn of_text(text: &'a str) -> Result<Self, ItemError> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -35,13 +82,26 @@ impl<'a> Fields<'a> {
                 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
                 let mut fields = Vec::new();
                 while let Some((Key(key), value)) = map.next_entry()? {
+                    if fields.len() == MEMBERS_MAX {
+                        return Err(A::Error::custom(format_args!("more than {MEMBERS_MAX} members")));
+                    }
                     fields.push((key, value));
                 }
                 Ok(fields)
             }
         }
-        let mut deserializer = serde_json::Deserializer::from_str(raw.get());
-        serde::Deserializer::deserialize_map(&mut deserializer, Visitor).map(Self).map_err(ItemError::NotAnObject)
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let members = serde::Deserializer::deserialize_map(&mut deserializer, Members);
+        let members = members.and_then(|members| deserializer.end().map(|()| members));
+        members.map(Self).map_err(ItemError::NotAnObject)
+    }
+
+    /// Refuses an item of which a field is nested too deep for whoever reads it later.
+    pub(crate) fn check_nesting(&self) -> Result<(), ItemError> {
+        match self.0.iter().find(|(_, value)| nests_deeper(value.get(), NESTING_MAX)) {
+            Some((field, _)) => Err(ItemError::NestedTooDeep { field: field.clone().into_owned() }),
+            None => Ok(()),
+        }
     }
 
     /// Takes a field; `null` counts as absent.
@@ -74,6 +134,39 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether arrays and objects of a JSON text are inside one another for more than `max` levels.
+pub(crate) fn nests_deeper(text: &str, max: usize) -> bool {
+    let bytes = text.as_bytes();
+    // Each level takes two characters.
+    if bytes.len() <= 2 * max || !matches!(bytes[0], b'[' | b'{') {
+        return false;
+    }
+    let (mut depth, mut at) = (0, 0);
+    while let Some(byte) = bytes.get(at) {
+        at += 1;
+        match byte {
+            b'"' => at = string_end(bytes, at),
+            b'[' | b'{' if depth == max => return true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Where the string ends whose opening quote is before `at`.
+pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
+        at += found + 1;
+        match bytes[at - 1] {
+            b'"' => return at,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
 /// A JSON value as an attribute value. Numbers beyond 64 bits keep their text.
 pub(crate) fn json_value(raw: &RawValue) -> Value<'_> {
     let text = raw.get();
@@ -89,5 +182,41 @@ pub(crate) fn json_value(raw: &RawValue) -> Value<'_> {
             (_, Ok(n)) if n.is_finite() && text.contains(['.', 'e', 'E']) => Value::Double(n),
             _ => Value::Str(text.into()),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_counted_outside_of_strings() {
+        let nested = |levels: usize, inside: &str| format!("{}{inside}{}", "[".repeat(levels), "]".repeat(levels));
+        for (text, deeper) in [
+            (nested(5, ""), false),
+            (nested(6, ""), true),
+            (nested(4, r#"{"a":1},{"b":[]}"#), true),
+            (nested(4, r#"{"a":1},{"b":2}"#), false),
+            (nested(4, r#""[[[[\"[[\\","]]""#), false),
+            (nested(4, r#""]]\"]]\\",[[]]"#), true),
+            (r#""[[[[[[[[[[[[[[[[[[""#.to_owned(), false),
+            ("123456789012345".to_owned(), false),
+        ] {
+            serde_json::from_str::<serde_json::Value>(&text).unwrap();
+            assert_eq!(nests_deeper(&text, 5), deeper, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_object_or_a_list_of_too_much_is_refused_while_it_is_read() {
+        let object = |n: usize| format!("{{{}}}", vec![r#""k":0"#; n].join(","));
+        let read = |text: &str| Fields::read(serde_json::from_str(text).unwrap()).map(|fields| fields.0.len());
+        assert_eq!(read(&object(MEMBERS_MAX)).unwrap(), MEMBERS_MAX);
+        let refused = read(&object(MEMBERS_MAX + 1)).unwrap_err().to_string();
+        assert!(refused.contains("more than 8192 members"), "{refused}");
+        assert_eq!(serde_json::from_str::<Bounded<u8, 3>>("[1,2,3]").unwrap().0, [1, 2, 3]);
+        assert!(
+            serde_json::from_str::<Bounded<u8, 3>>("[1,2,3,4]").is_err_and(|e| e.to_string().contains("more than 3"))
+        );
     }
 }

@@ -86,7 +86,7 @@ async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Resu
     let (head, body) = request.into_parts();
     let tenant = app.admit(&head.headers).await?;
     let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
-    let accepted = app.store(request_id, &tenant, message, Source::OtlpGrpc).await?;
+    let accepted = app.store(request_id, &tenant, &head.headers, message, Source::OtlpGrpc).await?;
     Ok(reply::success(Encoding::Protobuf, &accepted.counts))
 }
 
@@ -94,7 +94,7 @@ async fn reject(app: &App, signal: Signal, request: Request<Incoming>) -> Result
     let (head, body) = request.into_parts();
     let tenant = app.admit(&head.headers).await?;
     let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
-    let items = app.reject_untraced(&tenant, signal, Encoding::Protobuf, &message.bytes)?;
+    let (items, _) = app.reject_untraced(&tenant, signal, Encoding::Protobuf, &message.bytes).await?;
     Ok(reply::untraced(Encoding::Protobuf, signal, items))
 }
 
@@ -161,7 +161,7 @@ fn failure(request_id: Uuid, error: &ApiError) -> Answer {
     routes::log(request_id, error, error.status());
     metrics::refused(error.code());
     let mut trailers = HeaderMap::new();
-    let (code, message) = (code(error), error.to_string());
+    let (code, message) = (code(error), routes::message(error));
     trailers.insert(STATUS, HeaderValue::from(code));
     let mut insert = |name, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {

@@ -1,91 +1,190 @@
 //! `POST /v1/runs`: our own batch model, runs with nested spans and loose spans, in JSON.
 //!
-//! The body is `{"schema_version", "sdk", "sdk_version", "runs": [run], "spans": [span]}`. A field that is not known is kept
-//! as an attribute. An item that cannot be stored is set aside with its path and reason; the others are stored.
+//! `docs/openapi.yaml` describes it, and a test holds this to it. A field that is not known is kept as an attribute. An item
+//! that cannot be stored is set aside with its path, id and reason; the others are stored.
 
 use std::borrow::Cow;
 
+use schema::envelope::SECTION_ROWS_MAX;
 use schema::ids::ProjectId;
-use schema::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos};
+use schema::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
 use schema::tables::content_hash;
 use serde::Deserialize;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use crate::batch::Batch;
-use crate::fields::{Fields, ItemError, json_value};
+use crate::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
+use crate::otlp;
+use crate::times;
 
-#[derive(Deserialize)]
-struct Body<'a> {
-    #[serde(borrow, default)]
-    sdk: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    sdk_version: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    runs: Vec<&'a RawValue>,
-    #[serde(borrow, default)]
-    spans: Vec<&'a RawValue>,
+/// The one version of the batch model so far.
+pub const SCHEMA_VERSION: u32 = 1;
+/// Tags of a run or span.
+pub const TAGS_MAX: usize = 1_024;
+
+/// Why a body as a whole cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("not a batch of runs and spans: {0}")]
+    Json(#[from] serde_json::Error),
+    #[error("`schema_version` {0} is not known; known is {SCHEMA_VERSION}")]
+    SchemaVersion(String),
+    #[error("not a batch of runs and spans: {0}")]
+    Field(ItemError),
 }
 
-/// Reads a native batch into rows. An error means that the body as a whole is not such a batch.
-pub fn decode(body: &[u8], project: ProjectId, batch: &mut Batch) -> Result<(), serde_json::Error> {
+type Items<'a> = Bounded<&'a RawValue, { SECTION_ROWS_MAX as usize }>;
+
+struct Body<'a> {
+    schema_version: Option<&'a RawValue>,
+    sdk: Cow<'a, str>,
+    sdk_version: Cow<'a, str>,
+    runs: Items<'a>,
+    spans: Items<'a>,
+    /// What else there is, which holds for every run and span.
+    rest: Fields<'a>,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Body<'de>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                #[derive(Deserialize)]
+                struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+                let mut body = Body {
+                    schema_version: None,
+                    sdk: Cow::Borrowed(""),
+                    sdk_version: Cow::Borrowed(""),
+                    runs: Items::default(),
+                    spans: Items::default(),
+                    rest: Fields(Vec::new()),
+                };
+                while let Some(Text(key)) = map.next_key()? {
+                    let read = match &*key {
+                        "schema_version" => map.next_value().map(|version| body.schema_version = version),
+                        "sdk" => map.next_value().map(|sdk: Option<Text<'de>>| body.sdk = text(sdk)),
+                        "sdk_version" => map.next_value().map(|sdk: Option<Text<'de>>| body.sdk_version = text(sdk)),
+                        "runs" => map.next_value().map(|runs: Option<_>| body.runs = runs.unwrap_or_default()),
+                        "spans" => map.next_value().map(|spans: Option<_>| body.spans = spans.unwrap_or_default()),
+                        _ if body.rest.0.len() == MEMBERS_MAX => {
+                            return Err(A::Error::custom(format_args!("more than {MEMBERS_MAX} members")));
+                        }
+                        _ => map.next_value().map(|raw| body.rest.0.push((key.clone(), raw))),
+                    };
+                    read.map_err(|error| A::Error::custom(format_args!("`{key}`: {error}")))?;
+                }
+                fn text<'a>(text: Option<Text<'a>>) -> Cow<'a, str> {
+                    text.map(|text| text.0).unwrap_or_default()
+                }
+                Ok(body)
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// Reads a native batch, received at that time, into rows. An error means that the body as a whole is not such a batch.
+pub(crate) fn decode(
+    body: &[u8],
+    project: ProjectId,
+    received_at: UnixNanos,
+    batch: &mut Batch,
+) -> Result<(), BodyError> {
     let body: Body<'_> = serde_json::from_slice(body)?;
-    let sdk = (body.sdk.unwrap_or_default(), body.sdk_version.unwrap_or_default());
-    let origin = Origin::default();
-    for (i, raw) in body.runs.iter().enumerate() {
+    match body.schema_version.map(RawValue::get) {
+        None | Some("null" | "1") => {}
+        Some(found) => return Err(BodyError::SchemaVersion(found.to_owned())),
+    }
+    body.rest.check_nesting().map_err(BodyError::Field)?;
+    let shared: Vec<_> = body.rest.0.iter().cloned().map(attribute).collect();
+    let mut origin = Origin { resource_attributes: shared.clone(), ..Origin::default() };
+    for (key, text) in [("sdk", &body.sdk), ("sdk_version", &body.sdk_version)] {
+        if !text.is_empty() {
+            let value = Value::Str(text.clone());
+            origin.resource_attributes.push(Attribute { key: Cow::Borrowed(key), value });
+        }
+    }
+    let shared_bytes = otlp::origin_bytes(&origin);
+    let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, batch };
+    for (i, raw) in body.runs.0.iter().enumerate() {
         let path = format!("runs[{i}]");
-        let (run_id, spans) = match read_run(raw, &sdk) {
+        let (run_id, spans) = match read_run(raw, &body) {
             Ok((run, spans)) => {
-                batch.runs.push(project, &run, content_hash(raw.get().as_bytes()));
-                (Some(run.run_id), spans)
+                let run_id = run.run_id;
+                sink.run(run, raw);
+                (Some(run_id), spans)
             }
             Err(error) => {
-                batch.set_aside(error.item(&path, raw), error.to_string());
+                sink.batch.set_aside_with_id(path.clone(), id_of(raw, "run_id"), error.to_string());
                 nested_spans(raw)
             }
         };
-        for (j, raw) in spans.into_iter().enumerate() {
-            push_span(raw, &format!("{path}.spans[{j}]"), run_id, &origin, project, batch);
+        for (j, raw) in spans.0.into_iter().enumerate() {
+            sink.span(raw, format!("{path}.spans[{j}]"), run_id);
         }
     }
-    for (i, raw) in body.spans.iter().enumerate() {
-        push_span(raw, &format!("spans[{i}]"), None, &origin, project, batch);
+    for (i, raw) in body.spans.0.iter().enumerate() {
+        sink.span(raw, format!("spans[{i}]"), None);
     }
     Ok(())
 }
 
+/// Where items become rows.
+struct Sink<'b, 'a> {
+    project: ProjectId,
+    received_at: UnixNanos,
+    /// What is said of the batch as a whole.
+    shared: Vec<Attribute<'a>>,
+    /// The same as the resource of its spans.
+    origin: Origin<'a>,
+    same_origin: bool,
+    shared_bytes: usize,
+    batch: &'b mut Batch,
+}
+
+impl<'a> Sink<'_, 'a> {
+    fn run(&mut self, mut run: Run<'a>, raw: &RawValue) {
+        if self.batch.take_origin_bytes(self.shared_bytes) {
+            run.attributes.extend(self.shared.iter().cloned());
+            run.attributes.extend(times::of_write(run.start_time, run.end_time, self.received_at));
+            self.batch.push_run(self.project, &mut run, content_hash(raw.get().as_bytes()));
+        }
+    }
+
+    fn span(&mut self, raw: &RawValue, path: String, run_id: Option<Uuid>) {
+        let mut span = match read_span(raw, run_id) {
+            Ok(span) => span,
+            Err(error) => return self.batch.set_aside_with_id(path, id_of(raw, "span_id"), error.to_string()),
+        };
+        if self.batch.take_origin_bytes(self.shared_bytes) {
+            span.attributes.extend(times::of_write(span.start_time, span.end_time, self.received_at));
+            self.batch.push_span(self.project, &self.origin, self.same_origin, &mut span);
+            self.same_origin = true;
+        }
+    }
+}
+
 /// The spans of a run that cannot be stored itself: they still can, if it says whose they are.
-fn nested_spans(raw: &RawValue) -> (Option<Uuid>, Vec<&RawValue>) {
-    let Ok(mut fields) = Fields::read(raw) else { return (None, Vec::new()) };
+fn nested_spans(raw: &RawValue) -> (Option<Uuid>, Items<'_>) {
+    let Ok(mut fields) = Fields::read(raw) else { return (None, Items::default()) };
     let run_id = fields.parse("run_id").ok().flatten();
     (run_id, fields.parse("spans").ok().flatten().unwrap_or_default())
 }
 
-fn push_span(
-    raw: &RawValue,
-    path: &str,
-    run_id: Option<Uuid>,
-    origin: &Origin<'_>,
-    project: ProjectId,
-    batch: &mut Batch,
-) {
-    match read_span(raw, run_id) {
-        Ok(span) => batch.spans.push(project, origin, false, &span),
-        Err(error) => batch.set_aside(error.item(path, raw), error.to_string()),
-    }
-}
-
-impl ItemError {
-    /// The path, and the id if one can be made out.
-    fn item(&self, path: &str, raw: &RawValue) -> String {
-        let id = Fields::read(raw).ok().and_then(|mut f| {
-            let id = f.take("run_id").or_else(|| f.take("span_id"))?;
-            serde_json::from_str::<String>(id.get()).ok()
-        });
-        id.map_or_else(|| path.to_owned(), |id| format!("{path} {id}"))
-    }
+/// The id that an item was given, if that much can be made out.
+fn id_of(raw: &RawValue, name: &str) -> Option<String> {
+    serde_json::from_str(Fields::read(raw).ok()?.take(name)?.get()).ok()
 }
 
 impl<'a> Fields<'a> {
@@ -100,26 +199,55 @@ impl<'a> Fields<'a> {
         nanos.map(Some).map_err(|_| invalid("outside the years 1678 to 2262".into()))
     }
 
+    fn id(&mut self, name: &'static str) -> Result<Option<Uuid>, ItemError> {
+        match self.parse::<Uuid>(name)? {
+            Some(id) if id.is_nil() => Err(ItemError::Field { field: name, reason: "all zeros".to_owned() }),
+            id => Ok(id),
+        }
+    }
+
+    /// JSON has one type of number: 3.0 is a count too.
+    fn count(&mut self, name: &'static str) -> Result<Option<u32>, ItemError> {
+        let Some(number) = self.parse::<f64>(name)? else { return Ok(None) };
+        if number.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&number) {
+            let reason = format!("{number} is not a whole number from 0 to {}", u32::MAX);
+            return Err(ItemError::Field { field: name, reason });
+        }
+        Ok(Some(number as u32))
+    }
+
+    /// In units of 10^-8, which `cost_usd Decimal(18, 8)` holds up to ten thousand million.
+    fn cost_usd_e8(&mut self) -> Result<Option<i64>, ItemError> {
+        const COST_USD_MAX: f64 = 1e10;
+        let Some(usd) = self.parse::<f64>("cost_usd")? else { return Ok(None) };
+        if !(0.0..COST_USD_MAX).contains(&usd) {
+            let reason = format!("{usd} is not from 0 to below {COST_USD_MAX}");
+            return Err(ItemError::Field { field: "cost_usd", reason });
+        }
+        Ok(Some((usd * 1e8).round() as i64))
+    }
+
     fn llm(&mut self) -> Result<Llm<'a>, ItemError> {
         let kind = Self::required(self.parse::<String>("kind")?, "kind")?;
         let kind = Kind::parse(&kind).ok_or_else(|| ItemError::Field {
             field: "kind",
             reason: format!("{kind:?} is none of {}", Kind::ALL.map(|(_, name)| name).join(", ")),
         })?;
-        let (prompt, completion) = (self.parse("prompt_tokens")?, self.parse("completion_tokens")?);
-        let (prompt, completion): (u32, u32) = (prompt.unwrap_or(0), completion.unwrap_or(0));
-        let total = self.parse("total_tokens")?.unwrap_or(prompt.saturating_add(completion));
+        let (prompt, completion) = (self.count("prompt_tokens")?, self.count("completion_tokens")?);
+        let (prompt, completion) = (prompt.unwrap_or(0), completion.unwrap_or(0));
+        let total = self.count("total_tokens")?.unwrap_or(prompt.saturating_add(completion));
+        let tags: Bounded<String, TAGS_MAX> = self.parse("tags")?.unwrap_or_default();
         Ok(Llm {
             kind,
             model: self.text("model")?,
             tokens: Tokens { prompt, completion, total, ..Tokens::default() },
-            cost_usd_e8: self.parse::<f64>("cost_usd")?.map(|usd| (usd * 1e8).round() as i64),
+            cost_usd_e8: self.cost_usd_e8()?,
             temperature: self.parse("temperature")?,
             inputs: self.payload("inputs")?,
             outputs: self.payload("outputs")?,
             session_id: self.text("session_id")?,
             user_id: self.text("user_id")?,
-            tags: self.parse::<Vec<String>>("tags")?.unwrap_or_default().into_iter().map(Cow::Owned).collect(),
+            tags: tags.0.into_iter().map(Cow::Owned).collect(),
             error_kind: self.text("error_kind")?,
             error_message: self.text("error_message")?,
             ..Llm::default()
@@ -134,31 +262,52 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What is left, and the members of the object `name`, as attributes.
-    fn attributes(mut self, name: &'static str) -> Result<Vec<Attribute<'a>>, ItemError> {
-        let mut all = match self.take(name) {
-            Some(raw) => Fields::read(raw).map_err(|e| ItemError::Field { field: name, reason: e.to_string() })?.0,
-            None => Vec::new(),
-        };
-        all.extend(self.0);
-        Ok(all.into_iter().map(|(key, raw)| Attribute { key, value: json_value(raw) }).collect())
+    /// What is left, and the members of the object `name`, as attributes. Of `texts` we know that they are texts.
+    fn attributes(mut self, name: &'static str, texts: &[&'static str]) -> Result<Vec<Attribute<'a>>, ItemError> {
+        let mut all = self.object(name)?;
+        for name in texts {
+            let text = self.text(name)?;
+            if !text.is_empty() {
+                all.push(Attribute { key: Cow::Borrowed(name), value: Value::Str(text) });
+            }
+        }
+        all.extend(self.0.into_iter().map(attribute));
+        Ok(all)
+    }
+
+    fn expect_object(&self, name: &'static str) -> Result<(), ItemError> {
+        match self.0.iter().find(|(key, _)| key == name).map(|(_, raw)| raw.get()) {
+            Some(text) if !text.starts_with('{') && text != "null" => {
+                Err(ItemError::Field { field: name, reason: "not a JSON object".to_owned() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn object(&mut self, name: &'static str) -> Result<Vec<Attribute<'a>>, ItemError> {
+        let Some(raw) = self.take(name) else { return Ok(Vec::new()) };
+        let members = Fields::read(raw).map_err(|e| ItemError::Field { field: name, reason: e.to_string() })?;
+        Ok(members.0.into_iter().map(attribute).collect())
     }
 }
 
-fn read_run<'a>(
-    raw: &'a RawValue,
-    (sdk, sdk_version): &(Cow<'a, str>, Cow<'a, str>),
-) -> Result<(Run<'a>, Vec<&'a RawValue>), ItemError> {
+fn attribute<'a>((key, raw): (Cow<'a, str>, &'a RawValue)) -> Attribute<'a> {
+    Attribute { key, value: json_value(raw) }
+}
+
+fn read_run<'a>(raw: &'a RawValue, body: &Body<'a>) -> Result<(Run<'a>, Items<'a>), ItemError> {
     let mut fields = Fields::read(raw)?;
-    let run_id = Fields::required(fields.parse::<Uuid>("run_id")?, "run_id")?;
+    let spans = fields.parse("spans")?.unwrap_or_default();
+    fields.check_nesting()?;
+    let run_id = Fields::required(fields.id("run_id")?, "run_id")?;
     let parent_run_id = fields.parse::<Uuid>("parent_run_id")?.unwrap_or_default();
     let name = Fields::required(fields.parse::<Cow<'a, str>>("name")?, "name")?;
     let start_time = Fields::required(fields.time("start_time")?, "start_time")?;
     let end_time = fields.time("end_time")?.unwrap_or_default();
     let status = fields.status()?;
     let own_sdk = fields.text("sdk")?;
-    let spans = fields.parse("spans")?.unwrap_or_default();
     let llm = fields.llm()?;
+    fields.expect_object("end_user_metadata")?;
     let run = Run {
         run_id,
         trace_id: if parent_run_id.is_nil() { run_id } else { Uuid::nil() },
@@ -169,10 +318,10 @@ fn read_run<'a>(
         status: Some(status.unwrap_or(if end_time == 0 { Status::Running } else { Status::Ok })),
         start_time,
         end_time,
-        sdk: if own_sdk.is_empty() { sdk.clone() } else { own_sdk },
-        sdk_version: sdk_version.clone(),
+        sdk: if own_sdk.is_empty() { body.sdk.clone() } else { own_sdk },
+        sdk_version: body.sdk_version.clone(),
         llm,
-        attributes: fields.attributes("metadata")?,
+        attributes: fields.attributes("metadata", &["inputs_obj_ref", "outputs_obj_ref", "end_user_id"])?,
         ..Run::default()
     };
     Ok((run, spans))
@@ -180,18 +329,19 @@ fn read_run<'a>(
 
 fn read_span<'a>(raw: &'a RawValue, run_id: Option<Uuid>) -> Result<Span<'a>, ItemError> {
     let mut fields = Fields::read(raw)?;
-    let own_run_id = fields.parse::<Uuid>("run_id")?;
+    fields.check_nesting()?;
+    let own_run_id = fields.id("run_id")?;
     let end_time = fields.time("end_time")?.unwrap_or_default();
     Ok(Span {
         run_id: Fields::required(own_run_id.or(run_id), "run_id")?,
-        span_id: Fields::required(fields.parse::<Uuid>("span_id")?, "span_id")?,
+        span_id: Fields::required(fields.id("span_id")?, "span_id")?,
         parent_span_id: fields.parse::<Uuid>("parent_span_id")?.unwrap_or_default(),
         name: Fields::required(fields.parse::<Cow<'a, str>>("name")?, "name")?,
         start_time: Fields::required(fields.time("start_time")?, "start_time")?,
         end_time,
         status: fields.status()?.unwrap_or(if end_time == 0 { Status::Running } else { Status::Ok }),
         llm: fields.llm()?,
-        attributes: fields.attributes("attributes")?,
+        attributes: fields.attributes("attributes", &["inputs_obj_ref", "outputs_obj_ref"])?,
         ..Span::default()
     })
 }
@@ -199,11 +349,10 @@ fn read_span<'a>(raw: &'a RawValue, run_id: Option<Uuid>) -> Result<Span<'a>, It
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::model::Value;
 
     fn decoded(body: &str) -> crate::batch::Counts {
         Batch::with(|batch| {
-            decode(body.as_bytes(), ProjectId(Uuid::nil()), batch).unwrap();
+            decode(body.as_bytes(), ProjectId(Uuid::nil()), 0, batch).unwrap();
             batch.counts()
         })
     }
@@ -218,9 +367,13 @@ mod tests {
         );
         let counts = decoded(&body);
         assert_eq!((counts.runs, counts.spans, counts.set_aside), (1, 0, 4));
-        let told: Vec<_> = counts.reasons.iter().map(|r| format!("{} {}", r.item, r.error)).collect();
-        assert_eq!(told[0], "runs[1] `run_id` is missing");
-        assert!(told[1].starts_with("runs[2] not a JSON object"), "{}", told[1]);
+        let told: Vec<_> = counts
+            .reasons
+            .iter()
+            .map(|r| format!("{} {} {}", r.item, r.id.as_deref().unwrap_or("-"), r.error))
+            .collect();
+        assert_eq!(told[0], "runs[1] - `run_id` is missing");
+        assert!(told[1].starts_with("runs[2] - not a JSON object"), "{}", told[1]);
         assert!(told[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", told[2]);
         assert_eq!(told[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
     }
@@ -243,7 +396,8 @@ mod tests {
                 "metadata":{{"k":"v","n":1.5}},"end_user_id":"u","big":123456789012345678901}}"#
         );
         let raw: &RawValue = serde_json::from_str(&raw).unwrap();
-        let (run, _) = read_run(raw, &Default::default()).unwrap();
+        let body = serde_json::from_str("{}").unwrap();
+        let (run, _) = read_run(raw, &body).unwrap();
         assert_eq!((&*run.llm.inputs, &*run.llm.outputs), (r#"{"q": 1}"#, "plain"));
         assert_eq!(run.start_time, 1_767_323_045_123_456_789);
         assert_eq!((run.op, run.status, run.llm.cost_usd_e8), (RunOp::Post, Some(Status::Running), Some(25_000_000)));

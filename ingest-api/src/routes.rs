@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use schema::envelope::Source;
@@ -33,6 +33,9 @@ const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
 /// Seconds a client of any route is asked to wait whose org is being moved, which takes about as long.
 const RETRY_AFTER_MOVING_SECONDS: u64 = 1;
 
+/// Bytes of a message about a refused request.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
 /// How a route talks to its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
@@ -50,23 +53,69 @@ enum Route {
     Runs,
     LangSmith(langsmith::Route),
     Health(health::Probe),
+    OpenApi,
     Unknown,
+}
+
+/// Stands for the one segment of a path that can be anything.
+const RUN_ID: &str = "{run_id}";
+
+/// Every path, those first that are asked for most. LangSmith's users set the endpoint with and without `/api/v1`; in OTel mode
+/// its SDKs append to either. `/api/public` is where Langfuse's SDKs send, which present their key as HTTP Basic.
+const PATHS: [(&str, Route); 25] = [
+    ("/v1/traces", Route::Traces),
+    ("/otel/v1/traces", Route::Traces),
+    ("/api/v1/otel/v1/traces", Route::Traces),
+    ("/api/public/otel/v1/traces", Route::Traces),
+    ("/v1/runs", Route::Runs),
+    ("/runs/multipart", Route::LangSmith(langsmith::Route::Multipart)),
+    ("/api/v1/runs/multipart", Route::LangSmith(langsmith::Route::Multipart)),
+    ("/runs/batch", Route::LangSmith(langsmith::Route::Batch)),
+    ("/api/v1/runs/batch", Route::LangSmith(langsmith::Route::Batch)),
+    ("/runs", Route::LangSmith(langsmith::Route::Runs)),
+    ("/api/v1/runs", Route::LangSmith(langsmith::Route::Runs)),
+    ("/runs/{run_id}", Route::LangSmith(langsmith::Route::Run(None))),
+    ("/api/v1/runs/{run_id}", Route::LangSmith(langsmith::Route::Run(None))),
+    ("/feedback", Route::LangSmith(langsmith::Route::Feedback)),
+    ("/api/v1/feedback", Route::LangSmith(langsmith::Route::Feedback)),
+    ("/info", Route::LangSmith(langsmith::Route::Info)),
+    ("/api/v1/info", Route::LangSmith(langsmith::Route::Info)),
+    ("/v1/logs", Route::Untraced(Signal::Logs)),
+    ("/otel/v1/logs", Route::Untraced(Signal::Logs)),
+    ("/v1/metrics", Route::Untraced(Signal::Metrics)),
+    ("/otel/v1/metrics", Route::Untraced(Signal::Metrics)),
+    ("/healthz", Route::Health(health::Probe::Alive)),
+    ("/readyz", Route::Health(health::Probe::Ready)),
+    ("/metrics", Route::Health(health::Probe::Metrics)),
+    ("/openapi.yaml", Route::OpenApi),
+];
+
+/// What is served here: `docs/openapi.yaml`, which is held to it.
+const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
+
+/// Method and path of everything that is served. `{run_id}` in a path stands for any one segment.
+pub fn served() -> impl Iterator<Item = (&'static str, &'static str)> {
+    PATHS.iter().map(|(path, route)| (route.method(), *path))
 }
 
 impl Route {
     fn of(path: &str) -> Self {
-        match path {
-            // LangSmith SDKs in OTel mode append to the endpoint they are given, which may end in /api/v1.
-            "/v1/traces" | "/otel/v1/traces" | "/api/v1/otel/v1/traces" => Route::Traces,
-            // Langfuse's SDKs, which present their key as HTTP Basic.
-            "/api/public/otel/v1/traces" => Route::Traces,
-            "/v1/logs" | "/otel/v1/logs" => Route::Untraced(Signal::Logs),
-            "/v1/metrics" | "/otel/v1/metrics" => Route::Untraced(Signal::Metrics),
-            "/v1/runs" => Route::Runs,
-            path => {
-                let langsmith = langsmith::Route::of(path).map(Route::LangSmith);
-                langsmith.or_else(|| health::Probe::of(path).map(Route::Health)).unwrap_or(Route::Unknown)
+        let found = PATHS.iter().find_map(|(template, route)| match (route, template.strip_suffix(RUN_ID)) {
+            (_, None) => (path == *template).then_some(*route),
+            (_, Some(before)) => {
+                let id = path.strip_prefix(before).filter(|id| !id.contains('/'))?;
+                Some(Route::LangSmith(langsmith::Route::Run(id.parse().ok())))
             }
+        });
+        found.unwrap_or(Route::Unknown)
+    }
+
+    /// The one method it takes.
+    fn method(self) -> &'static str {
+        match self {
+            Route::Traces | Route::Untraced(_) | Route::Runs => "POST",
+            Route::LangSmith(route) => route.method(),
+            Route::Health(_) | Route::OpenApi | Route::Unknown => "GET",
         }
     }
 
@@ -79,6 +128,7 @@ impl Route {
             Route::Runs => "/v1/runs",
             Route::LangSmith(route) => route.name(),
             Route::Health(probe) => probe.path(),
+            Route::OpenApi => "/openapi.yaml",
             Route::Unknown => "unknown",
         }
     }
@@ -89,26 +139,21 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
     let route = Route::of(request.uri().path());
-    let mut answer = match (route, request.method()) {
-        (Route::Traces, &Method::POST) => traces(&app, request_id, request).await,
-        (Route::Untraced(signal), &Method::POST) => untraced(&app, signal, request_id, request).await,
-        (Route::Runs, &Method::POST) => runs(&app, request_id, request).await,
-        (Route::LangSmith(langsmith::Route::Info), &Method::GET) => {
+    let mut answer = match route {
+        Route::Unknown => refuse(Dialect::Native, request_id, &ApiError::NotFound),
+        route if request.method().as_str() != route.method() => {
+            refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
+        }
+        Route::Traces => traces(&app, request_id, request).await,
+        Route::Untraced(signal) => untraced(&app, signal, request_id, request).await,
+        Route::Runs => runs(&app, request_id, request).await,
+        Route::LangSmith(langsmith::Route::Info) => {
             let info = langsmith::info(app.budget().body_max());
             self::answer(StatusCode::OK, "application/json", info.to_string().into_bytes())
         }
-        (Route::LangSmith(route), method) if method.as_str() == route.method() => {
-            langsmith(&app, request_id, request, route).await
-        }
-        (Route::LangSmith(route), _) => {
-            refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
-        }
-        (Route::Health(probe), &Method::GET) => app.health.answer(probe).await,
-        (Route::Traces | Route::Untraced(_) | Route::Runs, _) => {
-            refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "POST" })
-        }
-        (Route::Health(_), _) => refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: "GET" }),
-        (Route::Unknown, _) => refuse(Dialect::Native, request_id, &ApiError::NotFound),
+        Route::LangSmith(route) => langsmith(&app, request_id, request, route).await,
+        Route::Health(probe) => app.health.answer(probe).await,
+        Route::OpenApi => self::answer(StatusCode::OK, "application/yaml", OPENAPI.as_bytes().to_vec()),
     };
     if let Ok(id) = HeaderValue::from_str(request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         answer.headers_mut().insert("x-request-id", id);
@@ -143,10 +188,13 @@ async fn untraced(app: &App, signal: Signal, request_id: Uuid, request: Request<
         let tenant = app.admit(&head.headers).await?;
         let body = body::read(&head.headers, body, app.budget()).await;
         let body = body.inspect_err(|error| app.refused_unread(&tenant, error))?;
-        app.reject_untraced(&tenant, signal, encoding, &body.bytes)
+        app.reject_untraced(&tenant, signal, encoding, &body.bytes).await
     };
     match rejected.await {
-        Ok(items) => answer(StatusCode::OK, encoding.content_type(), reply::untraced(encoding, signal, items)),
+        Ok((items, standing)) => {
+            let body = reply::untraced(encoding, signal, items);
+            with_standing(answer(StatusCode::OK, encoding.content_type(), body), standing)
+        }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
     }
 }
@@ -203,10 +251,12 @@ fn media_type(headers: &HeaderMap) -> &str {
 }
 
 fn accepted(counts: &Counts) -> Vec<u8> {
+    let rejected: Vec<_> =
+        counts.reasons.iter().map(|r| json!({"path": r.item, "id": r.id, "error": r.error})).collect();
     let mut body = json!({
         "accepted_runs": counts.runs,
         "accepted_spans": counts.spans,
-        "rejected": counts.reasons,
+        "rejected": rejected,
     });
     for (name, number) in [("accepted_scores", counts.scores), ("accepted_attachments", counts.attachments)] {
         if number > 0 {
@@ -257,7 +307,7 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
     let status = error.status();
     log(request_id, error, status);
     metrics::refused(error.code());
-    let message = error.to_string();
+    let message = message(error);
     let mut answer = match dialect {
         Dialect::Otlp(encoding) => {
             answer(status, encoding.content_type(), reply::failure(encoding, error.grpc_code(), &message))
@@ -289,6 +339,13 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
         _ => {}
     }
     answer
+}
+
+/// What a client is told. An error can quote what was sent, which can be megabytes.
+pub fn message(error: &ApiError) -> String {
+    let mut message = error.to_string();
+    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
+    message
 }
 
 /// How many seconds a refused client should wait before it tries again; `None` if that cannot help.

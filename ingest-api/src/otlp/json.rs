@@ -7,19 +7,21 @@ use std::borrow::Cow;
 
 use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde::de::{Error as _, IgnoredAny};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::json_text::{self, NESTING_MAX};
-use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use super::json_value::AnyValue;
+use super::limits::{
+    self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, NESTING_MAX_JSON, TREE_BYTES_MAX,
+};
 use super::{STATUS_ERROR, Sink, SpanError};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Request<'a> {
     #[serde(borrow, default, alias = "resource_spans")]
-    resource_spans: Vec<ResourceSpans<'a>>,
+    resource_spans: Weighed<ResourceSpans<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -28,7 +30,7 @@ struct ResourceSpans<'a> {
     #[serde(borrow, default)]
     resource: Option<Resource<'a>>,
     #[serde(borrow, default, alias = "scope_spans")]
-    scope_spans: Vec<ScopeSpans<'a>>,
+    scope_spans: Weighed<ScopeSpans<'a>>,
     #[serde(borrow, default, alias = "schema_url")]
     schema_url: Text<'a>,
 }
@@ -46,7 +48,7 @@ struct ScopeSpans<'a> {
     scope: Option<Scope<'a>>,
     /// Read one by one: a span that is no span costs only itself.
     #[serde(borrow, default)]
-    spans: Vec<&'a RawValue>,
+    spans: Weighed<&'a RawValue>,
     #[serde(borrow, default, alias = "schema_url")]
     schema_url: Text<'a>,
 }
@@ -141,38 +143,7 @@ struct KeyValue<'a> {
     #[serde(borrow, default)]
     key: Text<'a>,
     #[serde(borrow, default)]
-    value: Option<AnyValue<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct AnyValue<'a> {
-    #[serde(borrow, default, alias = "string_value")]
-    string_value: Option<Text<'a>>,
-    #[serde(default, alias = "bool_value")]
-    bool_value: Option<bool>,
-    #[serde(borrow, default, alias = "int_value")]
-    int_value: Option<Number<'a>>,
-    #[serde(borrow, default, alias = "double_value")]
-    double_value: Option<Number<'a>>,
-    #[serde(borrow, default, alias = "array_value")]
-    array_value: Option<ArrayValue<'a>>,
-    #[serde(borrow, default, alias = "kvlist_value")]
-    kvlist_value: Option<KvList<'a>>,
-    #[serde(borrow, default, alias = "bytes_value")]
-    bytes_value: Option<Text<'a>>,
-}
-
-#[derive(Deserialize)]
-struct ArrayValue<'a> {
-    #[serde(borrow, default)]
-    values: Vec<AnyValue<'a>>,
-}
-
-#[derive(Deserialize)]
-struct KvList<'a> {
-    #[serde(borrow, default)]
-    values: Vec<KeyValue<'a>>,
+    value: AnyValue<'a>,
 }
 
 /// Attributes of a span, a resource or a scope.
@@ -187,6 +158,12 @@ struct Limited<T, const MAX: usize> {
 impl<T, const MAX: usize> Default for Limited<T, MAX> {
     fn default() -> Self {
         Self { items: Vec::new(), dropped: 0 }
+    }
+}
+
+impl<T, const MAX: usize> Limited<T, MAX> {
+    fn bytes(&self) -> usize {
+        self.items.len() * size_of::<T>()
     }
 }
 
@@ -218,9 +195,72 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Limited<T,
     }
 }
 
+/// What a list takes beside the request's own bytes.
+trait Weigh {
+    /// In bytes, without the item itself.
+    fn inside(&self) -> usize;
+}
+
+impl Weigh for &RawValue {
+    fn inside(&self) -> usize {
+        0
+    }
+}
+
+impl Weigh for ScopeSpans<'_> {
+    fn inside(&self) -> usize {
+        self.spans.bytes + self.scope.as_ref().map_or(0, |scope| scope.attributes.bytes())
+    }
+}
+
+impl Weigh for ResourceSpans<'_> {
+    fn inside(&self) -> usize {
+        self.scope_spans.bytes + self.resource.as_ref().map_or(0, |resource| resource.attributes.bytes())
+    }
+}
+
+/// A list that is all in memory at once, and so must not take much more than the text that it was: `[{},{},...` would.
+struct Weighed<T> {
+    items: Vec<T>,
+    bytes: usize,
+}
+
+impl<T> Default for Weighed<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), bytes: 0 }
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Weigh> Deserialize<'de> for Weighed<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor<T>(Weighed<T>);
+        impl<'de, T: Deserialize<'de> + Weigh> serde::de::Visitor<'de> for Visitor<T> {
+            type Value = Weighed<T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let Self(mut list) = self;
+                while let Some(item) = seq.next_element::<T>()? {
+                    list.bytes += size_of::<T>() + item.inside();
+                    if list.bytes > TREE_BYTES_MAX {
+                        let reason = "too many resources, scopes, their attributes, and spans for one request";
+                        return Err(A::Error::custom(reason));
+                    }
+                    list.items.push(item);
+                }
+                Ok(list)
+            }
+        }
+        deserializer.deserialize_seq(Visitor(Self::default()))
+    }
+}
+
 /// A string, borrowed where it has no escapes; `null` is the empty one.
 #[derive(Default)]
-struct Text<'a>(Cow<'a, str>);
+pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -233,7 +273,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
 
 /// A number as the client wrote it, in quotes or not.
 #[derive(Deserialize)]
-struct Number<'a>(#[serde(borrow)] &'a RawValue);
+pub(super) struct Number<'a>(#[serde(borrow)] &'a RawValue);
 
 impl Number<'_> {
     fn text(&self) -> &str {
@@ -253,14 +293,14 @@ impl Number<'_> {
     }
 
     /// JavaScript writes 1.0 as an integer and 1e300 as an `intValue`: what does not fit 64 bits is a double.
-    fn int_value<'v>(&self) -> Value<'v> {
+    pub(super) fn int_value<'v>(&self) -> Value<'v> {
         match self.text().parse() {
             Ok(n) => Value::Int(n),
             Err(_) => self.double_value(),
         }
     }
 
-    fn double_value<'v>(&self) -> Value<'v> {
+    pub(super) fn double_value<'v>(&self) -> Value<'v> {
         match self.text() {
             "Infinity" => Value::Double(f64::INFINITY),
             "-Infinity" => Value::Double(f64::NEG_INFINITY),
@@ -273,7 +313,7 @@ impl Number<'_> {
 pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_json::Error> {
     let request: Request<'a> = serde_json::from_slice(body)?;
     let mut span = Span::default();
-    for resource_spans in request.resource_spans {
+    for resource_spans in request.resource_spans.items {
         let mut origin = Origin {
             resource_attributes: origin_attributes(resource_spans.resource.map(|r| r.attributes)),
             resource_schema_url: resource_spans.schema_url.0,
@@ -283,7 +323,7 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
         if let Some(Attribute { value: Value::Str(name), .. }) = service {
             origin.service_name = name.clone();
         }
-        for scope_spans in resource_spans.scope_spans {
+        for scope_spans in resource_spans.scope_spans.items {
             let scope = scope_spans.scope;
             origin.scope_schema_url = scope_spans.schema_url.0;
             (origin.scope_name, origin.scope_version, origin.scope_attributes) = match scope {
@@ -291,7 +331,7 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
                 None => Default::default(),
             };
             sink.origin();
-            for raw in scope_spans.spans {
+            for raw in scope_spans.spans.items {
                 super::reset(&mut span);
                 match read_span(raw, &mut span).and_then(|()| super::check_ids(&span)) {
                     Ok(()) => sink.span(&origin, &mut span),
@@ -321,9 +361,8 @@ fn read_span<'a>(raw: &'a RawValue, span: &mut Span<'a>) -> Result<(), SpanError
         span.run_id = trace_id(&ids.trace_id.0).unwrap_or_default();
         span.span_id = span_id(&ids.span_id.0).unwrap_or_default();
     }
-    // What serde_json reads at most is less deep than our own limit allows, so that this is the usual way to find out.
     let too_deep = error.to_string().starts_with("recursion limit exceeded");
-    Err(if too_deep { SpanError::NestedTooDeep } else { SpanError::WrongType })
+    Err(if too_deep { SpanError::NestedTooDeep(NESTING_MAX_JSON) } else { SpanError::WrongType })
 }
 
 fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
@@ -349,7 +388,7 @@ fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
     let dropped =
         Dropped { attributes: json.attributes.dropped, events: json.events.dropped, links: json.links.dropped };
     dropped.note(span);
-    fill_attributes(json.attributes.items, &mut span.attributes)?;
+    fill_attributes(json.attributes.items, &mut span.attributes);
     for event in json.events.items {
         let mut filled = Event {
             time: Number::nanos(&event.time_unix_nano),
@@ -357,7 +396,7 @@ fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
             dropped_attributes: Number::count(&event.dropped_attributes_count).saturating_add(event.attributes.dropped),
             ..Event::default()
         };
-        fill_attributes(event.attributes.items, &mut filled.attributes)?;
+        fill_attributes(event.attributes.items, &mut filled.attributes);
         span.events.push(filled);
     }
     for link in json.links.items {
@@ -369,7 +408,7 @@ fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
             flags: Number::count(&link.flags),
             ..Link::default()
         };
-        fill_attributes(link.attributes.items, &mut filled.attributes)?;
+        fill_attributes(link.attributes.items, &mut filled.attributes);
         span.links.push(filled);
     }
     Ok(())
@@ -406,91 +445,14 @@ fn span_id(text: &str) -> Result<Uuid, SpanError> {
     hex(text).map(span_uuid).map_err(|len| len.map_or(SpanError::NotHex, SpanError::SpanId))
 }
 
-fn fill_attributes<'a>(pairs: Vec<KeyValue<'a>>, out: &mut Vec<Attribute<'a>>) -> Result<(), SpanError> {
-    for pair in pairs {
-        out.push(Attribute { key: pair.key.0, value: any_value(pair.value)? });
-    }
-    Ok(())
+fn fill_attributes<'a>(pairs: Vec<KeyValue<'a>>, out: &mut Vec<Attribute<'a>>) {
+    out.extend(pairs.into_iter().map(|KeyValue { key, value }| Attribute { key: key.0, value: value.0 }));
 }
 
 fn origin_attributes<'a>(pairs: Option<Pairs<'a>>) -> Vec<Attribute<'a>> {
     let pairs = pairs.unwrap_or_default();
-    let mut attributes = pairs.items.into_iter().map(lossy_attribute).collect();
+    let mut attributes = Vec::with_capacity(pairs.items.len());
+    fill_attributes(pairs.items, &mut attributes);
     limits::note_dropped(&mut attributes, pairs.dropped);
     attributes
-}
-
-/// A resource or scope attribute: one that is nested too deep must not cost all the spans under it.
-fn lossy_attribute<'a>(pair: KeyValue<'a>) -> Attribute<'a> {
-    Attribute { key: pair.key.0, value: any_value(pair.value).unwrap_or(Value::Empty) }
-}
-
-fn any_value<'a>(value: Option<AnyValue<'a>>) -> Result<Value<'a>, SpanError> {
-    Ok(match value {
-        None => Value::Empty,
-        Some(AnyValue { string_value: Some(text), .. }) => Value::Str(text.0),
-        Some(AnyValue { bool_value: Some(b), .. }) => Value::Bool(b),
-        Some(AnyValue { int_value: Some(n), .. }) => n.int_value(),
-        Some(AnyValue { double_value: Some(n), .. }) => n.double_value(),
-        Some(AnyValue { array_value: Some(array), .. }) => {
-            let mut text = String::new();
-            render_array(array, NESTING_MAX, &mut text)?;
-            Value::Array(text.into())
-        }
-        Some(AnyValue { kvlist_value: Some(map), .. }) => {
-            let mut text = String::new();
-            render_map(map, NESTING_MAX, &mut text)?;
-            Value::Map(text.into())
-        }
-        Some(AnyValue { bytes_value: Some(base64), .. }) => match decode_base64(&base64.0) {
-            Some(bytes) => Value::Bytes(bytes.into()),
-            None => Value::Str(base64.0),
-        },
-        Some(_) => Value::Empty,
-    })
-}
-
-fn decode_base64(text: &str) -> Option<Vec<u8>> {
-    use base64::Engine;
-    base64::engine::general_purpose::STANDARD.decode(text).ok()
-}
-
-fn render_array(array: ArrayValue<'_>, depth: u8, out: &mut String) -> Result<(), SpanError> {
-    let depth = depth.checked_sub(1).ok_or(SpanError::NestedTooDeep)?;
-    out.push('[');
-    for value in array.values {
-        json_text::separate(out, '[');
-        render_value(Some(value), depth, out)?;
-    }
-    out.push(']');
-    Ok(())
-}
-
-fn render_map(map: KvList<'_>, depth: u8, out: &mut String) -> Result<(), SpanError> {
-    let depth = depth.checked_sub(1).ok_or(SpanError::NestedTooDeep)?;
-    out.push('{');
-    for pair in map.values {
-        json_text::separate(out, '{');
-        json_text::string(&pair.key.0, out);
-        out.push(':');
-        render_value(pair.value, depth, out)?;
-    }
-    out.push('}');
-    Ok(())
-}
-
-fn render_value(value: Option<AnyValue<'_>>, depth: u8, out: &mut String) -> Result<(), SpanError> {
-    match value {
-        Some(AnyValue { array_value: Some(array), .. }) => render_array(array, depth, out)?,
-        Some(AnyValue { kvlist_value: Some(map), .. }) => render_map(map, depth, out)?,
-        scalar => match any_value(scalar)? {
-            Value::Str(text) => json_text::string(&text, out),
-            Value::Bool(b) => out.push_str(if b { "true" } else { "false" }),
-            Value::Int(n) => out.push_str(itoa::Buffer::new().format(n)),
-            Value::Double(n) => json_text::double(n, out),
-            Value::Bytes(bytes) => json_text::bytes(&bytes, out),
-            Value::Empty | Value::Array(_) | Value::Map(_) => out.push_str("null"),
-        },
-    }
-    Ok(())
 }

@@ -3,9 +3,6 @@
 use base64::Engine;
 use schema::model::Value;
 
-/// How deep arrays and maps may nest inside one attribute, in levels.
-pub(super) const NESTING_MAX: u8 = 64;
-
 /// Writes a comma unless the container was just opened by `open`.
 pub(super) fn separate(out: &mut String, open: char) {
     if !out.ends_with(open) {
@@ -14,7 +11,7 @@ pub(super) fn separate(out: &mut String, open: char) {
 }
 
 /// Writes a string, quoted and escaped (RFC 8259 §7).
-pub(super) fn string(text: &str, out: &mut String) {
+pub(crate) fn string(text: &str, out: &mut String) {
     out.push('"');
     let mut from = 0;
     for (i, byte) in text.bytes().enumerate() {
@@ -43,7 +40,7 @@ pub(super) fn string(text: &str, out: &mut String) {
 }
 
 /// Writes a double; what JSON cannot say as a number becomes the string that OTLP/JSON uses for it.
-pub(super) fn double(n: f64, out: &mut String) {
+pub(crate) fn double(n: f64, out: &mut String) {
     if n.is_finite() {
         out.push_str(ryu::Buffer::new().format_finite(n));
     } else if n.is_nan() {
@@ -54,7 +51,7 @@ pub(super) fn double(n: f64, out: &mut String) {
 }
 
 /// Writes an attribute's value.
-pub(super) fn value(value: &Value<'_>, out: &mut String) {
+pub(crate) fn value(value: &Value<'_>, out: &mut String) {
     match value {
         Value::Empty => out.push_str("null"),
         Value::Str(text) => string(text, out),

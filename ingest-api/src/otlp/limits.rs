@@ -20,6 +20,13 @@ pub const LINKS_MAX: usize = 1_024;
 pub const KEY_BYTES_MAX: usize = 1_024;
 /// Bytes of an attribute's value. A longer text is cut at a character; of other types, which cannot be cut, nothing is kept.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
+/// How deep arrays and maps may nest inside one attribute, in levels.
+pub const NESTING_MAX: u8 = 64;
+/// The same in JSON, where serde_json counts: it reads 127 levels, four are around an attribute's value and each of its own
+/// takes three.
+pub const NESTING_MAX_JSON: u8 = 41;
+/// Bytes of memory that the resources and scopes of one JSON request, their attributes and the places of their spans take.
+pub const TREE_BYTES_MAX: usize = 64 << 20;
 
 /// On a resource or scope, which have no count of their own: how many of its attributes were left out.
 pub const DROPPED: &str = "tracebility.dropped_attributes";

@@ -5,12 +5,13 @@
 //! root span, and writes rows.
 
 mod json;
-mod json_text;
+pub(crate) mod json_text;
+mod json_value;
 pub mod limits;
+pub mod project;
 mod protobuf;
 pub mod reply;
 pub mod semantics;
-pub mod times;
 pub mod untraced;
 mod wire;
 
@@ -20,12 +21,14 @@ pub use wire::Malformed;
 
 use std::borrow::Cow;
 
+use schema::envelope::Header;
 use schema::ids::ProjectId;
 use schema::model::{Attribute, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
 use schema::tables::content_hash;
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::times;
 
 /// `STATUS_CODE_ERROR` of `opentelemetry.proto.trace.v1.Status`.
 const STATUS_ERROR: u64 = 2;
@@ -58,8 +61,8 @@ pub enum SpanError {
     NotUtf8,
     #[error("not a span of OTLP/JSON: a field has the wrong type")]
     WrongType,
-    #[error("an attribute is nested deeper than {} levels", json_text::NESTING_MAX)]
-    NestedTooDeep,
+    #[error("an attribute is nested deeper than {0} levels")]
+    NestedTooDeep(u8),
 }
 
 /// Empties a span for the next one, keeping its lists' memory.
@@ -98,15 +101,18 @@ pub struct Translator<'b> {
     batch: &'b mut Batch,
     project: ProjectId,
     received_at: UnixNanos,
+    /// LangSmith's project of the spans that do not name one.
+    session_name: &'b str,
     same_origin: bool,
     /// What the current origin takes per span, in bytes.
     origin_bytes: usize,
 }
 
 impl<'b> Translator<'b> {
-    /// Writes into `batch`, on behalf of a project, what was received at that time.
-    pub fn new(batch: &'b mut Batch, project: ProjectId, received_at: UnixNanos) -> Self {
-        Self { batch, project, received_at, same_origin: false, origin_bytes: 0 }
+    /// Writes into `batch`, on behalf of a request whose header names LangSmith's project so; empty if it names none.
+    pub fn new(batch: &'b mut Batch, header: &Header, session_name: &'b str) -> Self {
+        let Header { project_id: project, received_at, .. } = *header;
+        Self { batch, project, received_at, session_name, same_origin: false, origin_bytes: 0 }
     }
 }
 
@@ -124,15 +130,15 @@ impl<'a> Sink<'a> for Translator<'_> {
         }
         limits::apply(span);
         semantics::interpret(span);
-        let time_flag = times::apply(span, self.received_at);
-        if span.parent_span_id.is_nil() {
-            let mut run = run_of_root(origin, span);
-            run.attributes.extend(time_flag.map(times::attribute));
-            self.batch.runs.push(self.project, &run, content_hash(span.span_id.as_bytes()));
-            self.batch.run_is_derived();
-        }
-        self.batch.spans.push(self.project, origin, self.same_origin, span);
+        let time_flag = times::of_span(span.start_time, span.end_time, self.received_at);
+        span.attributes.extend(time_flag.clone());
+        self.batch.push_span(self.project, origin, self.same_origin, span);
         self.same_origin = true;
+        if span.parent_span_id.is_nil() {
+            let mut run = run_of_root(origin, span, self.session_name);
+            run.attributes.extend(time_flag);
+            self.batch.push_derived_run(self.project, &run, content_hash(span.span_id.as_bytes()));
+        }
     }
 
     fn set_aside(&mut self, span: &Span<'a>, error: SpanError) {
@@ -140,7 +146,8 @@ impl<'a> Sink<'a> for Translator<'_> {
     }
 }
 
-fn origin_bytes(origin: &Origin<'_>) -> usize {
+/// What repeating an origin takes, in bytes.
+pub(crate) fn origin_bytes(origin: &Origin<'_>) -> usize {
     let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
     let value_bytes = |value: &Value<'_>| match value {
         Value::Str(text) | Value::Array(text) | Value::Map(text) => text.len(),
@@ -162,7 +169,7 @@ fn hex_ids(span: &Span<'_>) -> String {
 }
 
 /// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
-fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>) -> Run<'a> {
+fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run<'a> {
     let text_of = |attributes: &[Attribute<'a>], key: &str| {
         let found = attributes.iter().find(|a| a.key == key);
         match found.map(|a| &a.value) {
@@ -172,7 +179,11 @@ fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>) -> Run<'a> {
     };
     let resource = |key| text_of(&origin.resource_attributes, key);
     // The project as the client calls it; without one, the service.
-    let named = [text_of(&span.attributes, "langsmith.trace.session_name"), resource("openinference.project.name")];
+    let named = [
+        text_of(&span.attributes, "langsmith.trace.session_name"),
+        Cow::Borrowed(header),
+        resource("openinference.project.name"),
+    ];
     let session_name = named.into_iter().find(|name| !name.is_empty());
     Run {
         run_id: span.run_id,

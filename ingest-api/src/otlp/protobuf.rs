@@ -7,8 +7,8 @@ use std::borrow::Cow;
 use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
 use uuid::Uuid;
 
-use super::json_text::{self, NESTING_MAX};
-use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use super::json_text;
+use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, NESTING_MAX};
 use super::wire::{Fields, Malformed, Message, Value as Wire};
 use super::{STATUS_ERROR, Sink, SpanError};
 
@@ -148,7 +148,7 @@ impl Error {
     fn whole_request(self, at: Message<'_>) -> Malformed {
         match self {
             Error::Malformed(malformed) => malformed,
-            Error::Span(SpanError::NestedTooDeep) => at.malformed("an attribute is nested too deep"),
+            Error::Span(SpanError::NestedTooDeep(_)) => at.malformed("an attribute is nested too deep"),
             Error::Span(_) => at.malformed("text that is not UTF-8"),
         }
     }
@@ -328,7 +328,7 @@ fn read_value<'a>(message: Message<'a>, value: &mut Value<'a>) -> Result<(), Err
 }
 
 fn render_array(message: Message<'_>, depth: u8, out: &mut String) -> Result<(), Error> {
-    let depth = depth.checked_sub(1).ok_or(Error::Span(SpanError::NestedTooDeep))?;
+    let depth = depth.checked_sub(1).ok_or(Error::Span(SpanError::NestedTooDeep(NESTING_MAX)))?;
     let mut fields = message.fields();
     out.push('[');
     while let Some(field) = fields.next_field()? {
@@ -346,7 +346,7 @@ fn render_array(message: Message<'_>, depth: u8, out: &mut String) -> Result<(),
 }
 
 fn render_map(message: Message<'_>, depth: u8, out: &mut String) -> Result<(), Error> {
-    let depth = depth.checked_sub(1).ok_or(Error::Span(SpanError::NestedTooDeep))?;
+    let depth = depth.checked_sub(1).ok_or(Error::Span(SpanError::NestedTooDeep(NESTING_MAX)))?;
     let mut fields = message.fields();
     out.push('{');
     while let Some(field) = fields.next_field()? {

@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_partial_success_counts_and_explains() {
-        let reasons = vec![SetAside { item: "span 1".into(), error: "no".into() }];
+        let reasons = vec![SetAside { item: "span 1".into(), id: None, error: "no".into() }];
         let counts = Counts { set_aside: 3, reasons, ..Default::default() };
         let json: serde_json::Value = serde_json::from_slice(&success(Encoding::Json, &counts)).unwrap();
         assert_eq!(json["partialSuccess"]["rejectedSpans"], "3");

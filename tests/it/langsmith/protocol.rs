@@ -95,7 +95,7 @@ async fn a_bad_run_costs_only_itself() -> anyhow::Result<()> {
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
     let told = answer.json()?;
     assert_eq!(told["accepted_runs"], 3, "{told}");
-    let items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["item"].clone()).collect();
+    let items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["path"].clone()).collect();
     assert_eq!(items, ["post[1]", "patch[0]"]);
     world.until_drained().await?;
     let rows = world.clickhouse.rows("SELECT name, outputs, status FROM run ORDER BY run_id").await?;
@@ -135,7 +135,7 @@ async fn parts_may_come_in_any_order() -> anyhow::Result<()> {
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
     let told = answer.json()?;
     assert_eq!((&told["accepted_runs"], &told["accepted_attachments"]), (&json!(3), &json!(1)), "{told}");
-    let mut items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["item"].as_str().unwrap()).collect();
+    let mut items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
     items.sort_unstable();
     assert_eq!(items, [&format!("feedback.{ID}"), "post.nonsense", "what.is-this"], "{told}");
     world.until_drained().await?;

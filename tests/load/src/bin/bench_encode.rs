@@ -103,7 +103,7 @@ fn main() -> anyhow::Result<()> {
     report("translate", &mut || {
         for body in &bodies {
             Batch::with(|batch| {
-                otlp::decode_protobuf(body, &mut Translator::new(batch, header.project_id, header.received_at))?;
+                otlp::decode_protobuf(body, &mut Translator::new(batch, &header, ""))?;
                 black_box(batch.counts());
                 anyhow::Ok(())
             })?;
@@ -112,7 +112,7 @@ fn main() -> anyhow::Result<()> {
     })?;
     report("encode", &mut || {
         for body in &bodies {
-            black_box(translate(&header, body)?);
+            black_box(translate(&header, "", body)?);
         }
         Ok(())
     })?;
