@@ -29,9 +29,9 @@ pub enum ApiError {
     ContentEncoding { found: String },
     #[error("the {what} is larger than {limit}{unit}; send less per request")]
     TooLarge { what: &'static str, limit: usize, unit: &'static str },
-    #[error("{0}")]
+    #[error("{}", beginning(.0))]
     Malformed(String),
-    #[error("{0}")]
+    #[error("{}", beginning(.0))]
     Invalid(String),
     #[error("the body did not arrive within {} s", .0.as_secs())]
     BodyTimeout(Duration),
@@ -43,6 +43,13 @@ pub enum ApiError {
     Defect,
     #[error("the data cannot be stored at the moment; try again")]
     Unavailable(#[source] redis::RedisError),
+}
+
+/// Bytes of a message in which the client's own text can be, of any length.
+const MESSAGE_BYTES_MAX: usize = 1_024;
+
+fn beginning(message: &str) -> &str {
+    &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
 }
 
 impl ApiError {
