@@ -8,6 +8,7 @@ use schema::tables::content_hash_128;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::lenient::Document;
 use super::time;
 use crate::batch::Batch;
 use crate::fields::{Fields, ItemError};
@@ -16,8 +17,10 @@ use crate::fields::{Fields, ItemError};
 const LABEL_BYTES_MAX: usize = 128;
 
 /// Adds the row of one feedback object. `id` is the one in the part's name.
-pub(super) fn store(id: Option<Uuid>, raw: &RawValue, project: ProjectId, batch: &mut Batch) -> Result<(), ItemError> {
-    let mut fields = Fields::read(raw)?;
+pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: &mut Batch) -> Result<(), ItemError> {
+    let document = Document::new(object);
+    let mut fields = document.read(Fields::of_text)?;
+    fields.check_nesting()?;
     let sent_id = fields.parse::<Uuid>("id")?;
     let mut source =
         fields.take("feedback_source").and_then(|raw| Fields::read(raw).ok()).unwrap_or(Fields(Vec::new()));
@@ -27,7 +30,7 @@ pub(super) fn store(id: Option<Uuid>, raw: &RawValue, project: ProjectId, batch:
         run_id: fields.parse("run_id")?.unwrap_or_default(),
         trace_id: fields.parse("trace_id")?.unwrap_or_default(),
         // Without an id of its own, what it says is what it is: a retry is the same row.
-        score_id: id.or(sent_id).unwrap_or_else(|| Uuid::from_bytes(content_hash_128(raw.get().as_bytes()))),
+        score_id: id.or(sent_id).unwrap_or_else(|| Uuid::from_bytes(content_hash_128(object.trim_ascii()))),
         name: Fields::required(fields.parse::<Cow<'_, str>>("key")?, "key")?,
         value: number.and_then(as_number),
         label: value

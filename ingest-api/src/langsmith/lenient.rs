@@ -4,22 +4,45 @@
 //! shared body, where it would cost a hundred good runs. Numbers of any size are no problem: they are kept as text.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
-/// A document as text that is valid JSON. It is rewritten only where it has to be: invalid UTF-8 and lone surrogates become
-/// U+FFFD, `NaN` and the infinities become null. The error is that of the document as it came.
-pub(crate) fn json(bytes: &[u8]) -> Result<Cow<'_, str>, serde_json::Error> {
+/// A document that is rewritten only where it has to be: invalid UTF-8 and lone surrogates become U+FFFD; `NaN` and the
+/// infinities become null, if it cannot be read as it came.
+pub(crate) struct Document<'a> {
+    text: Cow<'a, str>,
+    repaired: OnceCell<String>,
+    quoted: OnceCell<String>,
+}
+
+impl<'a> Document<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
+        Self { text: text(bytes), repaired: OnceCell::new(), quoted: OnceCell::new() }
+    }
+
+    /// Reads it; if that is refused, once more with what is no JSON replaced. A reader that refuses must have done nothing yet.
+    /// The error is that of the document as it came.
+    pub(crate) fn read<'d, T, E>(&'d self, mut read: impl FnMut(&'d str) -> Result<T, E>) -> Result<T, E> {
+        read(&self.text).or_else(|refused| {
+            let repaired = self.repaired.get_or_init(|| repaired(&self.text));
+            read(repaired).map_err(|_| refused)
+        })
+    }
+
+    /// Its JSON; if it is none, its text as a string.
+    pub(crate) fn value(&self) -> Result<&RawValue, serde_json::Error> {
+        self.read(serde_json::from_str::<&RawValue>).or_else(|_| {
+            let quoted = self.quoted.get_or_init(|| serde_json::Value::from(&*self.text).to_string());
+            serde_json::from_str(quoted)
+        })
+    }
+}
+
+fn text(bytes: &[u8]) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(bytes);
     // serde_json skips over surrogates without a look, and whoever reads the stored text may not.
-    let text = if has_surrogates(&text) { Cow::Owned(repaired(&text)) } else { text };
-    match serde_json::from_str::<IgnoredAny>(&text) {
-        Ok(_) => Ok(text),
-        Err(refused) => {
-            let repaired = repaired(&text);
-            serde_json::from_str::<IgnoredAny>(&repaired).map(|_| Cow::Owned(repaired)).map_err(|_| refused)
-        }
-    }
+    if has_surrogates(&text) { Cow::Owned(repaired(&text)) } else { text }
 }
 
 fn has_surrogates(text: &str) -> bool {
@@ -85,8 +108,12 @@ fn unit(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
+    fn json(bytes: &[u8]) -> Result<String, serde_json::Error> {
+        Document::new(bytes).read(|text| serde_json::from_str::<&RawValue>(text).map(|raw| raw.get().to_owned()))
+    }
+
     fn read(text: &str) -> String {
-        json(text.as_bytes()).unwrap().into_owned()
+        json(text.as_bytes()).unwrap()
     }
 
     #[test]
@@ -114,6 +141,18 @@ mod tests {
     fn what_is_no_json_is_refused_as_it_came() {
         for text in ["", "{", r#"{"a":"#, r#""abc"#, r#""\"#, r#""\ud83"#, "[NaN", "nan", "{} {}"] {
             assert!(json(text.as_bytes()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_document_is_read_as_it_came_or_repaired_or_as_text() {
+        for (bytes, wanted) in [
+            (&b"{\"a\": 1}"[..], r#"{"a": 1}"#),
+            (b"[NaN]", "[null]"),
+            (b"[\"\\ud83d\xff\"]", "[\"\u{FFFD}\u{FFFD}\"]"),
+            (b"no \"JSON\"", r#""no \"JSON\"""#),
+        ] {
+            assert_eq!(Document::new(bytes).value().unwrap().get(), wanted);
         }
     }
 }

@@ -3,23 +3,22 @@
 //! A request is a number of writes: posts that open runs and patches that change them, in JSON or as `multipart/form-data`,
 //! with feedback and attachments beside them. Each write becomes a row of its own; the view `run_of` puts a run together.
 
-mod batch;
 mod feedback;
 mod info;
+mod items;
 pub(crate) mod lenient;
 mod multipart;
+mod parts;
 mod run;
 mod time;
 mod usage;
 
-use schema::ids::ProjectId;
-use serde::Deserialize;
+use schema::envelope::{Header, SECTION_ROWS_MAX};
 use serde_json::Value;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use self::run::Write;
 use crate::batch::Batch;
+use crate::body::{self, Budget};
 use crate::error::ApiError;
 use crate::fields::ItemError;
 
@@ -131,46 +130,43 @@ pub fn info(body_max: usize) -> Value {
     info::answer(body_max)
 }
 
-/// Reads a body into rows. An error means that it could not be read as a whole, or that the only thing in it is no good.
-pub fn decode(kind: &BodyKind, body: &[u8], project: ProjectId, batch: &mut Batch) -> Result<(), ApiError> {
-    let malformed = |e: serde_json::Error| ApiError::Malformed(format!("malformed JSON: {e}"));
-    let invalid = |e: ItemError| ApiError::Invalid(e.to_string());
+/// Reads a body into rows, and items that cannot be stored into rows of `set_aside`. An error means that it could not be read
+/// as a whole, or that the only thing in it is no good.
+pub fn decode(
+    kind: &BodyKind,
+    body: &[u8],
+    header: &Header,
+    budget: &Budget,
+    batch: &mut Batch,
+) -> Result<(), ApiError> {
     match kind {
         BodyKind::Multipart(boundary) => {
             let parts = multipart::parts(body, boundary).map_err(|e| ApiError::Malformed(e.to_string()))?;
-            self::batch::store(&parts, project, batch);
+            parts::store(&parts, &mut body::Parts::new(budget), header, batch)
         }
         BodyKind::Batch => {
-            let text = lenient::json(body).map_err(malformed)?;
-            let runs: Runs<'_> = serde_json::from_str(&text).map_err(malformed)?;
-            for (op, runs) in [(Op::Post, runs.post), (Op::Patch, runs.patch)] {
-                for (i, raw) in runs.unwrap_or_default().into_iter().enumerate() {
-                    let stored = Write::of_object(op, None, raw).and_then(|write| write.store(project, batch));
-                    if let Err(error) = stored {
-                        batch.set_aside(format!("{}[{i}]", op.as_str()), error.to_string());
-                    }
+            let mut count = 0;
+            items::each(body, |op, i, item| {
+                if count == SECTION_ROWS_MAX {
+                    let what = "number of runs in the request";
+                    return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
                 }
-            }
+                count += 1;
+                if let Err(error) = run::store(op, None, item, header, batch) {
+                    batch.keep_aside(format!("{}[{i}]", op.as_str()), error.to_string(), item);
+                }
+                Ok(())
+            })
         }
-        BodyKind::Run(op, id) => {
-            let text = lenient::json(body).map_err(malformed)?;
-            let raw = serde_json::from_str(&text).map_err(malformed)?;
-            Write::of_object(*op, *id, raw).and_then(|write| write.store(project, batch)).map_err(invalid)?;
-        }
-        BodyKind::Feedback => {
-            let text = lenient::json(body).map_err(malformed)?;
-            let raw = serde_json::from_str(&text).map_err(malformed)?;
-            feedback::store(None, raw, project, batch).map_err(invalid)?;
-        }
+        BodyKind::Run(op, id) => run::store(*op, *id, body, header, batch).map_err(refused),
+        BodyKind::Feedback => feedback::store(None, body, header.project_id, batch).map_err(refused),
     }
-    Ok(())
 }
 
-/// The body of `POST /runs/batch`.
-#[derive(Deserialize)]
-struct Runs<'a> {
-    #[serde(borrow)]
-    post: Option<Vec<&'a RawValue>>,
-    #[serde(borrow)]
-    patch: Option<Vec<&'a RawValue>>,
+/// Why a request is refused whose one item is no good. Its client hears of it, so nothing is kept.
+fn refused(error: ItemError) -> ApiError {
+    match error {
+        ItemError::NotAnObject(e) if !e.is_data() => ApiError::Malformed(format!("malformed JSON: {e}")),
+        error => ApiError::Invalid(error.to_string()),
+    }
 }

@@ -6,7 +6,8 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
-/// Parts of one request. A LangSmith SDK sends at most 100 operations at once, each of up to eight parts and its attachments.
+/// Parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up to eight
+/// parts and its attachments. All that come after them are set aside as one.
 pub(super) const PARTS_MAX: usize = 20_000;
 /// The headers of one part, in bytes.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -24,6 +25,19 @@ pub(super) struct Part<'a> {
     pub(super) encoding: Option<&'a str>,
     /// Its bytes.
     pub(super) content: &'a [u8],
+    /// All of it, headers and bytes.
+    pub(super) raw: &'a [u8],
+}
+
+/// One part that does not say what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct BadPart<'a> {
+    /// Which one, from 1.
+    pub(super) number: usize,
+    /// Why.
+    pub(super) reason: String,
+    /// All of it.
+    pub(super) raw: &'a [u8],
 }
 
 /// Why a body is not `multipart/form-data`.
@@ -33,8 +47,6 @@ pub(super) enum MultipartError {
     NoBoundary(String),
     #[error("the body ends within part {0}: its closing boundary is missing")]
     Cut(usize),
-    #[error("more than {PARTS_MAX} parts")]
-    TooMany,
 }
 
 /// The boundary in a content type, if that is `multipart/form-data`.
@@ -50,8 +62,8 @@ pub(super) fn boundary(content_type: &str) -> Option<String> {
     (1..=BOUNDARY_BYTES_MAX).contains(&found.len()).then_some(found)
 }
 
-/// The parts in their order. One whose headers say nothing is told by its number and reason instead.
-pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Part<'a>, String>>, MultipartError> {
+/// The parts in their order. A body that is cut is refused as a whole: nobody knows what else was in it.
+pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Part<'a>, BadPart<'a>>>, MultipartError> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = memmem::Finder::new(delimiter.as_bytes());
     let mut parts = Vec::new();
@@ -61,14 +73,25 @@ pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Par
         None => next(&finder, body, 0).map(|(_, after, last)| (after, last)),
     };
     let (mut at, mut last) = start.ok_or_else(|| MultipartError::NoBoundary(boundary.to_owned()))?;
+    // How many, and from where to where.
+    let mut beyond: Option<(usize, usize, usize)> = None;
     while !last {
-        if parts.len() == PARTS_MAX {
-            return Err(MultipartError::TooMany);
-        }
         // An empty part has its delimiter right here: its line break is the one that ended the line before.
-        let (end, after, is_last) = next(&finder, body, at - 2).ok_or(MultipartError::Cut(parts.len() + 1))?;
-        parts.push(part(&body[at..end.max(at)]).map_err(|reason| format!("part {}: {reason}", parts.len() + 1)));
+        let number = parts.len() + beyond.map_or(1, |(count, ..)| count + 1);
+        let (end, after, is_last) = next(&finder, body, at - 2).ok_or(MultipartError::Cut(number))?;
+        let end = end.max(at);
+        if parts.len() == PARTS_MAX {
+            let (count, first, _) = beyond.unwrap_or((0, at, end));
+            beyond = Some((count + 1, first, end));
+        } else {
+            let raw = &body[at..end];
+            parts.push(part(raw).map_err(|reason| BadPart { number, reason, raw }));
+        }
         (at, last) = (after, is_last);
+    }
+    if let Some((count, first, end)) = beyond {
+        let reason = format!("it and what follows are {count} parts more than {PARTS_MAX} (PARTS_MAX)");
+        parts.push(Err(BadPart { number: PARTS_MAX + 1, reason, raw: &body[first..end] }));
     }
     Ok(parts)
 }
@@ -125,6 +148,7 @@ fn part(bytes: &[u8]) -> Result<Part<'_>, String> {
         mime_type: mime_type(header("content-type").unwrap_or_default()),
         encoding,
         content,
+        raw: bytes,
     })
 }
 
@@ -137,6 +161,10 @@ fn name(disposition: &str) -> Option<Cow<'_, str>> {
         return Some(value.split(';').next().unwrap_or_default().trim().into())
             .filter(|name: &Cow<'_, str>| !name.is_empty());
     };
+    // What SDKs send needs no unescaping.
+    if let Some((name, _)) = quoted.split_once('"').filter(|(name, _)| !name.contains(['\\', '%'])) {
+        return Some(Cow::Borrowed(name)).filter(|name| !name.is_empty());
+    }
     let mut name = String::new();
     let mut chars = quoted.chars();
     loop {
@@ -168,9 +196,10 @@ mod tests {
     use super::*;
 
     fn read(body: &str) -> Vec<Result<(String, String, String), String>> {
-        let parts = parts(body.as_bytes(), "b").unwrap();
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        parts.into_iter().map(|p| p.map(|p| (p.name.into_owned(), p.mime_type, text(p.content)))).collect()
+        let told = |bad: BadPart<'_>| format!("part {}: {} {:?}", bad.number, bad.reason, text(bad.raw));
+        let parts = parts(body.as_bytes(), "b").unwrap().into_iter();
+        parts.map(|p| p.map(|p| (p.name.into_owned(), p.mime_type, text(p.content))).map_err(told)).collect()
     }
 
     const NAMED: &str = "Content-Disposition: form-data; name=\"n\"";
@@ -199,9 +228,9 @@ mod tests {
         assert_eq!(
             told,
             [
-                "part 1: it has no content-disposition",
-                "part 2: its headers do not end",
-                "part 3: it has no content-disposition",
+                r#"part 1: it has no content-disposition "\r\nno headers""#,
+                r#"part 2: its headers do not end """#,
+                r#"part 3: it has no content-disposition "X: y\r\n\r\n""#,
                 "fine"
             ]
         );
@@ -230,9 +259,17 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_parts_has_a_limit() {
-        let body = "--b\r\n\r\n\r\n".repeat(PARTS_MAX + 1) + "--b--";
-        assert_eq!(parts(body.as_bytes(), "b"), Err(MultipartError::TooMany));
+    fn parts_beyond_the_limit_are_one_bad_part() {
+        let part = format!("--b\r\n{NAMED}\r\n\r\nc\r\n");
+        let body = part.repeat(PARTS_MAX + 3) + "--b--";
+        let parts = parts(body.as_bytes(), "b").unwrap();
+        assert_eq!(parts.len(), PARTS_MAX + 1);
+        assert!(parts[..PARTS_MAX].iter().all(Result::is_ok));
+        let beyond = parts[PARTS_MAX].as_ref().unwrap_err();
+        assert_eq!(beyond.reason, "it and what follows are 3 parts more than 20000 (PARTS_MAX)");
+        let (first, last) = (part.len() * PARTS_MAX + "--b\r\n".len(), body.len() - "\r\n--b--".len());
+        assert_eq!(beyond.raw, &body.as_bytes()[first..last]);
+        assert_eq!(super::parts(&body.as_bytes()[..body.len() - 3], "b"), Err(MultipartError::Cut(PARTS_MAX + 3)));
     }
 
     #[test]

@@ -5,20 +5,39 @@
 
 use std::borrow::Cow;
 
-use schema::ids::ProjectId;
+use schema::envelope::Header;
 use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
 use schema::tables::content_hash;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::lenient::Document;
 use super::usage::Usage;
 use super::{Op, time};
 use crate::batch::Batch;
-use crate::fields::{Fields, ItemError, json_value};
+use crate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
+use crate::times;
 
 /// What is put before the names of attributes that are not the user's own metadata.
 const PREFIX: &str = "langsmith.";
+/// One field of a run, in bytes. SDKs send runs of 26 MB whole.
+const VALUE_BYTES_MAX: usize = 32 << 20;
+/// Tags of one run. More of them are kept as an attribute.
+const TAGS_MAX: usize = 1_024;
+
+/// Adds the row of a write that is one JSON object.
+pub(super) fn store(
+    op: Op,
+    id: Option<Uuid>,
+    object: &[u8],
+    header: &Header,
+    batch: &mut Batch,
+) -> Result<(), ItemError> {
+    let document = Document::new(object);
+    let fields = document.read(Fields::of_text)?;
+    Write { op, id, fields, hash: content_hash(object.trim_ascii()) }.store(header, batch)
+}
 
 /// One write of a run as it came.
 pub(super) struct Write<'a> {
@@ -31,16 +50,34 @@ pub(super) struct Write<'a> {
 }
 
 impl<'a> Write<'a> {
-    /// A write that is one JSON object.
-    pub(super) fn of_object(op: Op, id: Option<Uuid>, raw: &'a RawValue) -> Result<Self, ItemError> {
-        Ok(Self { op, id, fields: Fields::read(raw)?, hash: content_hash(raw.get().as_bytes()) })
+    /// Adds its row. A field that is too much is set aside alone.
+    pub(super) fn store(mut self, header: &Header, batch: &mut Batch) -> Result<(), ItemError> {
+        let (op, hash) = (self.op, self.hash);
+        let too_much = self.take_too_much();
+        let mut run = self.read()?;
+        run.attributes.extend(times::of_write(run.start_time, run.end_time, header.received_at));
+        batch.push_run(header.project_id, &mut run, hash);
+        for (name, raw, reason) in too_much {
+            let item = format!("{}.{}.{name}", op.as_str(), run.run_id);
+            batch.keep_aside(item, reason, raw.get().as_bytes());
+        }
+        Ok(())
     }
 
-    /// Adds its row.
-    pub(super) fn store(self, project: ProjectId, batch: &mut Batch) -> Result<(), ItemError> {
-        let hash = self.hash;
-        batch.runs.push(project, &self.read()?, hash);
-        Ok(())
+    fn take_too_much(&mut self) -> Vec<(Cow<'a, str>, &'a RawValue, String)> {
+        let mut taken = Vec::new();
+        self.fields.0.retain(|(name, raw)| {
+            let reason = match raw.get() {
+                text if text.len() > VALUE_BYTES_MAX => format!("more than {VALUE_BYTES_MAX} bytes (VALUE_BYTES_MAX)"),
+                text if nests_deeper(text, NESTING_MAX) => {
+                    format!("nested deeper than {NESTING_MAX} levels (NESTING_MAX)")
+                }
+                _ => return true,
+            };
+            taken.push((name.clone(), *raw, reason));
+            false
+        });
+        taken
     }
 
     fn read(self) -> Result<Run<'a>, ItemError> {
@@ -171,8 +208,8 @@ impl<'a> Lenient<'a> {
     }
 
     fn tags(&mut self) -> Vec<Cow<'a, str>> {
-        let tags = self.take("tags", |raw| serde_json::from_str::<Vec<String>>(raw.get()).ok());
-        tags.unwrap_or_default().into_iter().map(Cow::Owned).collect()
+        let tags = self.take("tags", |raw| serde_json::from_str::<Bounded<String, TAGS_MAX>>(raw.get()).ok());
+        tags.unwrap_or_default().0.into_iter().map(Cow::Owned).collect()
     }
 
     /// Any JSON, as the client wrote it.
@@ -291,8 +328,12 @@ mod tests {
 
     const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 
+    fn write(op: Op, json: &str) -> Write<'_> {
+        Write { op, id: None, fields: Fields::of_text(json).unwrap(), hash: 0 }
+    }
+
     fn read(op: Op, json: &str) -> Run<'_> {
-        Write::of_object(op, None, serde_json::from_str(json).unwrap()).unwrap().read().unwrap()
+        write(op, json).read().unwrap()
     }
 
     #[test]
@@ -304,8 +345,7 @@ mod tests {
             (ID, RunOp::Patch, None, Kind::Span)
         );
         for bad in ["{}", r#"{"id":"x"}"#, r#"{"id":null}"#] {
-            let write = Write::of_object(Op::Post, None, serde_json::from_str(bad).unwrap()).unwrap();
-            assert!(write.read().is_err(), "{bad}");
+            assert!(write(Op::Post, bad).read().is_err(), "{bad}");
         }
     }
 
@@ -340,6 +380,35 @@ mod tests {
                 ("langsmith.new", Value::Map(r#"{"a":1}"#.into())),
             ]
         );
+    }
+
+    #[test]
+    fn a_field_that_is_too_much_is_set_aside_alone() {
+        let deep = format!("{}{}", "[".repeat(NESTING_MAX + 1), "]".repeat(NESTING_MAX + 1));
+        let long = "x".repeat(VALUE_BYTES_MAX);
+        let json = format!(r#"{{"id":"{ID}","name":"n","inputs":{deep},"outputs":"{long}","error":"no"}}"#);
+        let mut write = write(Op::Post, &json);
+        let taken = write.take_too_much();
+        let taken: Vec<_> =
+            taken.iter().map(|(name, raw, reason)| (&**name, raw.get().len(), reason.as_str())).collect();
+        assert_eq!(
+            taken,
+            [
+                ("inputs", deep.len(), "nested deeper than 100 levels (NESTING_MAX)"),
+                ("outputs", long.len() + 2, "more than 33554432 bytes (VALUE_BYTES_MAX)"),
+            ]
+        );
+        let run = write.read().unwrap();
+        assert_eq!((&*run.name, &*run.llm.inputs, &*run.llm.outputs, &*run.llm.error_message), ("n", "", "", "no"));
+    }
+
+    #[test]
+    fn more_tags_than_a_run_has_are_an_attribute() {
+        let json = |n| format!(r#"{{"id":"{ID}","tags":[{}]}}"#, vec![r#""t""#; n].join(","));
+        assert_eq!(read(Op::Post, &json(TAGS_MAX)).llm.tags.len(), TAGS_MAX);
+        let json = json(TAGS_MAX + 1);
+        let run = read(Op::Post, &json);
+        assert_eq!((run.llm.tags.len(), &*run.attributes[0].key), (0, "langsmith.tags"));
     }
 
     #[test]
