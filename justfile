@@ -52,6 +52,10 @@ bench-ingest *args:
 bench-tenant *args:
     cargo run --release -p load --bin bench-tenant -- {{ args }}
 
+# Run the fuzz targets, each for so many seconds (`cargo install cargo-fuzz --locked`); a table in the end
+fuzz target="all" seconds="600":
+    tests/fuzz/run {{ target }} {{ seconds }}
+
 # Name every Rust file of more than 500 lines: each is one that nobody reads whole
 length:
     #!/usr/bin/env bash

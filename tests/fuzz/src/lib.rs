@@ -10,13 +10,15 @@ mod against_prost;
 pub mod seeds;
 mod stored;
 
+use std::io::Read;
+
 use bytes::Bytes;
 use ingest_api::app::{translate, translate_langsmith};
 use ingest_api::body::{Budget, Compression, ReadBody, decompress};
 use ingest_api::error::ApiError;
 use ingest_api::langsmith::{BodyKind, Op, Route};
-use schema::envelope::Source;
-use std::io::Read;
+use schema::envelope::{Header, Source};
+use stored::Translated;
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]
@@ -40,27 +42,43 @@ pub const TARGETS: [Target; 9] = [
     Target { name: "envelope", check: envelope },
 ];
 
+/// A project as the header of an OTLP request names it.
+const PROJECT: &str = "project";
+
+pub(crate) fn translated(header: &Header, body: &[u8]) -> Translated {
+    translate(header, PROJECT, body)
+}
+
+pub(crate) fn langsmith_translated(header: &Header, kind: &BodyKind, body: &[u8]) -> Translated {
+    translate_langsmith(header, kind, body, &budget())
+}
+
+/// Enough for a body as it came, and decompressed.
+fn budget() -> Budget {
+    Budget::new(BODY_BYTES_MAX, 4 * BODY_BYTES_MAX)
+}
+
 /// An OTLP request in protobuf. It is also held to what `prost` makes of it.
 pub fn otlp_protobuf(body: &[u8]) {
-    stored::check(Source::OtlpProtobuf, body, translate);
+    stored::check(Source::OtlpProtobuf, body, translated);
     against_prost::check(body);
 }
 
 /// An OTLP request in JSON.
 pub fn otlp_json(body: &[u8]) {
-    stored::check(Source::OtlpJson, body, translate);
+    stored::check(Source::OtlpJson, body, translated);
 }
 
 /// Our own batch.
 pub fn native(body: &[u8]) {
-    stored::check(Source::Native, body, translate);
+    stored::check(Source::Native, body, translated);
 }
 
 /// A JSON body of LangSmith's protocol. The first byte says which.
 pub fn langsmith_json(bytes: &[u8]) {
     let Some((which, body)) = bytes.split_first() else { return };
     let kind = &langsmith_kinds()[usize::from(*which) % langsmith_kinds().len()];
-    stored::check(Source::LangSmith, body, |header, body| translate_langsmith(header, kind, body));
+    stored::check(Source::LangSmith, body, |header, body| langsmith_translated(header, kind, body));
 }
 
 /// The JSON bodies of LangSmith's protocol.
@@ -74,7 +92,7 @@ pub fn langsmith_multipart(bytes: &[u8]) {
     let Some(line) = bytes.iter().position(|b| *b == b'\n') else { return };
     let Ok(content_type) = std::str::from_utf8(&bytes[..line]) else { return };
     let Ok(kind) = Route::Multipart.body(content_type) else { return };
-    stored::check(Source::LangSmith, &bytes[line + 1..], |header, body| translate_langsmith(header, &kind, body));
+    stored::check(Source::LangSmith, &bytes[line + 1..], |header, body| langsmith_translated(header, &kind, body));
 }
 
 /// A gzipped body, also held to another decoder.
@@ -95,12 +113,11 @@ pub fn decompress_zstd(raw: &[u8]) {
 }
 
 /// The largest body while fuzzing, in bytes: small enough that a fuzzer gets past it often.
-const BODY_BYTES_MAX: usize = 1 << 20;
+const BODY_BYTES_MAX: usize = 128 << 10;
 
 /// What comes out, unless it is refused. In either case all memory was accounted for.
 fn decompressed(compression: Compression, raw: &[u8]) -> Option<Bytes> {
-    // Enough for a body as it came, and decompressed.
-    let budget = Budget::new(BODY_BYTES_MAX, 4 * BODY_BYTES_MAX);
+    let budget = budget();
     let raw = ReadBody::of(Bytes::copy_from_slice(raw), &budget).unwrap();
     let found = match decompress(compression, raw, &budget) {
         Ok(body) => Some(body.bytes.clone()),

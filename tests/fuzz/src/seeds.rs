@@ -5,12 +5,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use flate2::Compression;
-use ingest_api::app::{translate, translate_langsmith};
 use ingest_api::langsmith::Route;
 use schema::envelope::Source;
 use serde_json::Value;
 
 use crate::stored::header;
+use crate::{langsmith_translated, translated};
 
 /// Bytes for a target to start from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -94,12 +94,12 @@ impl Request {
     /// Its rows as the edge publishes them.
     fn envelope(&self) -> Result<Option<Vec<u8>>> {
         let translated = match self.input().0 {
-            "native" => translate(&header(Source::Native), &self.body),
-            "otlp_json" => translate(&header(Source::OtlpJson), &self.body),
-            "otlp_protobuf" => translate(&header(Source::OtlpProtobuf), &self.body),
+            "native" => translated(&header(Source::Native), &self.body),
+            "otlp_json" => translated(&header(Source::OtlpJson), &self.body),
+            "otlp_protobuf" => translated(&header(Source::OtlpProtobuf), &self.body),
             _ => {
                 let route = Route::of(&self.path).with_context(|| self.path.clone())?;
-                translate_langsmith(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
+                langsmith_translated(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
             }
         };
         Ok(translated?.1)

@@ -10,7 +10,7 @@ use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
 use uuid::Uuid;
 
 /// What one answer may say, in bytes: a client must not get its body back.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 24 << 10;
 /// Rows written out while fuzzing, in bytes. The worker takes envelopes up to [`schema::envelope::EXPANDED_BYTES_MAX`].
 const EXPANDED_BYTES_MAX: usize = 32 << 20;
 
@@ -27,7 +27,8 @@ pub(crate) fn header(source: Source) -> Header {
     }
 }
 
-type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
+/// What became of a body's items, and the envelope, if anything is to be stored.
+pub(crate) type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
 
 /// Translates a body twice, because a thread's memory is used again, and looks at what came out.
 pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u8]) -> Translated) {

@@ -42,3 +42,32 @@ fn what_was_found_stays_fixed() {
         }
     }
 }
+
+/// No fuzzer makes bodies this long.
+#[test]
+fn a_client_is_not_told_its_own_body() {
+    let long = "x".repeat(1 << 20);
+    for body in [
+        format!(r#""{long}""#),
+        format!(r#"{{"runs":"{long}"}}"#),
+        format!(r#"{{"runs":["{long}"],"spans":["{long}"]}}"#),
+        format!(r#"{{"runs":[{{"run_id":"{long}"}}],"spans":[{{"span_id":"{long}"}}]}}"#),
+        format!(r#"{{"post":"{long}"}}"#),
+        format!(r#"{{"post":["{long}"],"patch":[{{"id":"{long}"}}]}}"#),
+        format!(r#"{{"id":"{long}","key":7}}"#),
+        format!(r#"{{"id":"5f1a0000-0000-4000-8000-0000000000aa","tags":"{long}","error":{{"{long}":1}}}}"#),
+        format!(r#"{{"resourceSpans":"{long}"}}"#),
+        format!(r#"{{"resourceSpans":[{{"resource":"{long}"}}]}}"#),
+        format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":["{long}"]}}]}}]}}"#),
+    ] {
+        fuzz::native(body.as_bytes());
+        fuzz::otlp_json(body.as_bytes());
+        for kind in 0..4 {
+            fuzz::langsmith_json(&[&[kind], body.as_bytes()].concat());
+        }
+    }
+    for name in [format!("post.{long}"), format!("{long}.x")] {
+        let part = format!("Content-Disposition: form-data; name=\"{name}\"\r\nX: {long}\r\n\r\n{{}}");
+        fuzz::langsmith_multipart(format!("multipart/form-data; boundary=b\n--b\r\n{part}\r\n--b--").as_bytes());
+    }
+}
