@@ -70,3 +70,54 @@ LEFT JOIN
     FROM run_of(org = {org:UUID})
 ) AS called
     ON called.project_id = capture.project_id AND called.run_id = capture.run_id AND called.span_id = capture.span_id;
+
+-- What one org's users read beside its runs: SELECT ... FROM feedback_of(org = '...'), attachment_of, set_aside_of. What was sent
+-- twice is there once.
+CREATE VIEW IF NOT EXISTS feedback_of AS
+SELECT
+    org_id,
+    workspace_id,
+    project_id,
+    run_id,
+    trace_id,
+    score_id,
+    name,
+    value,
+    label,
+    value_json,
+    comment,
+    correction,
+    feedback_source,
+    feedback_source_metadata,
+    feedback_config,
+    user_id,
+    error_message,
+    extra,
+    start_time,
+    created_at,
+    modified_at,
+    source,
+    received_at
+FROM eval_score FINAL
+WHERE org_id = {org:UUID};
+
+CREATE VIEW IF NOT EXISTS attachment_of AS
+SELECT org_id, workspace_id, project_id, run_id, name, mime_type, size, content_hash, content, source, received_at
+FROM run_attachment FINAL
+WHERE org_id = {org:UUID};
+
+CREATE VIEW IF NOT EXISTS set_aside_of AS
+SELECT
+    org_id,
+    workspace_id,
+    project_id,
+    envelope_id,
+    item,
+    reason,
+    content,
+    content_bytes,
+    content_hash,
+    source,
+    received_at
+FROM set_aside FINAL
+WHERE org_id = {org:UUID};
