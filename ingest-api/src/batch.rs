@@ -1,6 +1,7 @@
 //! What one request is translated into: rows, and the items that were set aside.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 
 use schema::columns::Column;
 use schema::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
@@ -10,6 +11,7 @@ use schema::tables::{
     AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
 };
 
+use crate::derive::prices::{self, Prices};
 use crate::derive::replay::Capturer;
 use crate::error::ApiError;
 
@@ -32,6 +34,7 @@ pub struct Batch {
     spans: SpanRows,
     calls: ReplayRows,
     capturer: Capturer,
+    prices: Arc<Prices>,
     /// Rows of `eval_score`.
     pub scores: ScoreRows,
     /// Rows of `run_attachment`.
@@ -100,6 +103,7 @@ impl Batch {
         }
         BATCH.with_borrow_mut(|batch| {
             batch.clear();
+            batch.prices = prices::current();
             let result = fill(batch);
             if batch.byte_len() > KEPT_BYTES_MAX {
                 *batch = Batch::default();
@@ -108,16 +112,18 @@ impl Batch {
         })
     }
 
-    /// Adds a span. `same_origin` promises that `origin` is the one of the span before.
+    /// Adds a span, and what follows from it. `same_origin` promises that `origin` is the one of the span before.
     pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
+        self.prices.fill(&mut span.llm, &mut span.attributes);
         if let Some(call) = self.capturer.of_span(span) {
             self.calls.push(project, &call);
         }
         self.spans.push(project, origin, same_origin, span);
     }
 
-    /// Adds one write of a run. `op_hash` tells it from others, see [`RunRows::push`].
+    /// Adds one write of a run, and what follows from it. `op_hash` tells it from others, see [`RunRows::push`].
     pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
+        self.prices.fill(&mut run.llm, &mut run.attributes);
         if let Some(call) = self.capturer.of_run(run) {
             self.calls.push(project, &call);
         }

@@ -1,6 +1,7 @@
 //! The settings of `ingest-api`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tenant::api_key::PresentedKey;
@@ -50,6 +51,11 @@ const CONNECTIONS_MAX: Setting<u64> = Setting::new(
     "Open connections per listener. Further ones wait to be accepted.",
 )
 .default("4096");
+const PRICES: Setting<String> = Setting::new(
+    "TRACEBILITY_PRICES",
+    parse::text,
+    "A file of what model calls cost, in place of the built-in prices. Read again whenever it changes.",
+);
 const DRAIN_MAX: Setting<Duration> = Setting::new(
     "TRACEBILITY_DRAIN_MAX",
     parse::duration::<0, 600_000>,
@@ -81,6 +87,7 @@ const TABLE: &[&dyn Declared] = &[
     &BODY_MAX,
     &BODIES_IN_FLIGHT_MAX,
     &CONNECTIONS_MAX,
+    &PRICES,
     &DRAIN_MAX,
     &settings::LOG,
 ];
@@ -115,6 +122,7 @@ pub struct Config {
     /// In bytes.
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
+    pub prices: Option<PathBuf>,
     pub drain_max: Duration,
 }
 
@@ -134,6 +142,7 @@ impl Config {
             body_max: size(&BODY_MAX)?,
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
+            prices: values.find(&PRICES)?.map(PathBuf::from),
             drain_max: values.get(&DRAIN_MAX)?,
         };
         if config.static_api_key.is_some() && config.deployment_mode == DeploymentMode::Saas {

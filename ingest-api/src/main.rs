@@ -9,12 +9,11 @@ use ingest_api::config::{Config, PROGRAM};
 use ingest_api::health::Health;
 use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
-use ingest_api::{grpc, routes, server};
+use ingest_api::{derive::prices, grpc, routes, server};
 use tenant::admission::Admission;
-use tenant::mode::DeploymentMode;
 use tenant::outcome::{self, Ledger};
 use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};
-use tenant::{Resolver, service};
+use tenant::{Resolver, mode::DeploymentMode, service};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -55,6 +54,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Serve until told to stop, then drain.
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(resolver::watch(resolver, config.redis_url.clone(), redis, stopping.clone()));
+    prices::follow(config.prices, stopping.clone()).await;
     if config.deployment_mode == DeploymentMode::SelfHosted {
         tokio::spawn(tenant::mode::ensure_default_org(postgres, stopping.clone()));
     }

@@ -33,6 +33,11 @@ pub fn items(counts: &Counts) {
     counter!("tracebility_items_total", "table" => "any", "outcome" => "set_aside").increment(counts.set_aside);
 }
 
+/// `tracebility_prices_read_total{outcome}`: times that a changed file of prices was taken, or was not.
+pub fn prices_read(taken: bool) {
+    counter!("tracebility_prices_read_total", "outcome" => if taken { "taken" } else { "refused" }).increment(1);
+}
+
 /// `tracebility_append_seconds`: one `XADD`. `tracebility_append_bytes_total` and `tracebility_append_failures_total`.
 pub fn appended(took: Duration, bytes: usize, ok: bool) {
     histogram!("tracebility_append_seconds").record(took.as_secs_f64());

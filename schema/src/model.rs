@@ -150,6 +150,8 @@ pub struct Tokens {
     pub total: u32,
     /// Input tokens read from a cache.
     pub cached: u32,
+    /// Input tokens written to a cache. They have no column; the price of a call depends on them.
+    pub cache_write: u32,
     /// Output tokens spent on reasoning.
     pub reasoning: u32,
 }

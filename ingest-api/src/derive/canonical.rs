@@ -199,7 +199,7 @@ mod tests {
         let mut canonical = Canonical::default();
         let is_container = canonical.container(text);
         assert_eq!(canonical.members.len(), 0);
-        is_container.then(|| canonical.out)
+        is_container.then_some(canonical.out)
     }
 
     #[test]

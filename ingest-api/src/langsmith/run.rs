@@ -16,6 +16,7 @@ use super::lenient::Document;
 use super::usage::Usage;
 use super::{Op, time};
 use crate::batch::Batch;
+use crate::derive::provider;
 use crate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
 use crate::times;
 
@@ -279,7 +280,7 @@ impl<'a> Extra<'a> {
         if llm.model.is_empty() {
             llm.model = parameter("model").or_else(|| parameter("model_name")).unwrap_or_default();
         }
-        llm.provider = self.first_metadata(&["ls_provider"]);
+        llm.provider = provider::current_name(self.first_metadata(&["ls_provider"]));
         let temperature = Some(self.first_metadata(&["ls_temperature"])).filter(|text| !text.is_empty());
         llm.temperature = temperature.or_else(|| parameter("temperature")).and_then(|text| text.parse().ok());
         let usage = find(&self.metadata, "usage_metadata").and_then(Usage::read);
@@ -290,6 +291,7 @@ impl<'a> Extra<'a> {
                 completion,
                 total: usage.total().unwrap_or(prompt.saturating_add(completion)),
                 cached: usage.cached(),
+                cache_write: usage.cache_write(),
                 reasoning: usage.reasoning(),
             };
             llm.cost_usd_e8 = usage.cost_usd_e8();

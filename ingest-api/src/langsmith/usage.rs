@@ -4,12 +4,22 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::fields::{Bounded, Fields};
+
+/// An object of counts, in bytes. A larger one is no such object.
+const USAGE_BYTES_MAX: usize = 16 << 10;
+/// Generations that a model returned for one call.
+const GENERATIONS_MAX: usize = 1_024;
+
 /// What a model call used: LangSmith's `usage_metadata`, or a provider's own object.
 pub(super) struct Usage(Value);
 
 impl Usage {
     /// An object with at least one member.
     pub(super) fn read(raw: &RawValue) -> Option<Self> {
+        if raw.get().len() > USAGE_BYTES_MAX {
+            return None;
+        }
         let value: Value = serde_json::from_str(raw.get()).ok()?;
         value.as_object().is_some_and(|members| !members.is_empty()).then_some(Self(value))
     }
@@ -31,19 +41,13 @@ impl Usage {
         let own = outputs.usage_metadata.and_then(Self::read);
         let own = own.or_else(|| outputs.generations.and_then(Self::of_generations));
         let own = own.or_else(|| outputs.usage.and_then(Self::read));
-        own.or_else(|| {
-            let Value::Object(mut members) = serde_json::from_str(outputs.llm_output?.get()).ok()? else { return None };
-            members.remove("token_usage").filter(Value::is_object).map(Self)
-        })
+        own.or_else(|| Self::read(member(outputs.llm_output?, "token_usage")?))
     }
 
     /// `generations[0][0].message.kwargs.usage_metadata`; current LangChain has no `kwargs`.
     fn of_generations(generations: &RawValue) -> Option<Self> {
-        let generations: Vec<&RawValue> = serde_json::from_str(generations.get()).ok()?;
-        let first: Value = serde_json::from_str(generations.first()?.get()).ok()?;
-        let message = first.get(0)?.get("message")?;
-        let usage = message.get("kwargs").unwrap_or(message).get("usage_metadata")?;
-        usage.is_object().then(|| Self(usage.clone()))
+        let message = member(first(first(generations)?)?, "message")?;
+        Self::read(member(member(message, "kwargs").unwrap_or(message), "usage_metadata")?)
     }
 
     fn count(&self, names: &[&str]) -> Option<u32> {
@@ -79,6 +83,11 @@ impl Usage {
         self.detail(&objects, &["cache_read", "cached_tokens"])
     }
 
+    /// Input tokens written to a cache.
+    pub(super) fn cache_write(&self) -> u32 {
+        self.detail(&["input_token_details"], &["cache_creation"])
+    }
+
     /// Output tokens spent on reasoning.
     pub(super) fn reasoning(&self) -> u32 {
         let objects = ["output_token_details", "output_tokens_details", "completion_tokens_details"];
@@ -97,6 +106,15 @@ impl Usage {
         let usd = cost("total_cost").or_else(parts).filter(|usd| usd.abs() <= USD_MAX)?;
         Some((usd * 1e8).round() as i64)
     }
+}
+
+fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    Fields::read(object).ok()?.take(name)
+}
+
+fn first(list: &RawValue) -> Option<&RawValue> {
+    let items = serde_json::from_str::<Bounded<&RawValue, GENERATIONS_MAX>>(list.get()).ok()?;
+    items.0.into_iter().next()
 }
 
 /// A count may be written as a float, and is at most what the column holds.
@@ -128,7 +146,10 @@ mod tests {
         ] {
             assert_eq!(of_outputs(json), Some((3, 2, Some(5), 1, 1)), "{json}");
         }
-        for json in ["{}", "[]", "7", r#"{"usage_metadata":null,"generations":[[{"text":"x"}]],"llm_output":{}}"#] {
+        let large = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(USAGE_BYTES_MAX));
+        for json in
+            [&large, "{}", "[]", "7", r#"{"usage_metadata":null,"generations":[[{"text":"x"}]],"llm_output":{}}"#]
+        {
             assert_eq!(of_outputs(json), None, "{json}");
         }
     }

@@ -28,6 +28,7 @@ use schema::tables::content_hash;
 use uuid::Uuid;
 
 use crate::batch::Batch;
+use crate::derive::prices::COST_SOURCE;
 use crate::times;
 
 /// `STATUS_CODE_ERROR` of `opentelemetry.proto.trace.v1.Status`.
@@ -63,6 +64,17 @@ pub enum SpanError {
     WrongType,
     #[error("an attribute is nested deeper than {0} levels")]
     NestedTooDeep(u8),
+}
+
+/// What is wrong with a request in JSON. What is nested too deep inside a span is the span's fault alone.
+pub fn malformed_json(error: &serde_json::Error) -> String {
+    match json::is_too_deep(error) {
+        true => {
+            let max = limits::NESTING_MAX_JSON;
+            format!("an attribute of a resource or scope is nested deeper than {max} levels: {error}")
+        }
+        false => format!("malformed JSON: {error}"),
+    }
 }
 
 /// Empties a span for the next one, keeping its lists' memory.
@@ -137,6 +149,7 @@ impl<'a> Sink<'a> for Translator<'_> {
         if span.parent_span_id.is_nil() {
             let mut run = run_of_root(origin, span, self.session_name);
             run.attributes.extend(time_flag);
+            run.attributes.extend(span.attributes.last().filter(|a| a.key == COST_SOURCE).cloned());
             self.batch.push_derived_run(self.project, &run, content_hash(span.span_id.as_bytes()));
         }
     }

@@ -14,6 +14,8 @@ use std::borrow::Cow;
 
 use schema::model::{Attribute, Kind, Span, Status, Tokens, Value};
 
+use crate::derive::provider;
+
 pub use table::{FIELDS, Field, Shape, Source, TABLE};
 
 /// A text whose members are asked for may be this long, in bytes; a longer one is none of the small objects in question.
@@ -174,7 +176,7 @@ pub fn interpret(span: &mut Span<'_>) {
     let llm = &mut span.llm;
     llm.model = found.text(Field::Model, attributes);
     llm.response_model = found.text(Field::ResponseModel, attributes);
-    llm.provider = provider(found.text(Field::Provider, attributes));
+    llm.provider = provider::current_name(found.text(Field::Provider, attributes));
     llm.kind = match found.best[Field::Kind as usize] {
         Some(_) => found.kind,
         None if calls_a_model(&found) => Kind::Llm,
@@ -193,6 +195,7 @@ pub fn interpret(span: &mut Span<'_>) {
             completion,
             total: if total > 0 { total } else { prompt.saturating_add(completion) },
             cached: found.count(Field::CachedTokens),
+            cache_write: found.count(Field::CacheWriteTokens),
             reasoning: found.count(Field::ReasoningTokens),
         };
         llm.cost_usd_e8 = cost(&found).and_then(cost_e8);
@@ -230,22 +233,6 @@ fn calls_a_model(found: &Found) -> bool {
     let provider =
         matches!(found.source(Field::Provider), Some(Source::Attribute("gen_ai.provider.name" | "gen_ai.system")));
     provider && matches!(found.source(Field::Model), Some(Source::Attribute("gen_ai.request.model")))
-}
-
-/// The current name of a provider that the conventions have renamed. (As sent, it stays in its attribute.)
-fn provider(name: Cow<'_, str>) -> Cow<'_, str> {
-    let current = match &*name {
-        "az.ai.openai" => "azure.ai.openai",
-        "az.ai.inference" => "azure.ai.inference",
-        "vertex_ai" => "gcp.vertex_ai",
-        "gemini" => "gcp.gemini",
-        "xai" => "x_ai",
-        "mistralai" => "mistral_ai",
-        // LangSmith's OTel mode calls itself the provider where it does not know one.
-        "langchain" => "",
-        _ => return name,
-    };
-    Cow::Borrowed(current)
 }
 
 /// In US dollars: the total, else the sum of the parts that are known.

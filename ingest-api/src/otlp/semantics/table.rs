@@ -20,6 +20,7 @@ pub enum Field {
     CompletionTokens,
     TotalTokens,
     CachedTokens,
+    CacheWriteTokens,
     ReasoningTokens,
     Cost,
     PromptCost,
@@ -58,6 +59,7 @@ impl Field {
             | Field::CompletionTokens
             | Field::TotalTokens
             | Field::CachedTokens
+            | Field::CacheWriteTokens
             | Field::ReasoningTokens
             | Field::Cost
             | Field::PromptCost
@@ -185,6 +187,16 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             Member(LANGFUSE_USAGE, &["input_tokens_details", "cached_tokens"]),
             Member(USAGE, &["input_token_details", "cache_read"]),
             Member("gen_ai.usage.input_token_details", &["cache_read"]),
+        ],
+    ),
+    (
+        Field::CacheWriteTokens,
+        &[
+            A("gen_ai.usage.cache_creation.input_tokens"),
+            A("llm.token_count.prompt_details.cache_write"),
+            A("ai.usage.inputTokenDetails.cacheWriteTokens"),
+            Member(USAGE, &["input_token_details", "cache_creation"]),
+            Member("gen_ai.usage.input_token_details", &["cache_creation"]),
         ],
     ),
     (

@@ -86,6 +86,7 @@ fn earlier_sources_win() {
         (Field::CompletionTokens, |s| s.llm.tokens.completion.to_string()),
         (Field::TotalTokens, |s| s.llm.tokens.total.to_string()),
         (Field::CachedTokens, |s| s.llm.tokens.cached.to_string()),
+        (Field::CacheWriteTokens, |s| s.llm.tokens.cache_write.to_string()),
         (Field::ReasoningTokens, |s| s.llm.tokens.reasoning.to_string()),
         (Field::Cost, cost),
         (Field::PromptCost, cost),
@@ -245,7 +246,7 @@ fn langfuse_counts_parts_beside_the_whole() {
         let kind = ("langfuse.observation.type", text_value("generation"));
         interpreted(&[kind, ("langfuse.observation.usage_details", text_value(details))]).llm.tokens
     };
-    let wanted = Tokens { prompt: 17, completion: 5, total: 22, cached: 3, reasoning: 2 };
+    let wanted = Tokens { prompt: 17, completion: 5, total: 22, cached: 3, reasoning: 2, ..Tokens::default() };
     let of_langchain =
         r#"{"input":14,"input_cache_read":3,"input_priority":9,"output":3,"output_reasoning":2,"total":22}"#;
     assert_eq!(tokens(of_langchain), wanted);
@@ -253,7 +254,7 @@ fn langfuse_counts_parts_beside_the_whole() {
         "prompt_tokens_details":{"cached_tokens":3},"completion_tokens_details":{"reasoning_tokens":2}}"#;
     assert_eq!(tokens(of_openai), wanted);
     let of_anthropic = r#"{"input":10,"cache_read_input_tokens":3,"cache_creation_input_tokens":4,"output":5}"#;
-    assert_eq!(tokens(of_anthropic), Tokens { prompt: 17, completion: 5, total: 22, cached: 3, reasoning: 0 });
+    assert_eq!(tokens(of_anthropic), Tokens { prompt: 17, completion: 5, total: 22, cached: 3, ..Tokens::default() });
     assert_eq!(tokens(r#"{"input":10,"output":5}"#).total, 15);
 }
 

@@ -1,0 +1,93 @@
+//! A file of prices in place of the built-in table, read again whenever it changes.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use tokio::io::AsyncReadExt;
+use tokio::sync::watch::Receiver;
+
+use super::file::{FILE_BYTES_MAX, PriceFileError};
+use super::{Prices, replace};
+use crate::metrics;
+
+/// How often the file is looked at.
+pub const POLL_EVERY: Duration = Duration::from_secs(2);
+
+/// Why a file was not taken.
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("cannot be read: {0}")]
+    Io(#[from] std::io::Error),
+    #[error("has more than {FILE_BYTES_MAX} bytes")]
+    TooLarge,
+    #[error(transparent)]
+    Prices(#[from] PriceFileError),
+}
+
+/// What tells one version of a file from another.
+type Version = (Option<SystemTime>, u64);
+
+/// Takes the prices that are in the file, if there is one, and from then on whenever it has changed, until told to stop. One
+/// that is no table of prices is told in the log and counted, and the prices stay what they were: a mistake in it must not
+/// stop ingest.
+pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
+    let Some(path) = path else { return };
+    let mut file = PriceFile { path, seen: None };
+    file.look().await;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(POLL_EVERY) => {}
+                _ = stopping.wait_for(|stop| *stop) => return,
+            }
+            file.look().await;
+        }
+    });
+}
+
+struct PriceFile {
+    path: PathBuf,
+    /// What was read last, whether it was taken or not.
+    seen: Option<Result<Version, ErrorKind>>,
+}
+
+impl PriceFile {
+    async fn look(&mut self) {
+        let path = &self.path;
+        // The version first: what is written while we read is another one, which is read next time.
+        let version = version(path).await;
+        if self.seen.as_ref() == Some(&version) {
+            return;
+        }
+        let read = match &version {
+            Ok(_) => read(path).await,
+            Err(kind) => Err(ReadError::Io((*kind).into())),
+        };
+        metrics::prices_read(read.is_ok());
+        match read {
+            Ok(prices) => {
+                tracing::info!(path = %path.display(), source = %prices.source, "prices taken from a file");
+                replace(prices);
+            }
+            Err(error) => {
+                tracing::error!(path = %path.display(), %error, "no prices taken from the file; those before it stay");
+            }
+        }
+        self.seen = Some(version);
+    }
+}
+
+async fn version(path: &Path) -> Result<Version, ErrorKind> {
+    let metadata = tokio::fs::metadata(path).await.map_err(|error| error.kind())?;
+    Ok((metadata.modified().ok(), metadata.len()))
+}
+
+async fn read(path: &Path) -> Result<Prices, ReadError> {
+    let mut text = String::new();
+    tokio::fs::File::open(path).await?.take(FILE_BYTES_MAX + 1).read_to_string(&mut text).await?;
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(ReadError::TooLarge);
+    }
+    Ok(Prices::parse(&text)?)
+}
