@@ -98,13 +98,16 @@ pub fn langsmith_multipart(bytes: &[u8]) {
 /// A gzipped body, also held to another decoder.
 #[allow(clippy::disallowed_methods)] // the other decoder, under a cap of its own
 pub fn decompress_gzip(raw: &[u8]) {
-    same_as(decompressed(Compression::Gzip, raw), flate2::bufread::MultiGzDecoder::new(raw), !raw.is_empty());
+    // Nothing at all is an empty body to us and an error to it.
+    if !raw.is_empty() {
+        same_as(decompressed(Compression::Gzip, raw), flate2::bufread::MultiGzDecoder::new(raw));
+    }
 }
 
 /// A body in zlib's format.
 #[allow(clippy::disallowed_methods)]
 pub fn decompress_deflate(raw: &[u8]) {
-    same_as(decompressed(Compression::Deflate, raw), flate2::bufread::ZlibDecoder::new(raw), true);
+    same_as(decompressed(Compression::Deflate, raw), flate2::bufread::ZlibDecoder::new(raw));
 }
 
 /// A body compressed with zstd.
@@ -130,13 +133,13 @@ fn decompressed(compression: Compression, raw: &[u8]) -> Option<Bytes> {
     found
 }
 
-/// Whether another decoder finds the same, where both can be asked.
-fn same_as(found: Option<Bytes>, other: impl Read, wanted: bool) {
+/// Another decoder finds the same. It may stumble over what follows the end of the data, which we need not look at.
+fn same_as(found: Option<Bytes>, other: impl Read) {
     let mut expected = Vec::new();
     let read = other.take(BODY_BYTES_MAX as u64 + 1).read_to_end(&mut expected);
-    let expected = (read.is_ok() && expected.len() <= BODY_BYTES_MAX).then_some(expected);
-    if wanted {
-        assert_eq!(found.as_deref(), expected.as_deref(), "two decoders differ");
+    match found {
+        Some(found) => assert!(found == expected, "{} bytes for {}, {read:?}", found.len(), expected.len()),
+        None => assert!(read.is_err() || expected.len() > BODY_BYTES_MAX, "refused, but it is fine"),
     }
 }
 
