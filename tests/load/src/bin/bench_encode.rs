@@ -67,7 +67,7 @@ fn main() -> anyhow::Result<()> {
     };
     let mut envelopes = Vec::new();
     for body in &bodies {
-        envelopes.extend(translate(&header, body)?.1);
+        envelopes.extend(translate(&header, "", body)?.1);
     }
     let spans = options.requests * options.spans_per_request;
     let body_bytes: usize = bodies.iter().map(Vec::len).sum();
