@@ -10,23 +10,30 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use clickhouse::Client;
+use clickhouse::error::Error;
 use percent_encoding::percent_decode_str;
-use schema::migrate::CLOSED;
 use thiserror::Error;
 use url::Url;
 
 use crate::secret::{Secret, SecretUrl};
 
+mod parts;
 mod records;
+mod refusal;
 
+pub use parts::Fullest;
 pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records};
+pub use refusal::{InsertError, Refusal, known_codes};
 
 /// How long one insert may take from its first byte to the server's answer.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(60);
+/// How long the server may work on one insert, counted from its head. Less than [`INSERT_DEADLINE`], so that usually the
+/// server gives up before its client does.
+pub const SERVER_DEADLINE: Duration = Duration::from_secs(55);
 /// How long a ping may take.
 pub const PING_DEADLINE: Duration = Duration::from_secs(2);
 /// The most rows in one insert; above `min_insert_block_size_rows` (1 048 449) the server cuts a body into blocks.
@@ -150,6 +157,13 @@ impl InsertStatement {
 }
 
 /// Inserts ready-made Native blocks.
+///
+/// **An insert can land after its client has given up**, because its last byte may be on its way or in the server's hands:
+/// closing the connection does not stop it. What ends it is [`SERVER_DEADLINE`]. The server looks at its clock between the
+/// steps of an insert and not within one; a step that is late stores nothing. So an insert can land up to
+/// [`INSERT_DEADLINE`] + [`SERVER_DEADLINE`] after its first attempt began, while others have inserted the same token and
+/// gone on. It is dropped as long as the table remembers the token: its deduplication window must hold more blocks than all
+/// workers together insert into the table in that time, one per partition and insert.
 #[derive(Clone)]
 pub struct Inserter {
     client: Client,
@@ -170,6 +184,9 @@ impl Inserter {
             .with_setting("async_insert", "0")
             .with_setting("optimize_on_insert", "0")
             .with_setting("insert_deduplicate", "1")
+            .with_setting("max_execution_time", SERVER_DEADLINE.as_secs().to_string())
+            // A column that the statement does not name would be skipped without a word.
+            .with_setting("input_format_skip_unknown_fields", "0")
             // The status line is sent when the insert is done, not when it starts.
             .with_setting("wait_end_of_query", "1");
         Self { client }
@@ -187,9 +204,22 @@ impl Inserter {
         pieces: &[Bytes],
         rows: u64,
     ) -> Result<(), InsertError> {
+        self.insert_native_while(statement, token, pieces, rows, || true).await
+    }
+
+    /// The same for one who may lose the right to insert: `still` is asked before each piece is sent, and before the end
+    /// is, without which nothing is stored. When it says no the insert ends as [`Refusal::Abandoned`].
+    pub async fn insert_native_while(
+        &self,
+        statement: &InsertStatement,
+        token: &str,
+        pieces: &[Bytes],
+        rows: u64,
+        still: impl Fn() -> bool,
+    ) -> Result<(), InsertError> {
+        let table = statement.table;
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let refuse =
-            |message| Err(InsertError { table: statement.table, code: None, class: Refusal::Permanent, message });
+        let refuse = |message| Err(InsertError::ours(table, Refusal::Permanent, message));
         if rows > INSERT_ROWS_MAX || bytes > INSERT_BYTES_MAX {
             return refuse(format!(
                 "{rows} rows in {bytes} bytes are more than one block holds ({INSERT_ROWS_MAX} rows, {INSERT_BYTES_MAX} bytes)"
@@ -199,163 +229,38 @@ impl Inserter {
             // The client would send no request at all and call that a success.
             return refuse("a block of no bytes".to_owned());
         }
-        let mut insert = self
-            .client
-            .insert_formatted_with(statement.sql.as_str())
-            .with_setting("insert_deduplication_token", token)
-            .with_timeouts(Some(INSERT_DEADLINE), Some(INSERT_DEADLINE));
-        // The body is chunked, and only `end` sends its last chunk: a send that fails half-way cannot end in a shorter body
-        // that still parses.
-        let sent = async {
-            for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-                insert.send(piece.clone()).await?;
+        let abandon = || Err(InsertError::ours(table, Refusal::Abandoned, "the right to insert has ended".to_owned()));
+        let failed = |error: Error| InsertError::new(table, &error);
+        let give_up = Instant::now() + INSERT_DEADLINE;
+        // The body is chunked, and only `end` sends its last chunk: a send that fails half-way, or is given up here, cannot
+        // end in a shorter body that still parses. An insert that is dropped before closes its connection.
+        let mut insert =
+            self.client.insert_formatted_with(statement.sql.as_str()).with_setting("insert_deduplication_token", token);
+        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
+            if !still() {
+                return abandon();
             }
-            insert.end().await
-        };
-        sent.await.map_err(|error| InsertError::new(statement.table, &error))
+            let sent = tokio::time::timeout_at(give_up.into(), insert.send(piece.clone())).await;
+            sent.unwrap_or(Err(Error::TimedOut)).map_err(failed)?;
+        }
+        if !still() {
+            return abandon();
+        }
+        let left = give_up.saturating_duration_since(Instant::now());
+        insert.with_timeouts(None, Some(left)).end().await.map_err(failed)
     }
 
     /// Whether ClickHouse answers a query, within [`PING_DEADLINE`].
     pub async fn ping(&self) -> Result<(), InsertError> {
         match tokio::time::timeout(PING_DEADLINE, self.client.query("SELECT 1 FORMAT Null").execute()).await {
             Ok(answer) => answer.map_err(|error| InsertError::new("", &error)),
-            Err(_elapsed) => Err(InsertError::new("", &clickhouse::error::Error::TimedOut)),
+            Err(_elapsed) => Err(InsertError::new("", &Error::TimedOut)),
         }
     }
 }
 
-/// What a refusal says about what to do next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    /// ClickHouse, or the way to it, does not work now: the same insert will succeed later.
-    Outage,
-    /// These bytes will never be accepted.
-    Permanent,
-    /// Not known to be either.
-    Unknown,
-}
-
-/// Why an insert, or a ping, failed.
-#[derive(Clone, Debug, Error)]
-#[error("clickhouse refused {}: {message}", if table.is_empty() { "a ping" } else { table })]
-pub struct InsertError {
-    table: &'static str,
-    code: Option<u32>,
-    class: Refusal,
-    message: String,
-}
-
-/// A row that the table's constraints refuse.
-const VIOLATED_CONSTRAINT: u32 = 469;
-
-/// Codes that say that these bytes are wrong, whoever sends them and whenever.
-const PERMANENT_CODES: [u32; 21] = [
-    6,   // CANNOT_PARSE_TEXT
-    9,   // SIZES_OF_COLUMNS_DOESNT_MATCH
-    26,  // CANNOT_PARSE_QUOTED_STRING
-    27,  // CANNOT_PARSE_INPUT_ASSERTION_FAILED
-    32,  // ATTEMPT_TO_READ_AFTER_EOF
-    33,  // CANNOT_READ_ALL_DATA
-    41,  // CANNOT_PARSE_DATETIME
-    50,  // UNKNOWN_TYPE
-    53,  // TYPE_MISMATCH
-    69,  // ARGUMENT_OUT_OF_BOUND
-    70,  // CANNOT_CONVERT_TYPE
-    72,  // CANNOT_PARSE_NUMBER
-    108, // NO_DATA_TO_INSERT
-    117, // INCORRECT_DATA
-    128, // TOO_LARGE_ARRAY_SIZE
-    131, // TOO_LARGE_STRING_SIZE
-    190, // SIZES_OF_ARRAYS_DONT_MATCH
-    321, // VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE
-    349, // CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN
-    VIOLATED_CONSTRAINT,
-    691, // UNKNOWN_ELEMENT_OF_ENUM
-];
-
-/// Codes that say that the server cannot store anything now: overload, lost parts of a cluster, a table that is read-only
-/// or not there yet, credentials that were changed. None of them is the data's fault.
-const OUTAGE_CODES: [u32; 28] = [
-    16,  // NO_SUCH_COLUMN_IN_TABLE: the migration has not run
-    60,  // UNKNOWN_TABLE: the migration has not run
-    81,  // UNKNOWN_DATABASE
-    159, // TIMEOUT_EXCEEDED
-    164, // READONLY
-    192, // UNKNOWN_USER
-    193, // WRONG_PASSWORD
-    194, // REQUIRED_PASSWORD
-    201, // QUOTA_EXCEEDED
-    202, // TOO_MANY_SIMULTANEOUS_QUERIES
-    209, // SOCKET_TIMEOUT
-    210, // NETWORK_ERROR
-    225, // NO_ZOOKEEPER
-    236, // ABORTED
-    241, // MEMORY_LIMIT_EXCEEDED
-    242, // TABLE_IS_READ_ONLY
-    243, // NOT_ENOUGH_SPACE
-    252, // TOO_MANY_PARTS
-    279, // ALL_CONNECTION_TRIES_FAILED
-    285, // TOO_FEW_LIVE_REPLICAS
-    319, // UNKNOWN_STATUS_OF_INSERT
-    394, // QUERY_WAS_CANCELLED
-    425, // SYSTEM_ERROR
-    439, // CANNOT_SCHEDULE_TASK
-    497, // ACCESS_DENIED
-    499, // S3_ERROR
-    516, // AUTHENTICATION_FAILED
-    999, // KEEPER_EXCEPTION
-];
-
-impl InsertError {
-    fn new(table: &'static str, error: &clickhouse::error::Error) -> Self {
-        use clickhouse::error::Error;
-        let message = error.to_string();
-        let code = exception_code(&message);
-        let class = match (error, code) {
-            // A migration holds the table's writers up for a moment; the same rows will do afterwards.
-            (_, Some(VIOLATED_CONSTRAINT)) if message.contains(CLOSED) => Refusal::Outage,
-            (_, Some(code)) if PERMANENT_CODES.contains(&code) => Refusal::Permanent,
-            (_, Some(code)) if OUTAGE_CODES.contains(&code) => Refusal::Outage,
-            (_, Some(_)) => Refusal::Unknown,
-            // Nothing of ClickHouse's own in it: the connection, or a proxy's answer.
-            (Error::Network(_) | Error::TimedOut | Error::BadResponse(_), None) => Refusal::Outage,
-            (_, None) => Refusal::Unknown,
-        };
-        Self { table, code, class, message }
-    }
-
-    /// ClickHouse's error code, when it was ClickHouse that answered.
-    pub const fn code(&self) -> Option<u32> {
-        self.code
-    }
-
-    /// What to do next.
-    pub const fn refusal(&self) -> Refusal {
-        self.class
-    }
-
-    /// Whether the same insert will succeed once ClickHouse is well again.
-    pub fn is_outage(&self) -> bool {
-        self.class == Refusal::Outage
-    }
-
-    /// Whether these bytes will never be accepted.
-    pub fn is_permanent(&self) -> bool {
-        self.class == Refusal::Permanent
-    }
-}
-
-/// The number in `Code: 60. DB::Exception: …`.
-fn exception_code(message: &str) -> Option<u32> {
-    let (_, after) = message.split_once("Code: ")?;
-    let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
-    after[..digits].parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use clickhouse::error::Error;
-
     use super::*;
 
     #[test]
@@ -383,23 +288,6 @@ mod tests {
     fn a_statement_names_its_columns() {
         let statement = InsertStatement::new("span", ["org_id", "trace_id"]);
         assert_eq!(statement.sql, "INSERT INTO `span` (`org_id`, `trace_id`) FORMAT Native");
-    }
-
-    #[test]
-    fn refusals_are_classified() {
-        let refused = |text: &str| InsertError::new("span", &Error::BadResponse(text.to_owned()));
-        let bad = refused("Code: 117. DB::Exception: Incorrect data. (INCORRECT_DATA) (version 26.7)");
-        assert_eq!((bad.code(), bad.refusal()), (Some(117), Refusal::Permanent));
-        assert_eq!(refused("Code: 252. DB::Exception: Too many parts").refusal(), Refusal::Outage);
-        assert_eq!(refused("Code: 1001. DB::Exception: std").refusal(), Refusal::Unknown);
-        let constraint = |name: &str| {
-            refused(&format!("Code: 469. DB::Exception: Constraint `{name}` for table d.span (…) is violated at row 1"))
-        };
-        assert_eq!(constraint("org_is_set").refusal(), Refusal::Permanent);
-        assert_eq!(constraint(CLOSED).refusal(), Refusal::Outage);
-        assert_eq!(refused("502 Bad Gateway").refusal(), Refusal::Outage);
-        assert!(InsertError::new("span", &Error::TimedOut).is_outage());
-        assert_eq!(refused("Code: 6").to_string(), "clickhouse refused span: bad response: Code: 6");
     }
 
     #[tokio::test]

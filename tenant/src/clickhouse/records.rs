@@ -83,7 +83,7 @@ pub struct Gap {
 /// The way to these questions. Cheap to clone.
 #[derive(Clone)]
 pub struct Records {
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl std::fmt::Debug for Records {
@@ -126,6 +126,15 @@ impl Records {
             Ok(Billed { org_id, meter, quantity })
         });
         billed.collect()
+    }
+
+    /// Whether a table has rows of what an org sent at that time. For who does not know what came of an insert.
+    pub async fn has_rows(&self, table: &'static str, org: OrgId, received_at: UnixNanos) -> Result<bool, InsertError> {
+        const SQL: &str = "SELECT count() FROM {table:Identifier} WHERE org_id = {org:UUID}
+              AND received_at = fromUnixTimestamp64Nano({received_at:Int64}, 'UTC')";
+        let query = self.client.query(SQL).param("table", table).param("org", org.0.to_string());
+        let rows: u64 = within(table, query.param("received_at", received_at).fetch_one()).await?;
+        Ok(rows > 0)
     }
 
     /// Writes events in one block. The same `token` is written once.
@@ -233,7 +242,10 @@ impl Records {
     }
 }
 
-async fn within<T>(table: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, InsertError> {
+pub(super) async fn within<T>(
+    table: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, InsertError> {
     let done = tokio::time::timeout(QUERY_DEADLINE, work).await.unwrap_or(Err(Error::TimedOut));
     done.map_err(|error| InsertError::new(table, &error))
 }

@@ -14,6 +14,7 @@ mod eval;
 mod fleet;
 mod reconcile;
 mod redis;
+mod refusals;
 mod registry;
 mod resolver;
 mod rls;
