@@ -65,6 +65,7 @@ pub fn all() -> Result<Vec<Seed>> {
             add("envelope", envelope);
         }
     }
+    seeds.push(Seed { target: "langsmith_multipart", name: "parts".to_owned(), bytes: parts()? });
     // Bodies of several members, and ones that say how large they are.
     let whole = NATIVE.as_bytes();
     let (first, second) = whole.split_at(whole.len() / 2);
@@ -73,6 +74,29 @@ pub fn all() -> Result<Vec<Seed>> {
     add("decompress_zstd", "frames", [zstd::bulk::compress(first, 1)?, zstd::bulk::compress(second, 19)?].concat());
     seeds.sort();
     Ok(seeds)
+}
+
+/// A multipart body of one small part of each kind, of which one is compressed by itself.
+fn parts() -> Result<Vec<u8>> {
+    const ID: &str = "5f1a0000-0000-4000-8000-0000000000aa";
+    let mut body = b"multipart/form-data; boundary=b\n".to_vec();
+    let parts = [
+        (format!("post.{ID}"), "", br#"{"name":"n","run_type":"llm","trace_id":null}"#.to_vec()),
+        (format!("post.{ID}.inputs"), "", br#"{"a":[NaN,"\ud800"]}"#.to_vec()),
+        (format!("patch.{ID}.outputs"), "Content-Encoding: gzip\r\n", gzip(b"{}")?),
+        (
+            format!("feedback.{ID}"),
+            "Content-Type: application/json; length=25\r\n",
+            br#"{"key":"k","score":true}"#.to_vec(),
+        ),
+        (format!("attachment.{ID}.a"), "Content-Type: text/plain\r\n", b"a".to_vec()),
+    ];
+    for (name, header, content) in parts {
+        write!(body, "--b\r\nContent-Disposition: form-data; name=\"{name}\"\r\n{header}\r\n")?;
+        body.extend([&content[..], b"\r\n"].concat());
+    }
+    body.extend(b"--b--\r\n");
+    Ok(body)
 }
 
 impl Request {
