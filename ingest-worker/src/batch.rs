@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use schema::block::Block;
 use schema::envelope::Envelope;
-use schema::tables::{BILLING_METER, Table, content_hash};
+use schema::tables::{BILLING_METER, Table, period};
+use tenant::shard::fence::EntryId;
+
+use crate::delivery::intent::{ENTRIES_MAX, Intent, Verdict};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -20,11 +23,15 @@ pub struct Limits {
 /// How long the first entry after a quiet time waits for those that come with it. Such a batch is inserted without waiting
 /// for [`Limits::age`]: nothing was inserted for that long already, so being prompt costs no more inserts.
 pub const LINGER: Duration = Duration::from_millis(50);
+/// Calendar months of `received_at` in one batch: every insert writes a part for each of them.
+pub const MONTHS_MAX: usize = 2;
 
-/// Entries of one shard, in stream order, and their rows per table.
+/// Entries of one shard, and their rows per table.
 #[derive(Debug, Default)]
 pub struct Batch {
-    ids: Vec<String>,
+    entries: Vec<EntryId>,
+    set_aside: Vec<(u32, Verdict)>,
+    months: Vec<u32>,
     blocks: Vec<Block>,
     opened: Option<Instant>,
     /// When the shard's next insert may be, unless the batch is full before.
@@ -32,13 +39,22 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds an envelope's rows.
-    pub fn add(&mut self, id: String, envelope: &Envelope<'_>, now: Instant) {
-        for section in &envelope.sections {
-            self.block(section.table).append(&envelope.header, section);
+    /// Adds an envelope's rows; or, by a verdict over its org, the entry without them.
+    pub fn add(&mut self, id: EntryId, envelope: &Envelope<'_>, verdict: Option<Verdict>, now: Instant) {
+        match verdict {
+            Some(verdict) => self.set_aside.push((self.entries.len() as u32, verdict)),
+            None => {
+                let month = period(envelope.header.received_at);
+                if !self.months.contains(&month) {
+                    self.months.push(month);
+                }
+                for section in &envelope.sections {
+                    self.block(section.table).append(&envelope.header, section);
+                }
+            }
         }
         self.opened.get_or_insert(now);
-        self.ids.push(id);
+        self.entries.push(id);
     }
 
     fn block(&mut self, table: &'static Table) -> &mut Block {
@@ -57,12 +73,7 @@ impl Batch {
 
     /// Whether nothing was added.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// The ids of its entries.
-    pub fn ids(&self) -> &[String] {
-        &self.ids
+        self.entries.is_empty()
     }
 
     /// Bytes of its rows.
@@ -77,16 +88,19 @@ impl Batch {
 
     /// Whether it is due by size.
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.blocks.iter().any(|b| b.rows() >= limits.rows) || self.byte_len() >= limits.bytes
+        self.blocks.iter().any(|b| b.rows() >= limits.rows)
+            || self.byte_len() >= limits.bytes
+            || self.entries.len() >= ENTRIES_MAX
     }
 
-    /// Whether an envelope can be added and the batch still be one insert per table.
+    /// Whether an envelope can be added and the batch still be one insert per table, of few partitions.
     pub fn has_room(&self, limits: &Limits, envelope: &Envelope<'_>) -> bool {
         let rows = envelope.sections.iter().all(|section| {
             let held = self.blocks.iter().find(|b| b.table() == section.table).map_or(0, Block::rows);
             held + section.rows as usize <= limits.rows
         });
-        self.is_empty() || (rows && self.byte_len() + envelope.expanded_len() <= limits.bytes)
+        let months = self.months.len() < MONTHS_MAX || self.months.contains(&period(envelope.header.received_at));
+        self.is_empty() || (rows && months && self.byte_len() + envelope.expanded_len() <= limits.bytes)
     }
 
     /// How long until it is due by age; `None` if it is empty.
@@ -95,21 +109,21 @@ impl Batch {
         Some(due.saturating_duration_since(now))
     }
 
-    /// What tells this batch's inserts from all others: the entries it is made of, each of them. The same entries make the
-    /// same bytes, so that a repeated insert is recognised; others must never, or ClickHouse would drop their rows.
-    pub fn token(&self, stream: &str) -> String {
-        let (first, last) = (self.ids.first(), self.ids.last());
-        let text = |id: Option<&String>| id.cloned().unwrap_or_default();
-        let all = content_hash(self.ids.join(" ").as_bytes());
-        format!("{stream}/{}/{}/{all:016x}", text(first), text(last))
-    }
-
-    /// The tables' blocks, billing last: whatever is billed was stored.
-    pub fn into_blocks(self) -> (Vec<String>, Vec<Block>) {
+    /// What is to be delivered, and the tables' blocks in the order of insertion. Billing is last: whatever is billed was stored.
+    /// `oldest` is the first entry of the stream that was read and is not in this batch.
+    pub fn into_parts(self, oldest: Option<EntryId>) -> (Intent, Vec<Block>) {
         let mut blocks = self.blocks;
         blocks.retain(|b| b.rows() > 0);
         blocks.sort_by_key(|b| (b.table() == &BILLING_METER, b.table().id));
-        (self.ids, blocks)
+        let last = self.entries.iter().max();
+        let intent = Intent {
+            is_prefix: oldest.is_none_or(|oldest| last.is_some_and(|last| *last < oldest)),
+            tables: blocks.iter().map(|block| block.table().id).collect(),
+            entries: self.entries,
+            set_aside: self.set_aside,
+            ..Intent::default()
+        };
+        (intent, blocks)
     }
 }
 
@@ -122,12 +136,12 @@ mod tests {
     use schema::tables::{BillingRows, SpanRows};
     use uuid::Uuid;
 
-    fn add(batch: &mut Batch, id: &str, spans: usize, now: Instant) {
-        let bytes = envelope(spans);
-        batch.add(id.into(), &Envelope::decode(&bytes).unwrap(), now);
+    fn add(batch: &mut Batch, ms: u64, spans: usize, now: Instant) {
+        let bytes = envelope(spans, 0);
+        batch.add(EntryId::new(ms, 0), &Envelope::decode(&bytes).unwrap(), None, now);
     }
 
-    fn envelope(spans: usize) -> Vec<u8> {
+    fn envelope(spans: usize, received_at: i64) -> Vec<u8> {
         let nil = Uuid::nil();
         let header = Header {
             envelope_id: EnvelopeId(nil),
@@ -135,14 +149,21 @@ mod tests {
             workspace_id: WorkspaceId(nil),
             project_id: ProjectId(nil),
             api_key_id: ApiKeyId(nil),
-            received_at: 0,
+            received_at,
             source: Source::Native,
         };
         let (mut rows, mut bills) = (SpanRows::default(), BillingRows::default());
         for _ in 0..spans {
             rows.push(header.project_id, &Origin::default(), false, &Span::default());
         }
-        bills.push(header.project_id, header.api_key_id, header.envelope_id, 0, Meter::SpanIngested, spans as u64);
+        bills.push(
+            header.project_id,
+            header.api_key_id,
+            header.envelope_id,
+            received_at,
+            Meter::SpanIngested,
+            spans as u64,
+        );
         let mut writer = Writer::new(&header, 0);
         writer.section(&bills);
         writer.section(&rows);
@@ -156,10 +177,10 @@ mod tests {
         let now = Instant::now();
         let mut batch = Batch::reusing(Vec::new(), Some(now + LIMITS.age));
         assert!(!batch.is_due(&LIMITS, now) && batch.time_left(&LIMITS, now).is_none());
-        add(&mut batch, "1-0", 9, now);
+        add(&mut batch, 1, 9, now);
         assert!(!batch.is_due(&LIMITS, now + Duration::from_millis(999)));
         assert!(batch.is_due(&LIMITS, now + LIMITS.age));
-        add(&mut batch, "2-0", 1, now);
+        add(&mut batch, 2, 1, now);
         assert!(batch.is_due(&LIMITS, now));
     }
 
@@ -168,7 +189,7 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         for not_before in [None, Some(now - Duration::from_secs(1))] {
             let mut batch = Batch::reusing(Vec::new(), not_before);
-            add(&mut batch, "1-0", 1, now);
+            add(&mut batch, 1, 1, now);
             assert_eq!(batch.time_left(&LIMITS, now), Some(LINGER));
             assert!(batch.is_due(&LIMITS, now + LINGER));
         }
@@ -177,37 +198,57 @@ mod tests {
     #[test]
     fn due_by_bytes() {
         let mut batch = Batch::default();
-        add(&mut batch, "1-0", 2, Instant::now());
+        add(&mut batch, 1, 2, Instant::now());
         let limits = Limits { bytes: batch.byte_len(), ..LIMITS };
         assert!(batch.is_due(&limits, Instant::now()));
     }
 
     #[test]
-    fn the_token_names_the_entries_and_billing_comes_last() {
+    fn billing_comes_last_and_who_is_over_quota_in_no_block() {
         let mut batch = Batch::default();
-        for id in ["1-0", "1-1", "7-3"] {
-            add(&mut batch, id, 1, Instant::now());
-        }
-        let token = batch.token("s");
-        assert!(token.starts_with("s/1-0/7-3/"), "{token}");
-        let mut others = Batch::default();
-        for id in ["1-0", "1-2", "7-3"] {
-            add(&mut others, id, 1, Instant::now());
-        }
-        assert_ne!(others.token("s"), token, "the same ends and number, other entries");
-        let (ids, blocks) = batch.into_blocks();
+        add(&mut batch, 3, 1, Instant::now());
+        let over = envelope(5, 0);
+        batch.add(EntryId::new(1, 0), &Envelope::decode(&over).unwrap(), Some(Verdict::Drop), Instant::now());
+        let (intent, blocks) = batch.into_parts(None);
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
-        assert_eq!((ids.len(), tables), (3, vec![("span", 3), ("billing_meter", 3)]));
+        assert_eq!(tables, [("span", 1), ("billing_meter", 1)]);
+        assert_eq!((intent.tables, intent.set_aside), (vec![2, 3], vec![(1, Verdict::Drop)]));
+        assert_eq!(intent.entries, [EntryId::new(3, 0), EntryId::new(1, 0)], "in the order in which they were added");
+    }
+
+    #[test]
+    fn the_stream_is_cut_off_only_before_what_is_left() {
+        for (oldest, is_prefix) in [(None, true), (Some(3), true), (Some(2), false), (Some(1), false)] {
+            let mut batch = Batch::default();
+            add(&mut batch, 2, 1, Instant::now());
+            let (intent, _) = batch.into_parts(oldest.map(|ms| EntryId::new(ms, 0)));
+            assert_eq!(intent.is_prefix, is_prefix, "{oldest:?}");
+        }
+    }
+
+    #[test]
+    fn few_months_are_in_one_batch() {
+        const MONTH: i64 = 31 * 86_400_000_000_000;
+        let mut batch = Batch::default();
+        for ms in 1..=MONTHS_MAX as i64 {
+            let bytes = envelope(1, ms * MONTH);
+            let envelope = Envelope::decode(&bytes).unwrap();
+            assert!(batch.has_room(&LIMITS, &envelope));
+            batch.add(EntryId::new(ms as u64, 0), &envelope, None, Instant::now());
+        }
+        let (known, other) = (envelope(1, MONTH), envelope(1, 9 * MONTH));
+        assert!(batch.has_room(&LIMITS, &Envelope::decode(&known).unwrap()));
+        assert!(!batch.has_room(&LIMITS, &Envelope::decode(&other).unwrap()));
     }
 
     #[test]
     fn an_envelope_that_would_burst_the_insert_waits_for_the_next() {
         let mut batch = Batch::default();
-        let (eight, three) = (envelope(8), envelope(3));
+        let (eight, three) = (envelope(8, 0), envelope(3, 0));
         let (eight, three) = (Envelope::decode(&eight).unwrap(), Envelope::decode(&three).unwrap());
         let tiny = Limits { rows: 1, bytes: 1, ..LIMITS };
         assert!(batch.has_room(&tiny, &eight), "an empty batch takes anything, or it would never be stored");
-        batch.add("1-0".into(), &eight, Instant::now());
+        batch.add(EntryId::new(1, 0), &eight, None, Instant::now());
         assert!(!batch.has_room(&LIMITS, &three), "rows");
         assert!(batch.has_room(&Limits { rows: 11, ..LIMITS }, &three));
         assert!(!batch.has_room(&Limits { rows: 11, bytes: batch.byte_len() + 1, ..LIMITS }, &three), "bytes");

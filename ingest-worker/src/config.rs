@@ -16,7 +16,7 @@ const WORKER_LISTEN: Setting<SocketAddr> =
 const WORKER_ID: Setting<String> = Setting::new(
     "TRACEBILITY_WORKER_ID",
     worker_id,
-    "This worker's name in the consumer groups: the same after a restart, another for every other worker. Unset, the host's name.",
+    "This worker's name, as it is shown beside the shards that it works on. Unset, the host's name.",
 );
 const BATCH_ROWS_MAX: Setting<u64> = Setting::new(
     "TRACEBILITY_BATCH_ROWS_MAX",
@@ -39,6 +39,18 @@ const MEMORY_MAX: Setting<u64> = Setting::new(
     "Memory for the batches of all shards. A batch that finds it spent is inserted at once.",
 )
 .default("512MiB");
+const WINDOW_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_WINDOW_MAX",
+    parse::bytes::<{ 1 << 20 }, { 4 << 30 }>,
+    "Memory per shard for envelopes that were read and are not in a batch yet. Beyond it they are read again.",
+)
+.default("16MiB");
+const DLQ_BYTES_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_DLQ_BYTES_MAX",
+    parse::bytes::<{ 64 << 10 }, { 64 << 30 }>,
+    "Bytes of dead letters per shard. A shard whose dead letters are full waits until there is room; nothing is lost.",
+)
+.default("256MiB");
 const INSERTS_MAX: Setting<u64> = Setting::new(
     "TRACEBILITY_INSERTS_MAX",
     parse::count::<1, 64>,
@@ -103,6 +115,8 @@ const TABLE: &[&dyn Declared] = &[
     &BATCH_BYTES_MAX,
     &BATCH_AGE_MAX,
     &MEMORY_MAX,
+    &WINDOW_MAX,
+    &DLQ_BYTES_MAX,
     &INSERTS_MAX,
     &DRAIN_MAX,
     &ROLES,
@@ -137,6 +151,8 @@ pub struct Config {
     pub limits: Limits,
     /// In bytes.
     pub memory_max: usize,
+    pub window_max: usize,
+    pub dlq_bytes_max: u64,
     pub inserts_max: usize,
     pub drain_max: Duration,
     pub roles: Roles,
@@ -174,6 +190,8 @@ impl Config {
             },
             limits,
             memory_max,
+            window_max: size(&WINDOW_MAX)?,
+            dlq_bytes_max: values.get(&DLQ_BYTES_MAX)?,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
             roles: values.get(&ROLES)?,

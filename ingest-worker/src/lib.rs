@@ -1,12 +1,15 @@
 //! Shards in, ClickHouse inserts out.
 //!
-//! Per shard one task ([`shard`]) reads its stream ([`stream`]), gathers envelopes ([`batch`]) and inserts each table's
-//! rows as one block; then, and only then, it is done with the entries. Beside that it may have [`roles`].
+//! Which shards are this worker's, [`lease`] says. Per shard one task ([`shard`]) reads its stream ([`feed`], [`window`]), gathers
+//! envelopes ([`batch`]) and has them delivered: what is to be done is [`delivery`]'s to say, and `carrier` does it, against Redis
+//! ([`stream`]) and ClickHouse. Beside that a worker may have [`roles`].
 
 mod backoff;
 pub mod batch;
+mod carrier;
 pub mod config;
 pub mod delivery;
+pub mod feed;
 pub mod health;
 pub mod lease;
 pub mod metrics;

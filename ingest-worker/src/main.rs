@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
+use ingest_worker::feed::{Feed, READ_WAIT_MAX};
 use ingest_worker::health::{self, Health};
+use ingest_worker::lease::{Leases, Tenure};
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
-use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, READ_WAIT_MAX, Shared, Spare};
+use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
 use ingest_worker::stream::Stream;
-use tenant::clickhouse::Inserter;
+use tenant::clickhouse::{Inserter, Records};
 use tenant::service;
-use tenant::shard::Shard;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -32,11 +33,11 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let shared = Shared {
         limits: config.limits,
         inserter: Inserter::new(&config.clickhouse_url),
+        records: Records::new(&config.clickhouse_url),
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
         memory_max: config.memory_max,
         spare: Spare::default(),
-        stop: stopping,
     };
 
     // Announce.
@@ -46,13 +47,27 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let health = Health { redis: redis.clone(), inserter: shared.inserter.clone(), metrics };
     let serving = tokio::spawn(health::serve(listener, health));
 
-    // Work until told to stop, then insert what was gathered.
-    let mut chores = config.chores.start(config.roles, &shared.stop)?;
+    // Work until told to stop, then finish what was begun.
+    let mut chores = config.chores.start(config.roles, &stopping)?;
     let mut shards = JoinSet::new();
-    for shard in Shard::all().filter(|_| config.roles.shards) {
-        let reader = tenant::redis::connect_waiting(&config.redis_url, READ_WAIT_MAX)?;
-        let stream = Stream::new(shard, config.worker_id.clone(), reader, redis.clone());
-        shards.spawn(shard::run(shard, stream, shared.clone()));
+    if config.roles.shards {
+        let (redis_url, window_max, dlq_bytes_max) = (config.redis_url, config.window_max, config.dlq_bytes_max);
+        // Renewing a lease must not wait behind anything slow.
+        let leases = Leases::new(tenant::redis::connect(&redis_url)?, &config.worker_id);
+        shards.spawn(leases.run(stopping, move |tenure: Tenure| {
+            let reader = tenant::redis::connect_waiting(&redis_url, READ_WAIT_MAX);
+            let (shard, redis, shared) = (tenure.shard(), redis.clone(), shared.clone());
+            async move {
+                match reader {
+                    Ok(reader) => {
+                        let (feed, stream) =
+                            (Feed::new(shard, reader, window_max), Stream::new(shard, redis, dlq_bytes_max));
+                        shard::run(tenure, feed, stream, shared).await;
+                    }
+                    Err(error) => tracing::error!(%error, "cannot work on a shard"),
+                }
+            }
+        }));
     }
     let signal = service::stop_signal().await;
     tracing::info!(signal, "draining");

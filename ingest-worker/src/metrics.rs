@@ -26,14 +26,13 @@ pub fn finished(shard: Shard, envelopes: usize) {
 }
 
 /// `tracebility_parked_envelopes_total{shard}`: entries moved to the dead letters.
-pub fn parked(shard: Shard) {
-    counter!("tracebility_parked_envelopes_total", "shard" => shard.number().to_string()).increment(1);
+pub fn parked(shard: Shard, envelopes: usize) {
+    counter!("tracebility_parked_envelopes_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
 }
 
-/// `tracebility_deleted_entries_total{shard}`: pending ids whose entries were gone. After a crash of Redis between deleting
-/// and acknowledging; more than that means that somebody else deletes from the streams.
-pub fn deleted(shard: Shard) {
-    counter!("tracebility_deleted_entries_total", "shard" => shard.number().to_string()).increment(1);
+/// `tracebility_dlq_full_total{shard}`: how often a shard had to wait because there was no room for more dead letters.
+pub fn dlq_full(shard: Shard) {
+    counter!("tracebility_dlq_full_total", "shard" => shard.number().to_string()).increment(1);
 }
 
 /// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.

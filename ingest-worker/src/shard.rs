@@ -1,35 +1,26 @@
-//! The life of one shard: read, gather, insert, finish; again.
+//! The life of one shard in this worker's hands: finish what a predecessor began, then read, gather and deliver, again and again,
+//! until the shard is given up or lost.
 //!
-//! Nothing is acknowledged before ClickHouse has confirmed the insert of every table. Whatever fails is tried again for
-//! as long as it takes; meanwhile nothing more is read, so memory stays where it is and the stream holds the rest.
+//! Nothing is deleted from the stream before ClickHouse has confirmed the insert of every table. Whatever fails is tried again for
+//! as long as it takes; meanwhile no more is gathered, so memory stays where it is and the stream holds the rest.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use schema::block::Block;
 use schema::envelope::Envelope;
-use tenant::clickhouse::{InsertError, Inserter};
-use tenant::shard::Shard;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tenant::clickhouse::{Inserter, Records};
+use tenant::dlq::Reason;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Limits};
-use crate::metrics;
-use crate::statements::Statements;
-use crate::stream::{Entry, Stream, StreamError};
+use crate::carrier::{Carrier, Gone, letter};
+use crate::delivery::Delivery;
+use crate::feed::{Feed, READ_WAIT_MAX};
+use crate::lease::Tenure;
+use crate::stream::{IntentId, Stream};
 
-/// How long one read waits for entries. Also how long a stop may go unnoticed.
-pub const READ_WAIT_MAX: Duration = Duration::from_millis(500);
-/// How many bytes one read aims at. Entries differ in size by five orders of magnitude, so the count follows their size.
-const READ_BYTES: usize = 8 << 20;
-/// Entries of one read.
-const READ_ENTRIES_MAX: usize = 1_024;
-/// Entries of the first read, when their size is not known yet.
-const READ_ENTRIES_FIRST: usize = 16;
-/// How often to look for entries that another worker left behind.
-const CLAIM_EVERY: Duration = Duration::from_secs(15);
-/// How long an entry must have been untouched to count as left behind.
-const CLAIM_IDLE: Duration = Duration::from_secs(60);
 /// The memory budget is counted in units of this many bytes.
 pub const MEMORY_UNIT_BYTES: usize = 1024;
 
@@ -40,6 +31,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The way into ClickHouse.
     pub inserter: Inserter,
+    /// Questions to it.
+    pub records: Records,
     /// One permit per insert under way.
     pub inserts: Arc<Semaphore>,
     /// One permit per [`MEMORY_UNIT_BYTES`] of gathered rows.
@@ -48,8 +41,6 @@ pub struct Shared {
     pub memory_max: usize,
     /// Emptied blocks, to be filled again.
     pub spare: Spare,
-    /// Turns true when the worker shall stop.
-    pub stop: watch::Receiver<bool>,
 }
 
 /// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
@@ -73,146 +64,114 @@ impl Spare {
     }
 }
 
-/// The loop was told to stop in the middle of something that kept failing; what was read stays pending in Redis.
-struct Stopped;
-
-/// Repeats a Redis operation until it succeeds or the worker is stopped. (A macro because an async closure that borrows
-/// the worker cannot be sent between threads.)
-macro_rules! until_it_works {
-    ($worker:expr, $what:literal, $operation:expr) => {{
-        let mut backoff = Backoff::new();
-        loop {
-            match $operation.await {
-                Ok(value) => break value,
-                Err(error) => $worker.failed(&mut backoff, $what, error).await?,
-            }
-        }
-    }};
-}
-
-/// Serves a shard until told to stop. What was gathered by then is still inserted.
-pub async fn run(shard: Shard, stream: Stream, shared: Shared) {
-    let worker = Worker {
-        shard,
-        stream,
-        shared,
-        batch: Batch::default(),
-        memory: None,
-        read_entries: READ_ENTRIES_FIRST,
-        statements: Statements::default(),
-        flushed: None,
-    };
+/// Serves a shard until its tenure ends. What was read by then and is not announced stays in Redis.
+pub async fn run(tenure: Tenure, feed: Feed, stream: Stream, shared: Shared) {
+    let shard = tenure.shard().number();
+    let carrier = Carrier::new(tenure, stream, &shared);
+    let worker = Worker { feed, carrier, shared, batch: Batch::default(), memory: None, delivered: None, batches: 0 };
     if worker.work().await.is_err() {
-        tracing::warn!(shard = shard.number(), "stopped with entries not inserted; they stay in Redis");
+        tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
     }
 }
 
 struct Worker {
-    shard: Shard,
-    stream: Stream,
+    feed: Feed,
+    carrier: Carrier,
     shared: Shared,
     batch: Batch,
     memory: Option<OwnedSemaphorePermit>,
-    read_entries: usize,
-    statements: Statements,
-    /// When this shard last began an insert.
-    flushed: Option<Instant>,
+    /// When this shard's last delivery began.
+    delivered: Option<Instant>,
+    /// Batches announced in this tenure.
+    batches: u64,
 }
 
 impl Worker {
-    async fn work(mut self) -> Result<(), Stopped> {
-        self.resume().await?;
-        let mut claimed = Instant::now();
-        while !*self.shared.stop.borrow() {
+    async fn work(mut self) -> Result<(), Gone> {
+        self.finish_what_was_begun().await?;
+        while self.carrier.tenure().is_wanted() {
             let now = Instant::now();
             let wait = self.batch.time_left(&self.shared.limits, now).unwrap_or(READ_WAIT_MAX).min(READ_WAIT_MAX);
-            let entries = self.read(wait).await?;
-            self.gather(entries).await?;
-            if self.batch.is_due(&self.shared.limits, Instant::now()) {
-                self.flush().await?;
-            }
-            if self.batch.is_empty() && claimed.elapsed() > CLAIM_EVERY {
-                claimed = Instant::now();
-                self.claim().await?;
-            }
-        }
-        self.flush().await
-    }
-
-    /// Finishes what this consumer had read before it was last stopped.
-    async fn resume(&mut self) -> Result<(), Stopped> {
-        let mut after = "0".to_owned();
-        loop {
-            let entries =
-                until_it_works!(self, "read pending entries", self.stream.read_pending(self.read_entries, &after));
-            let Some(last) = entries.last() else { return self.flush().await };
-            after.clone_from(&last.id);
-            self.gather(entries).await?;
-        }
-    }
-
-    async fn read(&mut self, wait: Duration) -> Result<Vec<Entry>, Stopped> {
-        Ok(until_it_works!(self, "read", self.stream.read_new(self.read_entries, wait)))
-    }
-
-    async fn claim(&mut self) -> Result<(), Stopped> {
-        let entries = until_it_works!(self, "claim entries", self.stream.claim(self.read_entries, CLAIM_IDLE));
-        if !entries.is_empty() {
-            tracing::warn!(shard = self.shard.number(), entries = entries.len(), "took over what another worker left");
-        }
-        self.gather(entries).await
-    }
-
-    /// Adds entries to the batch, inserting whenever it is full.
-    async fn gather(&mut self, entries: Vec<Entry>) -> Result<(), Stopped> {
-        if let Some(mean) =
-            entries.iter().map(|e| e.envelope.as_ref().map_or(0, Vec::len)).sum::<usize>().checked_div(entries.len())
-        {
-            self.read_entries = (READ_BYTES / mean.max(1)).clamp(1, READ_ENTRIES_MAX);
-        }
-        for Entry { id, envelope } in entries {
-            let Some(bytes) = envelope else {
-                tracing::warn!(shard = self.shard.number(), id, "an entry was deleted but not acknowledged; it is now");
-                metrics::deleted(self.shard);
-                until_it_works!(self, "acknowledge a deleted entry", self.stream.finish(std::slice::from_ref(&id)));
-                continue;
-            };
-            let envelope = match Envelope::decode(&bytes) {
-                Ok(envelope) => envelope,
-                Err(error) => {
-                    self.park(&id, &bytes, &error.to_string()).await?;
-                    continue;
-                }
-            };
-            if !self.batch.has_room(&self.shared.limits, &envelope) {
-                self.flush().await?;
-            }
-            self.reserve(envelope.expanded_len()).await?;
-            if self.batch.is_empty() {
-                self.batch =
-                    Batch::reusing(self.shared.spare.take(), self.flushed.map(|at| at + self.shared.limits.age));
-            }
-            self.batch.add(id, &envelope, Instant::now());
-            if self.batch.is_full(&self.shared.limits) {
-                self.flush().await?;
+            self.read(wait).await?;
+            let is_full = self.gather().await?;
+            if is_full || self.batch.is_due(&self.shared.limits, Instant::now()) {
+                self.deliver().await?;
             }
         }
         Ok(())
     }
 
-    /// Takes memory for an entry. If there is none, what this shard holds is inserted first.
-    async fn reserve(&mut self, bytes: usize) -> Result<(), Stopped> {
+    /// Delivers the batch that a predecessor announced, if there is one.
+    async fn finish_what_was_begun(&mut self) -> Result<(), Gone> {
+        if let Some((id, intent)) = self.carrier.under_way().await? {
+            let entries = intent.entries.len();
+            tracing::info!(
+                shard = self.carrier.tenure().shard().number(),
+                entries,
+                "going on with a batch that was under way"
+            );
+            self.carrier.deliver(id, Delivery::found(intent), Vec::new()).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&mut self, wait: Duration) -> Result<(), Gone> {
+        let mut backoff = Backoff::new();
+        loop {
+            let ended = self.carrier.tenure().clone();
+            let read = tokio::select! {
+                read = self.feed.read(wait) => read,
+                // Reading leaves no trace in Redis, so it may be broken off.
+                () = ended.ended() => return Ok(()),
+            };
+            match read {
+                Ok(()) => return Ok(()),
+                Err(error) => self.carrier.failed(&mut backoff, "read", &error).await?,
+            }
+        }
+    }
+
+    /// Adds what was read to the batch, org by org. True if it is full.
+    async fn gather(&mut self) -> Result<bool, Gone> {
+        while let Some(held) = self.feed.window.pop() {
+            let envelope = match Envelope::decode(&held.envelope) {
+                Ok(envelope) => envelope,
+                Err(error) => {
+                    let letter = letter(held.id, None, Reason::Unreadable, 0, &error.to_string());
+                    self.carrier.park(&letter).await?;
+                    continue;
+                }
+            };
+            let fits =
+                self.batch.has_room(&self.shared.limits, &envelope) && self.reserve(envelope.expanded_len()).await?;
+            if !fits {
+                self.feed.window.put_back(held);
+                return Ok(true);
+            }
+            if self.batch.is_empty() {
+                self.batch =
+                    Batch::reusing(self.shared.spare.take(), self.delivered.map(|at| at + self.shared.limits.age));
+            }
+            self.batch.add(held.id, &envelope, None, Instant::now());
+            if self.batch.is_full(&self.shared.limits) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Takes memory for an envelope. False if there is none before this shard has delivered what it holds.
+    async fn reserve(&mut self, bytes: usize) -> Result<bool, Gone> {
         // An envelope larger than all there is takes all there is.
         let units = bytes.div_ceil(MEMORY_UNIT_BYTES).min(self.shared.memory_max / MEMORY_UNIT_BYTES);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = match Arc::clone(&self.shared.memory).try_acquire_many_owned(units) {
             Ok(permit) => permit,
+            Err(_) if !self.batch.is_empty() => return Ok(false),
             Err(_) => {
-                self.flush().await?;
-                let mut stop = self.shared.stop.clone();
                 tokio::select! {
-                    permit = Arc::clone(&self.shared.memory).acquire_many_owned(units) => permit.map_err(|_| Stopped)?,
-                    _ = stop.wait_for(|stop| *stop) => return Err(Stopped),
+                    permit = Arc::clone(&self.shared.memory).acquire_many_owned(units) => permit.map_err(|_| Gone)?,
+                    () = self.carrier.tenure().ended() => return Err(Gone),
                 }
             }
         };
@@ -220,69 +179,24 @@ impl Worker {
             Some(held) => held.merge(permit),
             None => self.memory = Some(permit),
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn park(&mut self, id: &str, bytes: &[u8], reason: &str) -> Result<(), Stopped> {
-        tracing::error!(shard = self.shard.number(), id, reason, "an entry is not readable; parked in the DLQ");
-        metrics::parked(self.shard);
-        until_it_works!(self, "park an entry", self.stream.park(id, bytes, reason));
-        Ok(())
-    }
-
-    /// Inserts the batch and is done with its entries.
-    async fn flush(&mut self) -> Result<(), Stopped> {
+    /// Delivers the batch. Meanwhile reading goes on, so that the orgs behind a flood are seen.
+    async fn deliver(&mut self) -> Result<(), Gone> {
         if self.batch.is_empty() {
-            self.memory = None;
             return Ok(());
         }
-        self.flushed = Some(Instant::now());
-        let token = self.batch.token(self.stream.key());
-        let (ids, blocks) = std::mem::take(&mut self.batch).into_blocks();
-        let mut spare = Vec::new();
-        for block in blocks {
-            spare.push(self.insert(block, &token).await?);
-        }
-        until_it_works!(self, "finish entries", self.stream.finish(&ids));
-        metrics::finished(self.shard, ids.len());
+        self.delivered = Some(Instant::now());
+        self.batches += 1;
+        let id = IntentId { epoch: self.carrier.tenure().epoch(), number: self.batches };
+        let (intent, blocks) = std::mem::take(&mut self.batch).into_parts(self.feed.window.oldest());
+        let emptied = tokio::select! {
+            emptied = self.carrier.deliver(id, Delivery::new(intent), blocks) => emptied?,
+            never = self.feed.read_ahead() => match never {},
+        };
         self.memory = None;
-        self.shared.spare.give(spare);
+        self.shared.spare.give(emptied);
         Ok(())
-    }
-
-    /// Inserts a block, however long it takes, and returns it emptied.
-    async fn insert(&mut self, block: Block, token: &str) -> Result<Block, Stopped> {
-        let block = block.seal();
-        let (table, rows) = (block.table(), block.rows() as u64);
-        let statement = self.statements.of(table);
-        let mut backoff = Backoff::new();
-        loop {
-            let begun = Instant::now();
-            let result = match self.shared.inserts.acquire().await {
-                Ok(_permit) => self.shared.inserter.insert_native(&statement, token, block.pieces(), rows).await,
-                Err(_) => return Err(Stopped),
-            };
-            metrics::inserted(table.name, rows, block.byte_len(), begun.elapsed(), result.is_ok());
-            let Err(error) = result else { return Ok(block.reuse()) };
-            self.explain(table.name, rows, &error);
-            backoff.pause(&mut self.shared.stop).await.map_err(|_| Stopped)?;
-        }
-    }
-
-    fn explain(&self, table: &str, rows: u64, error: &InsertError) {
-        let shard = self.shard.number();
-        if error.is_permanent() {
-            // Until there are dead letters for refused rows, the shard waits: nothing that was acknowledged is dropped.
-            tracing::error!(shard, table, rows, %error, "ClickHouse refuses these rows; the shard waits for a fix");
-        } else {
-            tracing::warn!(shard, table, rows, %error, "insert failed; trying again");
-        }
-    }
-
-    /// Notes a failed Redis operation and waits before it is tried again.
-    async fn failed(&mut self, backoff: &mut Backoff, what: &str, error: StreamError) -> Result<(), Stopped> {
-        tracing::warn!(shard = self.shard.number(), %error, "could not {what}; trying again");
-        metrics::redis_failed();
-        backoff.pause(&mut self.shared.stop).await.map_err(|_| Stopped)
     }
 }

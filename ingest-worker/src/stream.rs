@@ -1,24 +1,32 @@
-//! One shard's stream: reading entries as a member of the consumer group, and being done with them.
+//! One shard's keys in Redis, as its owner uses them: the batch under way, its entries, and being done with them.
 //!
-//! An entry that was read stays pending in Redis until it is acknowledged. It is deleted first: acknowledging alone would let
-//! the stream grow for ever, and an entry that was deleted but not acknowledged is seen again as one without fields, and
-//! acknowledged then.
+//! Every change is a script that looks at the lease's epoch first, so an owner that was replaced changes nothing, whenever its
+//! commands arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not stored yet.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
-use redis::{RedisError, Value};
+use redis::{RedisError, Script, Value};
 use schema::envelope::ENVELOPE_FIELD;
-use tenant::keys::{INGEST_GROUP, RedisKey};
+use tenant::dlq::{DEAD_LETTER_LUA, Description};
+use tenant::keys::RedisKey;
 use tenant::redis::Redis;
 use tenant::shard::Shard;
+use tenant::shard::fence::EntryId;
 
-/// One entry of a stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its id in the stream.
-    pub id: String,
-    /// The envelope's bytes; `None` if the entry was deleted and only its id is still pending.
-    pub envelope: Option<Vec<u8>>,
+use crate::delivery::intent::{Intent, IntentError};
+
+static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/announce.lua")));
+static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/note.lua")));
+static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/commit.lua"))));
+static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/park.lua"))));
+
+/// Entries that are fetched by one round trip.
+const FETCH_ENTRIES: usize = 256;
+
+/// A full Redis must be emptied, so these scripts may run on one (allow-oom).
+fn dead_lettering(script: &str) -> String {
+    format!("#!lua flags=allow-oom\n{DEAD_LETTER_LUA}\n{script}")
 }
 
 /// Why a stream could not be read or written.
@@ -29,133 +37,177 @@ pub enum StreamError {
     Redis(#[from] RedisError),
     #[error("redis answered something unexpected to {command}")]
     Reply { command: &'static str },
+    #[error("the batch under way: {0}")]
+    Intent(#[from] IntentError),
+    #[error("another batch of this owner is under way already; this is a defect")]
+    UnderWay,
 }
 
-/// One shard's stream, as one consumer of its group.
+/// A change by the owner of a shard.
+#[derive(Clone, Copy, Debug)]
+pub enum Write<'a> {
+    /// Write down the batch that is about to be inserted, with its number in the owner's epoch.
+    Announce(u64, &'a Intent),
+    /// Write down more about the batch under way.
+    Note(IntentId, &'a Intent),
+    /// Be done with it. The letters describe what was refused of it.
+    Commit(IntentId, &'a Intent, &'a [Description]),
+    /// Move an entry that cannot be read to the dead letters.
+    Park(&'a Description),
+}
+
+/// What became of a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a shard that was lost must not be worked on"]
+pub enum Change {
+    /// It is made, now or before.
+    Made,
+    /// The shard is somebody else's. Nothing was changed.
+    Fenced,
+    /// There is no room for more dead letters. Nothing was changed.
+    Full,
+}
+
+/// Under what a batch was written down: the epoch and its number in that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IntentId {
+    /// Of who wrote it down, which may be a predecessor.
+    pub epoch: u64,
+    /// Counted from 1.
+    pub number: u64,
+}
+
+/// One shard's keys.
+#[derive(Clone)]
 pub struct Stream {
-    key: String,
-    dlq: String,
-    consumer: String,
-    /// Blocks while it waits, so it is not shared.
-    reader: Redis,
-    writer: Redis,
+    shard: Shard,
+    key: RedisKey,
+    redis: Redis,
+    dlq_bytes_max: u64,
 }
 
 impl Stream {
-    /// The stream of a shard. `reader` must be this stream's own.
-    pub fn new(shard: Shard, consumer: String, reader: Redis, writer: Redis) -> Self {
-        Self {
-            key: RedisKey::shard_stream(shard).as_str().to_owned(),
-            dlq: RedisKey::shard_dlq(shard).as_str().to_owned(),
-            consumer,
-            reader,
-            writer,
-        }
+    /// The keys of a shard, whose dead letters may hold so many bytes. The connection may be shared.
+    pub fn new(shard: Shard, redis: Redis, dlq_bytes_max: u64) -> Self {
+        Self { shard, key: RedisKey::shard_stream(shard), redis, dlq_bytes_max }
+    }
+
+    /// The shard.
+    pub const fn shard(&self) -> Shard {
+        self.shard
     }
 
     /// The stream's key.
-    pub fn key(&self) -> &str {
+    pub fn key(&self) -> &RedisKey {
         &self.key
     }
 
-    /// Creates the consumer group, from the stream's beginning: a group that was lost must not skip what nobody has read.
-    async fn create_group(&mut self) -> Result<(), StreamError> {
-        let mut create = redis::cmd("XGROUP");
-        create.arg("CREATE").arg(&self.key).arg(INGEST_GROUP).arg("0").arg("MKSTREAM");
-        match create.query_async::<()>(&mut self.writer).await {
-            Err(error) if error.code() != Some("BUSYGROUP") => Err(error.into()),
-            _ => Ok(()),
+    /// The batch that is under way, if any.
+    pub async fn under_way(&self) -> Result<Option<(IntentId, Intent)>, StreamError> {
+        let mut get = redis::cmd("HMGET");
+        get.arg(RedisKey::shard_intent(self.shard)).arg(&["epoch", "number", "body"]);
+        let (epoch, number, body): (Option<u64>, Option<u64>, Option<Vec<u8>>) =
+            get.query_async(&mut self.redis.clone()).await?;
+        match (epoch, number, body) {
+            (Some(epoch), Some(number), Some(body)) => Ok(Some((IntentId { epoch, number }, Intent::decode(&body)?))),
+            _ => Ok(None),
         }
     }
 
-    /// Reads entries that nobody has read yet, waiting for the first one at most for `wait`.
-    pub async fn read_new(&mut self, count: usize, wait: Duration) -> Result<Vec<Entry>, StreamError> {
-        // BLOCK 0 would wait for ever.
-        let wait_ms = wait.as_millis().max(1) as u64;
-        let mut read = redis::cmd("XREADGROUP");
-        read.arg("GROUP").arg(INGEST_GROUP).arg(&self.consumer).arg("COUNT").arg(count).arg("BLOCK").arg(wait_ms);
-        read.arg("STREAMS").arg(&self.key).arg(">");
-        self.read(read).await
-    }
-
-    /// Reads entries after `after` that this consumer has read before and not finished.
-    pub async fn read_pending(&mut self, count: usize, after: &str) -> Result<Vec<Entry>, StreamError> {
-        let mut read = redis::cmd("XREADGROUP");
-        read.arg("GROUP").arg(INGEST_GROUP).arg(&self.consumer).arg("COUNT").arg(count);
-        read.arg("STREAMS").arg(&self.key).arg(after);
-        self.read(read).await
-    }
-
-    async fn read(&mut self, command: redis::Cmd) -> Result<Vec<Entry>, StreamError> {
-        let reply: Value = match command.query_async(&mut self.reader).await {
-            // Only when it is missing: a Redis that is full refuses to create a group, even one that is there already, and
-            // it is reading that empties it.
-            Err(error) if error.code() == Some("NOGROUP") => {
-                self.create_group().await?;
-                command.query_async(&mut self.reader).await?
-            }
-            reply => reply?,
+    /// Makes a change, as the owner of that epoch. After an error it may be made or not; it may be made again.
+    pub async fn write(&self, epoch: u64, write: &Write<'_>) -> Result<Change, StreamError> {
+        let script = match write {
+            Write::Announce(..) => &ANNOUNCE,
+            Write::Note(..) => &NOTE,
+            Write::Commit(..) => &COMMIT,
+            Write::Park(_) => &PARK,
         };
-        entries_of_read(reply).ok_or(StreamError::Reply { command: "XREADGROUP" })
-    }
-
-    /// Takes over entries that another consumer read at least `idle` ago and has not finished.
-    pub async fn claim(&mut self, count: usize, idle: Duration) -> Result<Vec<Entry>, StreamError> {
-        let mut claim = redis::cmd("XAUTOCLAIM");
-        claim.arg(&self.key).arg(INGEST_GROUP).arg(&self.consumer).arg(idle.as_millis() as u64).arg("0-0");
-        claim.arg("COUNT").arg(count);
-        let reply: Value = claim.query_async(&mut self.writer).await?;
-        let Value::Array(mut parts) = reply else { return Err(StreamError::Reply { command: "XAUTOCLAIM" }) };
-        let entries = if parts.len() > 1 { entries(parts.swap_remove(1)) } else { None };
-        entries.ok_or(StreamError::Reply { command: "XAUTOCLAIM" })
-    }
-
-    /// Is done with entries: deletes and acknowledges them, in this order. May be repeated.
-    ///
-    /// Not in a transaction: a Redis that is full refuses to queue any command in one, and it is this that empties it.
-    pub async fn finish(&mut self, ids: &[String]) -> Result<(), StreamError> {
-        if ids.is_empty() {
-            return Ok(());
+        let mut call = script.key(RedisKey::shard_lease(self.shard));
+        if !matches!(write, Write::Park(_)) {
+            call.key(RedisKey::shard_intent(self.shard));
         }
-        let mut pipe = redis::pipe();
-        pipe.cmd("XDEL").arg(&self.key).arg(ids).ignore();
-        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(ids).ignore();
-        pipe.query_async::<()>(&mut self.writer).await?;
-        Ok(())
+        if matches!(write, Write::Commit(..) | Write::Park(_)) {
+            call.key(&self.key).key(RedisKey::shard_dlq(self.shard)).key(RedisKey::shard_dlq_bytes(self.shard));
+        }
+        call.arg(epoch);
+        match write {
+            Write::Announce(number, intent) => {
+                call.arg(number).arg(intent.encode());
+            }
+            Write::Note(id, intent) => {
+                call.arg(id.epoch).arg(id.number).arg(intent.notes()).arg(intent.encode());
+            }
+            Write::Commit(id, intent, letters) => {
+                let cut = intent.entries.iter().max().filter(|_| intent.is_prefix);
+                call.arg(id.epoch).arg(id.number).arg(self.dlq_bytes_max);
+                call.arg(cut.map_or(String::new(), |last| last.next().to_string())).arg(letters.len());
+                for letter in *letters {
+                    call.arg(&letter.entry).arg(described(letter));
+                }
+                for entry in intent.entries.iter().filter(|_| cut.is_none()) {
+                    call.arg(entry.to_string());
+                }
+            }
+            Write::Park(letter) => {
+                call.arg(self.dlq_bytes_max).arg(&letter.entry).arg(described(letter));
+            }
+        }
+        match (call.invoke_async(&mut self.redis.clone()).await?, write) {
+            (1_i64, _) => Ok(Change::Made),
+            (0, _) => Ok(Change::Fenced),
+            // An owner that began by finishing what was under way never gets here.
+            (_, Write::Announce(..)) => Err(StreamError::UnderWay),
+            _ => Ok(Change::Full),
+        }
     }
 
-    /// Moves an entry that cannot be read to the shard's dead letters, with the reason and its original bytes.
-    pub async fn park(&mut self, id: &str, bytes: &[u8], reason: &str) -> Result<(), StreamError> {
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("XADD").arg(&self.dlq).arg("*").arg(ENVELOPE_FIELD).arg(bytes);
-        pipe.arg("id").arg(id).arg("reason").arg(reason).ignore();
-        pipe.cmd("XACK").arg(&self.key).arg(INGEST_GROUP).arg(id).ignore();
-        pipe.cmd("XDEL").arg(&self.key).arg(id).ignore();
-        pipe.query_async::<()>(&mut self.writer).await?;
-        Ok(())
+    /// The envelopes of entries. One that is not there any more was taken out by whoever appended it, because it could not be
+    /// answered for.
+    pub async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, StreamError> {
+        let mut found = HashMap::with_capacity(entries.len());
+        for some in entries.chunks(FETCH_ENTRIES) {
+            let mut pipe = redis::pipe();
+            for entry in some {
+                let id = entry.to_string();
+                pipe.cmd("XRANGE").arg(&self.key).arg(&id).arg(&id);
+            }
+            let replies: Vec<Value> = pipe.query_async(&mut self.redis.clone()).await?;
+            for reply in replies {
+                found.extend(entries_of(reply).ok_or(StreamError::Reply { command: "XRANGE" })?);
+            }
+        }
+        Ok(found)
     }
 }
 
+fn described(letter: &Description) -> String {
+    // A description is numbers and texts, which always have a JSON.
+    serde_json::to_string(letter).unwrap_or_default()
+}
+
+/// An entry's id and its envelope; empty bytes if it has none, which is unreadable.
+pub(crate) type Entry = (EntryId, Vec<u8>);
+
 /// The entries in the reply to a read of one stream. Taken apart by hand because the driver's own types copy every
 /// envelope into a map.
-fn entries_of_read(reply: Value) -> Option<Vec<Entry>> {
+pub(crate) fn entries_of_read(reply: Value) -> Option<Vec<Entry>> {
     match reply {
         Value::Nil => Some(Vec::new()),
         Value::Array(mut streams) => match streams.pop() {
             None => Some(Vec::new()),
-            Some(Value::Array(mut name_and_entries)) => entries(name_and_entries.pop()?),
+            Some(Value::Array(mut name_and_entries)) => entries_of(name_and_entries.pop()?),
             Some(_) => None,
         },
         Value::Map(mut streams) => match streams.pop() {
             None => Some(Vec::new()),
-            Some((_, list)) => entries(list),
+            Some((_, list)) => entries_of(list),
         },
         _ => None,
     }
 }
 
-fn entries(list: Value) -> Option<Vec<Entry>> {
+/// The entries in the reply to a range.
+pub(crate) fn entries_of(list: Value) -> Option<Vec<Entry>> {
     let Value::Array(list) = list else { return None };
     list.into_iter().map(entry).collect()
 }
@@ -164,12 +216,9 @@ fn entry(value: Value) -> Option<Entry> {
     let Value::Array(parts) = value else { return None };
     let [id, fields] = <[Value; 2]>::try_from(parts).ok()?;
     let Value::BulkString(id) = id else { return None };
-    let envelope = match fields {
-        // An entry without our field was not written by us: no envelope, which is unreadable rather than deleted.
-        Value::Array(fields) => Some(envelope_field(fields).unwrap_or_default()),
-        _ => None,
-    };
-    Some(Entry { id: String::from_utf8(id).ok()?, envelope })
+    let Value::Array(fields) = fields else { return None };
+    let id = std::str::from_utf8(&id).ok()?.parse().ok()?;
+    Some((id, envelope_field(fields).unwrap_or_default()))
 }
 
 fn envelope_field(fields: Vec<Value>) -> Option<Vec<u8>> {
@@ -199,11 +248,9 @@ mod tests {
     #[test]
     fn replies_become_entries() {
         let whole = array([bulk("1-0"), array([bulk("x"), bulk("y"), bulk("e"), bulk("bytes")])]);
-        let deleted = array([bulk("2-0"), Value::Nil]);
         let foreign = array([bulk("3-0"), array([bulk("x"), bulk("y")])]);
-        let reply = array([array([bulk("stream"), array([whole, deleted, foreign])])]);
-        let entry = |id: &str, bytes: Option<&str>| Entry { id: id.into(), envelope: bytes.map(Into::into) };
-        let wanted = vec![entry("1-0", Some("bytes")), entry("2-0", None), entry("3-0", Some(""))];
+        let reply = array([array([bulk("stream"), array([whole, foreign])])]);
+        let wanted = vec![(EntryId::new(1, 0), b"bytes".to_vec()), (EntryId::new(3, 0), Vec::new())];
         assert_eq!(entries_of_read(reply), Some(wanted));
         assert_eq!(entries_of_read(Value::Nil), Some(vec![]));
         assert_eq!(entries_of_read(bulk("?")), None);

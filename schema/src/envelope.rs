@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use crate::columns::{MAX_SEGMENTS, Segment, SegmentBytes};
 use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use crate::model::UnixNanos;
-use crate::tables::{Rows, Table};
+use crate::model::{Meter, UnixNanos};
+use crate::tables::{BILLING_METER, Rows, Table};
 
 /// The field of a stream entry that holds the envelope.
 pub const ENVELOPE_FIELD: &str = "e";
@@ -211,6 +211,42 @@ impl<'a> Envelope<'a> {
     }
 }
 
+/// Whose an envelope is, without reading the rest of it. `None` if it is none.
+pub fn org_of(bytes: &[u8]) -> Option<OrgId> {
+    const ORG_AT: usize = MAGIC.len() + 16;
+    let org = bytes.get(ORG_AT..ORG_AT + 16)?;
+    bytes.starts_with(MAGIC).then(|| Uuid::from_slice(org).ok().map(OrgId))?
+}
+
+impl Envelope<'_> {
+    /// How much of a meter its billing rows name.
+    pub fn billed(&self, meter: Meter) -> u64 {
+        let Some(section) = self.sections.iter().find(|section| section.table == &BILLING_METER) else { return 0 };
+        let column = |name: &str| {
+            let at = BILLING_METER.columns.iter().position(|column| column.name == name);
+            at.and_then(|at| section.columns.get(at)).map(|column| column.segments[0])
+        };
+        let (Some(meters), Some(quantities)) = (column("meter"), column("quantity")) else { return 0 };
+        let at = |segment: SegmentBytes<'_>, row: usize| if segment.constant { 0 } else { row };
+        let mut sum = 0_u64;
+        for row in 0..section.rows as usize {
+            // Names of meters are shorter than 128 bytes, so their length is one byte.
+            let mut rest = meters.bytes;
+            for _ in 0..at(meters, row) {
+                rest = rest.split_first().and_then(|(len, rest)| rest.get(usize::from(*len)..)).unwrap_or_default();
+            }
+            let name = rest.split_first().and_then(|(len, rest)| rest.get(..usize::from(*len))).unwrap_or_default();
+            let from = 8 * at(quantities, row);
+            if name == meter.as_str().as_bytes()
+                && let Some(Ok(quantity)) = quantities.bytes.get(from..from + 8).map(TryInto::try_into)
+            {
+                sum = sum.saturating_add(u64::from_le_bytes(quantity));
+            }
+        }
+        sum
+    }
+}
+
 impl Section<'_> {
     fn expanded_len(&self) -> usize {
         let times = |s: &SegmentBytes<'_>| if s.constant { self.rows as usize } else { 1 };
@@ -383,6 +419,15 @@ pub(crate) mod tests {
         assert_eq!(envelope.header, header());
         let tables: Vec<_> = envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect();
         assert_eq!(tables, [("span", 5), ("run", 1), ("billing_meter", 1)]);
+    }
+
+    #[test]
+    fn what_is_asked_first_is_found_without_reading_rows() {
+        let bytes = sample(5);
+        assert_eq!(org_of(&bytes), Some(header().org_id));
+        assert_eq!((org_of(&bytes[..30]), org_of(b"something else, but as long as a header")), (None, None));
+        let envelope = Envelope::decode(&bytes).unwrap();
+        assert_eq!((envelope.billed(Meter::SpanIngested), envelope.billed(Meter::SpanBytes)), (9, 0));
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:dlq"))
     }
 
+    /// The bytes of a shard's dead letters (int): `{tracebility:ingest:v1:<n>}:dlq:bytes`.
+    pub fn shard_dlq_bytes(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:dlq:bytes"))
+    }
+
     /// The stream of envelopes written before tenancy: `tracebility:ingest:v1`.
     pub fn legacy_stream() -> Self {
         Self(INGEST.to_owned())
@@ -100,6 +105,11 @@ impl RedisKey {
     /// Whether an org is over a hard quota in a period `YYYYMM`: `{<org>}:quota:over:<YYYYMM>`.
     pub fn quota_over(org: OrgId, period: u32) -> Self {
         Self(format!("{{{org}}}:quota:over:{period}"))
+    }
+
+    /// Envelopes of an org that are kept until its quota is raised (hash, by shard and entry): `{<org>}:quota:parked`.
+    pub fn quota_parked(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:quota:parked"))
     }
 
     /// Present as long as a job of the fleet needs not be done again: `reconciled:<job>`.
@@ -159,6 +169,8 @@ mod tests {
             (RedisKey::shard_intent(shard), "{tracebility:ingest:v1:11}:intent"),
             (RedisKey::shard_fence(shard), "{tracebility:ingest:v1:11}:fence"),
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
+            (RedisKey::shard_dlq_bytes(shard), "{tracebility:ingest:v1:11}:dlq:bytes"),
+            (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
             (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),
             (RedisKey::ingest_workers(), "tracebility:ingest:workers"),

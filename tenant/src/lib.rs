@@ -17,6 +17,7 @@
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
+//! | [`dlq`] | envelopes that could not be stored |
 //! | [`audit`] | what was done, by whom: told, copied, and looked for |
 //! | [`reconcile`] | monthly usage, summed up from what is billed |
 //! | [`registry`] | orgs, projects, limits and keys: what there is, and how it changes |
@@ -40,6 +41,7 @@ pub mod api_key;
 pub mod audit;
 pub mod clickhouse;
 pub mod clock;
+pub mod dlq;
 pub mod eval;
 pub mod invalidate;
 pub mod keys;

@@ -8,8 +8,9 @@ use anyhow::Context;
 use http::StatusCode;
 use load::corpus::Corpus;
 use stack::{Layout, UpOptions, Urls};
+use tenant::dlq::{DESCRIPTION_FIELD, Description, Reason};
 use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::shard::{Shard, ShardRouter};
+use tenant::shard::ShardRouter;
 use tests::{Org, World, now};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -35,12 +36,7 @@ async fn stopped_and_started_in_mid_load() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    check(&world, &acked).await?;
-    // A graceful stop finishes what it began, so nothing was inserted twice either.
-    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, acked.len() as u64, "rows, without FINAL");
-    let billed = "SELECT sum(quantity) FROM billing_meter WHERE meter = 'span_ingested'";
-    assert_eq!(world.clickhouse.number(billed).await?, acked.len() as u64, "billed, without FINAL");
-    Ok(())
+    check(&world, &acked).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,75 +51,50 @@ async fn killed_and_started_in_mid_load() -> anyhow::Result<()> {
         Ok(())
     })
     .await?;
-    // A batch that was inserted but not acknowledged is inserted again; until batches are re-formed exactly, FINAL is what
-    // makes the rows one.
     check(&world, &acked).await
 }
 
+/// Workers need no consumer group: the lease says who reads. Whatever somebody does with one changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_consumer_group_skips_nothing() -> anyhow::Result<()> {
+async fn what_becomes_of_a_consumer_group_does_not_matter() -> anyhow::Result<()> {
     let mut world = World::start().await?;
-    let org = world.org("lost-group").await?;
+    let org = world.org("a-group").await?;
     let mut redis = world.redis().await?;
-    let send = async |world: &World, n: u64| -> anyhow::Result<()> {
-        let answer = world.post_otlp(&org.key, Corpus::new(n).request(10, now()).body).await?;
-        anyhow::ensure!(answer.status.is_success(), "{}", answer.status);
-        Ok(())
-    };
-    let destroy = async |redis: &mut tenant::redis::Redis| -> anyhow::Result<()> {
-        for shard in Shard::all() {
-            let stream = RedisKey::shard_stream(shard);
-            redis::cmd("XGROUP").arg("DESTROY").arg(stream.as_str()).arg(INGEST_GROUP).query_async::<()>(redis).await?;
-        }
-        Ok(())
-    };
-    // While the worker reads, and while it is away.
-    destroy(&mut redis).await?;
-    send(&world, 1).await?;
-    world.until_number("SELECT count() FROM span", 10).await?;
+    let stream = RedisKey::shard_stream(ShardRouter::home(org.org_id));
     world.worker.stop().await?;
-    send(&world, 2).await?;
-    destroy(&mut redis).await?;
+    assert!(world.post_otlp(&org.key, Corpus::new(1).request(10, now()).body).await?.status.is_success());
+    let group = |what: &str| redis::cmd("XGROUP").arg(what).arg(stream.as_str()).arg(INGEST_GROUP).to_owned();
+    group("CREATE").arg("0").query_async::<()>(&mut redis).await?;
+    let mut read = redis::cmd("XREADGROUP");
+    read.arg("GROUP").arg(INGEST_GROUP).arg("somebody").arg("STREAMS").arg(stream.as_str()).arg(">");
+    read.query_async::<redis::Value>(&mut redis).await?;
     world.worker.start().await?;
+    world.until_number("SELECT count() FROM span", 10).await?;
+    group("DESTROY").query_async::<()>(&mut redis).await?;
+    assert!(world.post_otlp(&org.key, Corpus::new(2).request(10, now()).body).await?.status.is_success());
     world.until_number("SELECT count() FROM span", 20).await?;
     world.until_drained().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_entry_is_acknowledged_and_an_unreadable_one_parked() -> anyhow::Result<()> {
-    let mut world = World::start().await?;
+async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Result<()> {
+    let world = World::start().await?;
     let org = world.org("odd-entries").await?;
     let mut redis = world.redis().await?;
-    world.worker.stop().await?;
     let shard = ShardRouter::home(org.org_id);
     let (stream, dlq) = (RedisKey::shard_stream(shard), RedisKey::shard_dlq(shard));
-    // Read by the worker of this name and deleted before it was acknowledged.
     let mut add = redis::cmd("XADD");
-    let gone: String = add.arg(stream.as_str()).arg("*").arg("e").arg("x").query_async(&mut redis).await?;
-    let mut read = redis::cmd("XREADGROUP");
-    read.arg("GROUP").arg(INGEST_GROUP).arg("the-worker").arg("STREAMS").arg(stream.as_str()).arg(">");
-    read.query_async::<redis::Value>(&mut redis).await?;
-    redis::cmd("XDEL").arg(stream.as_str()).arg(gone).query_async::<()>(&mut redis).await?;
-    redis::cmd("XADD")
-        .arg(stream.as_str())
-        .arg("*")
-        .arg("e")
-        .arg("not an envelope")
-        .query_async::<()>(&mut redis)
-        .await?;
+    let id: String = add.arg(&stream).arg("*").arg("e").arg("not an envelope").query_async(&mut redis).await?;
     assert!(world.post_otlp(&org.key, Corpus::new(1).request(5, now()).body).await?.status.is_success());
-    world.worker.set_env("TRACEBILITY_WORKER_ID", "the-worker");
-    world.worker.start().await?;
     world.until_drained().await?;
     assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 5, "what is readable is stored");
     let parked: redis::streams::StreamRangeReply =
-        redis::cmd("XRANGE").arg(dlq.as_str()).arg("-").arg("+").query_async(&mut redis).await?;
+        redis::cmd("XRANGE").arg(&dlq).arg("-").arg("+").query_async(&mut redis).await?;
     let [entry] = parked.ids.as_slice() else { panic!("{parked:?}") };
     assert_eq!(entry.get::<String>("e").unwrap(), "not an envelope", "its bytes are kept");
-    assert!(entry.get::<String>("reason").unwrap().contains("not an envelope"), "{entry:?}");
-    let pending: redis::streams::StreamPendingReply =
-        redis::cmd("XPENDING").arg(stream.as_str()).arg(INGEST_GROUP).query_async(&mut redis).await?;
-    assert_eq!(pending.count(), 0);
+    let description: Description = serde_json::from_str(&entry.get::<String>(DESCRIPTION_FIELD).unwrap())?;
+    assert_eq!((description.entry, description.org, description.reason), (id, None, Reason::Unreadable));
+    assert!(description.detail.contains("not an envelope"), "{}", description.detail);
     Ok(())
 }
 
@@ -210,7 +181,7 @@ async fn under_load(
     disturb(&mut world).await?;
     done.send_replace(true);
     let acked: HashSet<String> = senders.join_all().await.into_iter().flatten().collect();
-    anyhow::ensure!(acked.len() > 1_000, "only {} spans were sent: not a load", acked.len());
+    anyhow::ensure!(acked.len() > 300, "only {} spans were sent: not a load", acked.len());
     Ok((world, acked))
 }
 
@@ -220,7 +191,7 @@ fn hex(id: &[u8; 8]) -> String {
 
 async fn check(world: &World, acked: &HashSet<String>) -> anyhow::Result<()> {
     world.until_drained().await?;
-    let stored = world.clickhouse.text("SELECT right(toString(span_id), 17) FROM span FINAL").await?;
+    let stored = world.clickhouse.text("SELECT right(toString(span_id), 17) FROM span").await?;
     let rows = stored.lines().count();
     // An OTLP span id is the last 16 digits of its UUID, which has a dash after the first four of them.
     let stored: HashSet<String> = stored.lines().map(|id| id.replace('-', "")).collect();
@@ -232,7 +203,9 @@ async fn check(world: &World, acked: &HashSet<String>) -> anyhow::Result<()> {
         acked.len(),
         lost.first()
     );
-    assert_eq!(rows, stored.len(), "a span is there more than once, even with FINAL");
+    assert_eq!(rows, stored.len(), "a span is there more than once, without FINAL");
+    let billed = "SELECT sum(quantity) FROM billing_meter WHERE meter = 'span_ingested'";
+    assert_eq!(world.clickhouse.number(billed).await?, rows as u64, "billed, without FINAL");
     let pending = world.waiting().await.context("after the load")?;
     assert!(pending.iter().all(|n| *n == 0));
     Ok(())

@@ -15,7 +15,7 @@ use tenant::settings::parse;
 use tenant::shard::{SHARDS, Shard};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Nothing here takes nearly as long.
@@ -175,6 +175,41 @@ async fn who_is_cut_off_knows_it() {
     assert!(had.iter().all(|tenure| !tenure.holds()), "what is over stays over");
     fleet.check();
     a.leave().await;
+    b.leave().await;
+}
+
+/// One that stood still, as by SIGSTOP, knows before it has asked anybody, and its lease is another's.
+#[tokio::test]
+async fn who_stood_still_knows_it_at_once() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    let fleet = Fleet::default();
+    let (stands_still, has_stopped) = oneshot::channel();
+    let (go_on, waits) = std::sync::mpsc::channel::<()>();
+    let (url, of_a) = (db.redis_url.clone(), fleet.clone());
+    let a = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let a = Member::start(&url, &of_a);
+            even(&[&a]).await;
+            let had: Vec<Tenure> = a.tenures.lock().unwrap().values().cloned().collect();
+            stands_still.send(()).unwrap();
+            // Blocks the thread, and with it all of the worker.
+            waits.recv().unwrap();
+            let knew = had.iter().all(|tenure| !tenure.holds());
+            let lost = || had.iter().all(|tenure| !tenure.is_wanted());
+            until("the work on each shard is told", lost).await;
+            a.leave().await;
+            knew
+        })
+    });
+    has_stopped.await.unwrap();
+    let b = Member::start(&db.redis_url, &fleet);
+    println!("stood still: the other has all after {:?}", even(&[&b]).await);
+    go_on.send(()).unwrap();
+    let knew = tokio::task::spawn_blocking(|| a.join().unwrap()).await.unwrap();
+    assert!(knew, "its clock has gone on");
+    even(&[&b]).await;
+    fleet.check();
     b.leave().await;
 }
 

@@ -1,0 +1,29 @@
+-- Moves entries of a stream to its dead letters, all of them or none. Begins the scripts that need it.
+--
+-- `entries` is {id, description, id, description, …}. Returns false when there is no room; an entry that is not in the stream any
+-- more is passed over. What is added is no more than what goes, but for the description, so a full Redis may do it.
+local function dead_letter(stream, letters, size, cap, entries)
+    local found, bytes = {}, 0
+    for i = 1, #entries, 2 do
+        local entry = redis.call('XRANGE', stream, entries[i], entries[i])[1]
+        if entry then
+            found[#found + 1] = {entries[i], entries[i + 1], entry[2]}
+            for j = 2, #entry[2], 2 do
+                bytes = bytes + #entry[2][j]
+            end
+            bytes = bytes + #entries[i + 1]
+        end
+    end
+    local held = tonumber(redis.call('GET', size) or 0)
+    if #found > 0 and held > 0 and held + bytes > tonumber(cap) then
+        return false
+    end
+    for _, entry in ipairs(found) do
+        redis.call('XADD', letters, '*', 'm', entry[2], unpack(entry[3]))
+        redis.call('XDEL', stream, entry[1])
+    end
+    if bytes > 0 then
+        redis.call('INCRBY', size, bytes)
+    end
+    return true
+end
