@@ -37,11 +37,14 @@ pub async fn python(name: &str, script: &str, args: &[&str], env: &[(&str, &str)
             .await
             .context("making a virtual environment; on Debian or Ubuntu: apt-get install python3-venv")?;
         let mut pip = Command::new(fresh.join("bin/python"));
-        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r"])
+            .arg(&requirements);
         run(&mut pip, INSTALL_TIMEOUT).await.map(drop)
     })
     .await?;
     let mut command = Command::new(python);
+    // What scripts share; nothing is written beside it.
+    command.env("PYTHONPATH", self::source("common")).env("PYTHONDONTWRITEBYTECODE", "1");
     command.arg(source.join(script)).args(args).envs(env.iter().copied());
     run(&mut command, RUN_TIMEOUT).await
 }
@@ -58,12 +61,21 @@ pub async fn node(name: &str, script: &str, args: &[&str], env: &[(&str, &str)])
         run(&mut npm, INSTALL_TIMEOUT).await.context("npm; on Debian or Ubuntu: apt-get install nodejs npm").map(drop)
     })
     .await?;
-    // Node looks for packages beside the script.
+    // Node looks for packages beside the script. Another test may run it: it is put there whole.
     let beside = home.join(script);
-    std::fs::copy(source.join(script), &beside)?;
+    put(&source.join(script), &beside)?;
+    put(&self::source("common").join("report.mjs"), &home.join("report.mjs"))?;
     let mut command = Command::new("node");
     command.arg(beside).args(args).envs(env.iter().copied());
     run(&mut command, RUN_TIMEOUT).await
+}
+
+/// Copies a file to where no reader ever sees half of it.
+fn put(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let whole = tempfile::NamedTempFile::new_in(to.parent().context("a directory")?)?;
+    std::fs::copy(from, whole.path())?;
+    whole.persist(to)?;
+    Ok(())
 }
 
 /// Fills `home` unless it is there already. A half-made one never is: a mark is written last.

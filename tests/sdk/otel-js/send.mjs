@@ -1,11 +1,13 @@
-// Sends spans as OTLP/JSON with the real OpenTelemetry SDK and prints, as JSON, what the SDK says it sent.
+// Sends spans with the real OpenTelemetry SDK and prints, as JSON, what the SDK says it sent.
 //
-// Usage: node send.mjs COUNT   (endpoint and headers come from the usual OTEL_EXPORTER_OTLP_* variables)
+// Usage: node send.mjs http|proto|grpc COUNT   (endpoint and headers come from the usual OTEL_EXPORTER_OTLP_* variables)
 import { SpanKind, SpanStatusCode, context, trace } from '@opentelemetry/api';
-import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { BasicTracerProvider, BatchSpanProcessor, InMemorySpanExporter, SimpleSpanProcessor } from '@opentelemetry/sdk-trace-base';
+import { describe } from './report.mjs';
 
+const [protocol, count] = process.argv.slice(2);
+const { OTLPTraceExporter } = await import(`@opentelemetry/exporter-trace-otlp-${protocol}`);
 const recorder = new InMemorySpanExporter();
 const provider = new BasicTracerProvider({
   resource: resourceFromAttributes({ 'service.name': 'sdk-test', 'deployment.region': 'eu' }),
@@ -13,7 +15,7 @@ const provider = new BasicTracerProvider({
 });
 const tracer = provider.getTracer('sdk.test', '1.2.3');
 
-for (let i = 0; i < Number(process.argv[2]); i++) {
+for (let i = 0; i < Number(count); i++) {
   const root = tracer.startSpan(`agent ${i}`, { kind: SpanKind.SERVER, attributes: { 'gen_ai.operation.name': 'invoke_agent' } });
   const inRoot = trace.setSpan(context.active(), root);
   const llm = tracer.startSpan('chat', { kind: SpanKind.CLIENT }, inRoot);
@@ -41,22 +43,5 @@ for (let i = 0; i < Number(process.argv[2]); i++) {
 }
 
 await provider.forceFlush();
-const nanos = ([seconds, nanoseconds]) => String(BigInt(seconds) * 1_000_000_000n + BigInt(nanoseconds));
-const spans = recorder.getFinishedSpans().map((span) => ({
-  trace_id: span.spanContext().traceId,
-  span_id: span.spanContext().spanId,
-  parent_span_id: span.parentSpanContext?.spanId ?? '0'.repeat(16),
-  name: span.name,
-  kind: SpanKind[span.kind].toLowerCase(),
-  status: span.status.code === SpanStatusCode.ERROR ? 'error' : 'ok',
-  status_message: span.status.message ?? '',
-  start: nanos(span.startTime),
-  end: nanos(span.endTime),
-  attributes: span.attributes,
-  events: span.events.map((e) => ({ name: e.name, time: nanos(e.time), attributes: e.attributes ?? {} })),
-  links: [],
-  resource: span.resource.attributes,
-  scope: [span.instrumentationScope.name, span.instrumentationScope.version],
-}));
-process.stdout.write(JSON.stringify(spans));
+process.stdout.write(JSON.stringify(recorder.getFinishedSpans().map(describe)));
 await provider.shutdown();
