@@ -9,6 +9,7 @@ use ingest_worker::feed::{Feed, READ_WAIT_MAX};
 use ingest_worker::health::{self, Health};
 use ingest_worker::lease::{Leases, Tenure};
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
+use ingest_worker::pace::Pace;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
 use ingest_worker::stream::Stream;
 use tenant::clickhouse::{Inserter, Records};
@@ -32,6 +33,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         limits: config.limits,
+        pace: Pace::default(),
         inserter: Inserter::new(&config.clickhouse_url),
         records: Records::new(&config.clickhouse_url),
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
@@ -52,6 +54,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut shards = JoinSet::new();
     if config.roles.shards {
         let (redis_url, window_max, dlq_bytes_max) = (config.redis_url, config.window_max, config.dlq_bytes_max);
+        shards.spawn(shared.pace.clone().follow(shared.records.clone(), stopping.clone()));
         // Renewing a lease must not wait behind anything slow.
         let leases = Leases::new(tenant::redis::connect(&redis_url)?, &config.worker_id);
         shards.spawn(leases.run(stopping, move |tenure: Tenure| {

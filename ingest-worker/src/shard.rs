@@ -19,6 +19,7 @@ use crate::carrier::{Carrier, Gone, letter};
 use crate::delivery::Delivery;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::Tenure;
+use crate::pace::Pace;
 use crate::stream::{IntentId, Stream};
 
 /// The memory budget is counted in units of this many bytes.
@@ -29,6 +30,8 @@ pub const MEMORY_UNIT_BYTES: usize = 1024;
 pub struct Shared {
     /// When a batch is full.
     pub limits: Limits,
+    /// How often inserts may come.
+    pub pace: Pace,
     /// The way into ClickHouse.
     pub inserter: Inserter,
     /// Questions to it.
@@ -149,8 +152,10 @@ impl Worker {
                 return Ok(true);
             }
             if self.batch.is_empty() {
-                self.batch =
-                    Batch::reusing(self.shared.spare.take(), self.delivered.map(|at| at + self.shared.limits.age));
+                self.batch = Batch::reusing(
+                    self.shared.spare.take(),
+                    self.delivered.map(|at| at + self.shared.pace.between_inserts(self.shared.limits.age)),
+                );
             }
             self.batch.add(held.id, &envelope, None, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
