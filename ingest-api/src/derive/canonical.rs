@@ -3,8 +3,11 @@
 //!
 //! Numbers and strings stay as they are spelled: to read them would cost far more than it would ever find.
 
-/// Arrays and objects inside each other. Deeper text stays as it is.
-const NESTING_MAX: usize = 128;
+use crate::otlp::json_text;
+
+/// Arrays and objects inside each other. Deeper text stays as it is. An object whose members have to be put in order is copied,
+/// so this is also how often each byte can be.
+const NESTING_MAX: usize = 32;
 
 /// Texts being spelled, one after another, in buffers that are kept.
 #[derive(Debug, Default)]
@@ -64,12 +67,17 @@ impl Canonical {
 
     /// Appends a member: its name as a JSON string by `name`, then its value.
     pub(super) fn member(&mut self, name: impl FnOnce(&mut String), value: impl FnOnce(&mut Self)) {
-        let start = self.out.len();
+        let start = self.begin_member();
         name(&mut self.out);
         let name_end = self.out.len();
         self.out.push(':');
         value(self);
         self.members.push(Member { start, name_end, end: self.out.len() });
+    }
+
+    fn begin_member(&mut self) -> usize {
+        json_text::separate(&mut self.out, '{');
+        self.out.len()
     }
 
     fn value(&mut self, reader: &mut Reader<'_>, levels: usize) -> Option<()> {
@@ -80,7 +88,7 @@ impl Canonical {
                 reader.at += 1;
                 self.out.push('{');
                 reader.items(b'}', |reader| {
-                    let start = self.out.len();
+                    let start = self.begin_member();
                     self.out.push_str(reader.string()?);
                     let name_end = self.out.len();
                     reader.expect(b':')?;
@@ -110,14 +118,16 @@ impl Canonical {
         Some(())
     }
 
-    /// Puts the members from `first` on, which were written without commas, into the order of their names. Those of one name
-    /// keep theirs.
+    /// Puts the members from `first` on into the order of their names. Those of one name keep theirs.
     fn close_object(&mut self, first: usize) {
         let Self { out, members, sorted } = self;
-        if let Some(begin) = members.get(first).map(|member| member.start) {
-            members[first..].sort_by(|a, b| out[a.start..a.name_end].cmp(&out[b.start..b.name_end]));
+        let of_object = &mut members[first..];
+        let name = |member: &Member| &out[member.start..member.name_end];
+        if !of_object.is_sorted_by_key(name) {
+            let begin = of_object[0].start;
+            of_object.sort_by(|a, b| name(a).cmp(name(b)));
             sorted.clear();
-            for member in members.drain(first..) {
+            for member in of_object {
                 sorted.push_str(&out[member.start..member.end]);
                 sorted.push(',');
             }
@@ -125,6 +135,7 @@ impl Canonical {
             out.truncate(begin);
             out.push_str(sorted);
         }
+        members.truncate(first);
         out.push('}');
     }
 }

@@ -4,7 +4,7 @@ use base64::Engine;
 use schema::model::Value;
 
 /// Writes a comma unless the container was just opened by `open`.
-pub(super) fn separate(out: &mut String, open: char) {
+pub(crate) fn separate(out: &mut String, open: char) {
     if !out.ends_with(open) {
         out.push(',');
     }

@@ -1,5 +1,7 @@
 //! Reading a table of prices. The format is described in `docs/prices.md`.
 
+use std::collections::HashSet;
+
 use super::{NAMES_BYTES_MAX, PER_TOKENS, Price, Prices};
 
 /// A file of prices may have so many bytes.
@@ -34,6 +36,8 @@ struct Head<'t> {
     per_tokens: Option<&'t str>,
     /// A provider, and one whose prices it has.
     aliases: Vec<(&'t str, &'t str)>,
+    /// The providers that have prices, in lower case.
+    priced: HashSet<String>,
 }
 
 impl Prices {
@@ -52,14 +56,21 @@ impl Prices {
                     head.check().map(|source| prices = Some(Prices { source, ..Prices::default() }))
                 }
                 None => head.read(line),
-                Some(prices) => prices.add(&head, line),
+                Some(prices) => prices.add(&mut head, line),
             };
             read.map_err(|reason| PriceFileError { line: number, reason })?;
         }
-        prices.ok_or_else(|| PriceFileError { line: number, reason: format!("there is no line {COLUMNS:?}") })
+        let whole = prices.ok_or_else(|| format!("there is no line {COLUMNS:?}")).and_then(|prices| {
+            let sold = |provider: &str| head.priced.contains(provider.to_ascii_lowercase().as_str());
+            match head.aliases.iter().find(|(_, of)| !sold(of)) {
+                Some((seller, of)) => Err(format!("{seller} has the prices of {of:?}, of which there are none")),
+                None => Ok(prices),
+            }
+        });
+        whole.map_err(|reason| PriceFileError { line: number, reason })
     }
 
-    fn add(&mut self, head: &Head<'_>, line: &str) -> Result<(), String> {
+    fn add(&mut self, head: &mut Head<'_>, line: &str) -> Result<(), String> {
         let fields: Vec<_> = line.split(',').map(str::trim).collect();
         let &[provider, model, input, cached_input, cache_write, output] = fields.as_slice() else {
             return Err(format!("{} fields, where {COLUMNS:?} are wanted", fields.len()));
@@ -67,6 +78,7 @@ impl Prices {
         if provider.is_empty() || model.is_empty() {
             return Err("a provider and a model must be named".to_owned());
         }
+        head.priced.insert(provider.to_ascii_lowercase());
         let input = usd_e8(input)?.ok_or("the price of input is missing")?;
         let price = Price {
             input,

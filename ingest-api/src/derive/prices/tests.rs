@@ -4,9 +4,8 @@ const HEAD: &str = "source: test\ndate: 2026-01-31\ncurrency: USD\nper_tokens: 1
 const COLUMNS: &str = "provider,model,input,cached_input,cache_write,output\n";
 
 fn table() -> Prices {
-    let rows =
-        "acme,big,3,0.3,3.75,15\nacme,big-2,4,,,20\nacme,words,0.02,,,\nother,big,5,,,5\nacme,tiny,0.00000001,,,0\n";
-    Prices::parse(&format!("# said\n{HEAD}\n Reseller = acme, other2\n{COLUMNS}{rows}")).unwrap()
+    let rows = "acme,big,3,0.3,3.75,15\nacme,big-2,4,,,20\nacme,words,0.02,,,\nother,big,5,,,5\nthird,extra,3,,,15\nacme,tiny,0.00000001,,,0\n";
+    Prices::parse(&format!("# said\n{HEAD}\n Reseller = acme, third\n{COLUMNS}{rows}")).unwrap()
 }
 
 fn call(provider: &'static str, model: &'static str) -> Llm<'static> {
@@ -101,6 +100,7 @@ fn a_model_is_known_by_its_name_without_its_version() {
         ("acme", "big", big),
         ("ACME", "Big", big),
         ("reseller", "big", big),
+        ("reseller", "extra", big),
         ("", "big-2", big2),
         ("acme", "big-2024-08-06", big),
         ("acme", "big-20240806", big),
@@ -142,6 +142,7 @@ fn a_file_says_which_line_is_wrong() {
         (&format!("{HEAD}{COLUMNS}a,b,,,,2"), "line 6: the price of input is missing"),
         (&format!("{HEAD}{COLUMNS},b,1,,,2"), "line 6: a provider and a model"),
         (&format!("{HEAD}{COLUMNS}a,b,1,,,2\n#\nA,B,1,,,2"), "line 8: A has a price for B already"),
+        (&format!("{HEAD}x = acme\n{COLUMNS}a,b,1,,,2"), "line 7: x has the prices of \"acme\", of which"),
         (&format!("{HEAD}{COLUMNS}a,b,1000001,,,2"), "line 6: 1000001 is over"),
         (&format!("{HEAD}{COLUMNS}{},b,1,,,2", "a".repeat(300)), "line 6: provider and model have more"),
     ] {
