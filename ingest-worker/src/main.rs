@@ -5,13 +5,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
-use ingest_worker::feed::{Feed, READ_WAIT_MAX};
 use ingest_worker::health::{self, Health};
-use ingest_worker::lease::{Leases, Tenure};
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
 use ingest_worker::pace::Pace;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
-use ingest_worker::stream::Stream;
 use tenant::clickhouse::{Inserter, Records};
 use tenant::service;
 use tokio::net::TcpListener;
@@ -39,6 +36,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
         memory_max: config.memory_max,
+        window_max: config.window_max,
         spare: Spare::default(),
     };
 
@@ -53,24 +51,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut chores = config.chores.start(config.roles, &stopping)?;
     let mut shards = JoinSet::new();
     if config.roles.shards {
-        let (redis_url, window_max, dlq_bytes_max) = (config.redis_url, config.window_max, config.dlq_bytes_max);
-        shards.spawn(shared.pace.clone().follow(shared.records.clone(), stopping.clone()));
-        // Renewing a lease must not wait behind anything slow.
-        let leases = Leases::new(tenant::redis::connect(&redis_url)?, &config.worker_id);
-        shards.spawn(leases.run(stopping, move |tenure: Tenure| {
-            let reader = tenant::redis::connect_waiting(&redis_url, READ_WAIT_MAX);
-            let (shard, redis, shared) = (tenure.shard(), redis.clone(), shared.clone());
-            async move {
-                match reader {
-                    Ok(reader) => {
-                        let (feed, stream) =
-                            (Feed::new(shard, reader, window_max), Stream::new(shard, redis, dlq_bytes_max));
-                        shard::run(tenure, feed, stream, shared).await;
-                    }
-                    Err(error) => tracing::error!(%error, "cannot work on a shard"),
-                }
-            }
-        }));
+        let stores = shard::Stores { redis_url: config.redis_url, redis, dlq_bytes_max: config.dlq_bytes_max };
+        shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
     let signal = service::stop_signal().await;
     tracing::info!(signal, "draining");

@@ -11,14 +11,17 @@ use schema::block::Block;
 use schema::envelope::Envelope;
 use tenant::clickhouse::{Inserter, Records};
 use tenant::dlq::Reason;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tenant::redis::{ConnectError, Redis};
+use tenant::secret::SecretUrl;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Limits};
 use crate::carrier::{Carrier, Gone, letter};
 use crate::delivery::Delivery;
 use crate::feed::{Feed, READ_WAIT_MAX};
-use crate::lease::Tenure;
+use crate::lease::{Leases, Tenure};
 use crate::pace::Pace;
 use crate::stream::{IntentId, Stream};
 
@@ -42,8 +45,20 @@ pub struct Shared {
     pub memory: Arc<Semaphore>,
     /// How many bytes those permits stand for in all.
     pub memory_max: usize,
+    /// Bytes that are read of each shard ahead of its batch.
+    pub window_max: usize,
     /// Emptied blocks, to be filled again.
     pub spare: Spare,
+}
+
+/// Where shards are.
+pub struct Stores {
+    /// For the connections that wait, of which every shard has one.
+    pub redis_url: SecretUrl,
+    /// The connection that all shards share.
+    pub redis: Redis,
+    /// Bytes of dead letters per shard.
+    pub dlq_bytes_max: u64,
 }
 
 /// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
@@ -67,8 +82,33 @@ impl Spare {
     }
 }
 
+/// Serves the shards of this worker's share until told to stop.
+pub fn serve(
+    stores: Stores,
+    shared: Shared,
+    worker_id: &str,
+    stop: &watch::Receiver<bool>,
+) -> Result<JoinSet<()>, ConnectError> {
+    let mut tasks = JoinSet::new();
+    tasks.spawn(shared.pace.clone().follow(shared.records.clone(), stop.clone()));
+    // Renewing a lease must not wait behind anything slow.
+    let leases = Leases::new(tenant::redis::connect(&stores.redis_url)?, worker_id);
+    tasks.spawn(leases.run(stop.clone(), move |tenure: Tenure| {
+        let (shard, shared) = (tenure.shard(), shared.clone());
+        let stream = Stream::new(shard, stores.redis.clone(), stores.dlq_bytes_max);
+        let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
+        async move {
+            match reader {
+                Ok(reader) => run(tenure, Feed::new(shard, reader, shared.window_max), stream, shared).await,
+                Err(error) => tracing::error!(shard = shard.number(), %error, "cannot work on a shard"),
+            }
+        }
+    }));
+    Ok(tasks)
+}
+
 /// Serves a shard until its tenure ends. What was read by then and is not announced stays in Redis.
-pub async fn run(tenure: Tenure, feed: Feed, stream: Stream, shared: Shared) {
+async fn run(tenure: Tenure, feed: Feed, stream: Stream, shared: Shared) {
     let shard = tenure.shard().number();
     let carrier = Carrier::new(tenure, stream, &shared);
     let worker = Worker { feed, carrier, shared, batch: Batch::default(), memory: None, delivered: None, batches: 0 };
