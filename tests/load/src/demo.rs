@@ -16,25 +16,32 @@ use crate::table::Table;
 const OTLP_REQUESTS: usize = 20;
 const SPANS_PER_REQUEST: usize = 50;
 const NATIVE_REQUESTS: usize = 5;
+const LANGSMITH_TRACES: usize = 5;
 /// How long what was sent may take to be queryable before the demo has failed.
 const QUERYABLE_WITHIN: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// One request that was answered with a 2xx: one of its spans, to look for, and when the answer came.
+/// One request that was answered with a 2xx: one of its rows, to look for, and when the answer came.
 struct Sent {
     protocol: &'static str,
     items: usize,
-    span_id: Uuid,
+    row: String,
     took: Duration,
     acked: Instant,
 }
 
-/// Sends OTLP and native batches, waits until they can be queried, and describes what arrived.
+/// Every row that a request can be looked for by, of the last minutes: a span, or one write of a LangSmith run.
+const ROWS: &str = "SELECT toString(span_id) FROM span WHERE received_at > now() - 300
+    UNION ALL SELECT concat(toString(run_id), ' ', toString(op)) FROM run WHERE received_at > now() - 300 AND source = 'langsmith'";
+
+/// Sends OTLP, native batches and LangSmith's writes, waits until they can be queried, and describes what arrived.
 pub async fn send_and_look(endpoints: &Endpoints) -> anyhow::Result<String> {
     let http = Http::new();
     let key = endpoints.api_key.as_deref().context("the stack has no API key; try: cargo stack down")?;
     let clickhouse = ClickHouse::new(http.clone(), &endpoints.urls.clickhouse_url)?;
-    eprintln!("demo: sending {OTLP_REQUESTS} OTLP requests and {NATIVE_REQUESTS} native batches");
+    eprintln!(
+        "demo: sending {OTLP_REQUESTS} OTLP requests, {NATIVE_REQUESTS} native batches and {LANGSMITH_TRACES} LangSmith traces"
+    );
     let (looker, looking) = (clickhouse.clone(), std::sync::Arc::new(tokio::sync::Mutex::new(HashMap::new())));
     let seen = std::sync::Arc::clone(&looking);
     let watcher = tokio::spawn(async move { watch(&looker, &seen).await });
@@ -45,6 +52,9 @@ pub async fn send_and_look(endpoints: &Endpoints) -> anyhow::Result<String> {
     }
     for n in 0..NATIVE_REQUESTS {
         sent.push(send_native(&http, &endpoints.ingest_url, key, n).await?);
+    }
+    for n in 0..LANGSMITH_TRACES {
+        sent.extend(send_langsmith(&http, &endpoints.ingest_url, key, n).await?);
     }
     let queryable = until_queryable(&sent, &looking).await;
     watcher.abort();
@@ -74,6 +84,9 @@ pub fn what_next(layout: &Layout, endpoints: &Endpoints, running: bool) -> Strin
   # a run, by hand
   curl -s $TRACEBILITY_INGEST_URL/v1/runs -H \"x-api-key: $TRACEBILITY_API_KEY\" -H 'content-type: application/json' \\
     -d '{{\"runs\":[{{\"run_id\":\"'$(cat /proc/sys/kernel/random/uuid)'\",\"name\":\"hello\",\"kind\":\"llm\",\"start_time\":\"2026-11-21T08:00:00Z\"}}]}}'
+
+  # LangSmith's SDKs, and LangChain
+  export LANGSMITH_TRACING=true LANGSMITH_ENDPOINT=$TRACEBILITY_INGEST_URL LANGSMITH_API_KEY=$TRACEBILITY_API_KEY
 
   # any OpenTelemetry SDK
   export OTEL_EXPORTER_OTLP_ENDPOINT=$TRACEBILITY_INGEST_URL OTEL_EXPORTER_OTLP_HEADERS=\"x-api-key=$TRACEBILITY_API_KEY\"
@@ -107,8 +120,8 @@ async fn send_otlp(http: &Http, ingest_url: &str, key: &str, corpus: &mut Corpus
     if !answer.status.is_success() {
         bail!("the API answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
     }
-    let (items, span_id) = (request.span_ids.len(), schema::model::span_uuid(last));
-    Ok(Sent { protocol: "OTLP protobuf", items, span_id, took: begun.elapsed(), acked: Instant::now() })
+    let (items, row) = (request.span_ids.len(), schema::model::span_uuid(last).to_string());
+    Ok(Sent { protocol: "OTLP protobuf", items, row, took: begun.elapsed(), acked: Instant::now() })
 }
 
 /// A batch as LangSmith would say it: a chain with a model call and a tool call in it.
@@ -136,37 +149,106 @@ async fn send_native(http: &Http, ingest_url: &str, key: &str, n: usize) -> anyh
     if !answer.status.is_success() {
         bail!("the API answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
     }
-    Ok(Sent { protocol: "native JSON", items: 3, span_id: tool, took: begun.elapsed(), acked: Instant::now() })
+    Ok(Sent { protocol: "native JSON", items: 3, row: tool.to_string(), took: begun.elapsed(), acked: Instant::now() })
 }
 
-/// Span id → when it was first seen in ClickHouse.
-type Seen = tokio::sync::Mutex<HashMap<Uuid, Instant>>;
+/// A trace as LangSmith's SDKs send it: what opens its two runs when they begin, what completes them when they have ended.
+async fn send_langsmith(http: &Http, ingest_url: &str, key: &str, n: usize) -> anyhow::Result<[Sent; 2]> {
+    let (chain, llm) = (Uuid::now_v7(), Uuid::now_v7());
+    let now = now_nanos() / 1_000_000;
+    let (begun, ended) = (now - 1_500, now - 100);
+    let root = dotted(begun, chain);
+    let run = |id: Uuid, name: &str, kind: &str, order: &str| {
+        json!({"id": id, "trace_id": chain, "dotted_order": order, "name": name, "run_type": kind, "start_time": rfc3339(begun),
+               "session_name": "demo"})
+    };
+    let mut answer = run(chain, "answer", "chain", &root);
+    answer["extra"] = json!({"metadata": {"thread_id": format!("thread-{n}"), "user_id": "demo"}});
+    let mut call = run(llm, "ChatOpenAI", "llm", &format!("{root}.{}", dotted(begun, llm)));
+    call["parent_run_id"] = json!(chain);
+    call["extra"] =
+        json!({"metadata": {"ls_provider": "openai", "ls_model_name": "gpt-4o-mini", "ls_temperature": 0.5}});
+    let posts = [
+        (format!("post.{chain}"), answer.clone()),
+        (format!("post.{chain}.inputs"), json!({"question": format!("How is the weather in city {n}?")})),
+        (format!("post.{llm}"), call.clone()),
+        (format!("post.{llm}.inputs"), json!({"messages": [{"role": "user", "content": "weather?"}]})),
+    ];
+    answer["end_time"] = json!(rfc3339(ended));
+    call["end_time"] = json!(rfc3339(ended));
+    let usage = json!({"input_tokens": 180 + n, "output_tokens": 42, "total_tokens": 222 + n});
+    let patches = [
+        (format!("patch.{chain}"), answer),
+        (format!("patch.{chain}.outputs"), json!({"answer": "Mild, with a chance of rain."})),
+        (format!("patch.{llm}"), call),
+        (format!("patch.{llm}.outputs"), json!({"role": "assistant", "content": "Mild.", "usage_metadata": usage})),
+    ];
+    let post = send_multipart(http, ingest_url, key, &posts, format!("{chain} 1")).await?;
+    let patch = send_multipart(http, ingest_url, key, &patches, format!("{chain} 2")).await?;
+    Ok([post, patch])
+}
 
-/// Keeps asking which of the spans of the last minutes there are.
+/// Sends the parts of two runs; `row` is what to look for.
+async fn send_multipart(
+    http: &Http,
+    ingest_url: &str,
+    key: &str,
+    parts: &[(String, Value)],
+    row: String,
+) -> anyhow::Result<Sent> {
+    let boundary = Uuid::new_v4().simple().to_string();
+    let mut body = String::new();
+    for (name, value) in parts {
+        write!(
+            body,
+            "--{boundary}\r\nContent-Disposition: form-data; name=\"{name}\"\r\nContent-Type: application/json\r\n\r\n{value}\r\n"
+        )?;
+    }
+    write!(body, "--{boundary}--\r\n")?;
+    let content_type = format!("multipart/form-data; boundary={boundary}");
+    let begun = Instant::now();
+    let answer = http.post(&format!("{ingest_url}/runs/multipart"), key, &content_type, body).await?;
+    if !answer.status.is_success() {
+        bail!("the API answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+    }
+    Ok(Sent { protocol: "LangSmith multipart", items: 2, row, took: begun.elapsed(), acked: Instant::now() })
+}
+
+/// One member of a `dotted_order`.
+fn dotted(unix_ms: u64, id: Uuid) -> String {
+    let time = rfc3339(unix_ms - unix_ms % 1_000);
+    let digits = time.trim_end_matches('Z').replace(['-', ':'], "");
+    format!("{digits}{:03}000Z{id}", unix_ms % 1_000)
+}
+
+/// Row → when it was first seen in ClickHouse.
+type Seen = tokio::sync::Mutex<HashMap<String, Instant>>;
+
+/// Keeps asking which of the rows of the last minutes there are.
 async fn watch(clickhouse: &ClickHouse, seen: &Seen) -> anyhow::Result<()> {
     loop {
-        let ids = clickhouse.text("SELECT toString(span_id) FROM span WHERE received_at > now() - 300").await?;
+        let rows = clickhouse.text(ROWS).await?;
         let now = Instant::now();
         let mut seen = seen.lock().await;
-        for id in ids.lines() {
-            seen.entry(id.parse()?).or_insert(now);
+        for row in rows.lines() {
+            seen.entry(row.to_owned()).or_insert(now);
         }
         drop(seen);
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
-/// Per request, how long after its answer its span could be queried.
+/// Per request, how long after its answer its row could be queried.
 async fn until_queryable(sent: &[Sent], seen: &Seen) -> anyhow::Result<Vec<Duration>> {
     let begun = Instant::now();
     loop {
         let seen = seen.lock().await;
         let found: Option<Vec<Duration>> =
-            sent.iter().map(|s| seen.get(&s.span_id).map(|at| at.saturating_duration_since(s.acked))).collect();
+            sent.iter().map(|s| seen.get(&s.row).map(|at| at.saturating_duration_since(s.acked))).collect();
         if let Some(found) = found {
             return Ok(found);
         }
-        let missing = sent.iter().filter(|s| !seen.contains_key(&s.span_id)).count();
+        let missing = sent.iter().filter(|s| !seen.contains_key(&s.row)).count();
         drop(seen);
         if begun.elapsed() > QUERYABLE_WITHIN {
             bail!(
@@ -192,7 +274,7 @@ async fn until_billed(clickhouse: &ClickHouse, requests: usize) -> anyhow::Resul
 fn latencies(sent: &[Sent], queryable: &[Duration]) -> Table {
     let mut table =
         Table::new(&["SENT AS", "REQUESTS", "ITEMS", "ANSWER p50", "ANSWER max", "ANSWER TO QUERYABLE p50", "max"]);
-    for protocol in ["OTLP protobuf", "native JSON"] {
+    for protocol in ["OTLP protobuf", "native JSON", "LangSmith multipart"] {
         let of: Vec<_> = sent.iter().zip(queryable).filter(|(s, _)| s.protocol == protocol).collect();
         let (took50, took_max) = median_and_max(of.iter().map(|(s, _)| s.took));
         let (seen50, seen_max) = median_and_max(of.iter().map(|(_, q)| **q));
@@ -218,23 +300,31 @@ fn median_and_max(durations: impl Iterator<Item = Duration>) -> (Duration, Durat
     (all.get(all.len() / 2).copied().unwrap_or_default(), all.last().copied().unwrap_or_default())
 }
 
+/// The newest runs of each protocol, as the view puts them together of what was written of each.
 async fn newest_runs(clickhouse: &ClickHouse) -> anyhow::Result<Table> {
+    let org = clickhouse.text("SELECT toString(org_id) FROM run ORDER BY received_at DESC LIMIT 1").await?;
+    let runs = format!("run_of(org = '{}')", org.trim().parse::<Uuid>()?);
     let rows = clickhouse
-        .rows(
-            "SELECT run.name AS name, run.kind AS kind, run.status AS status, source, spans, tokens, models,
-                    toUInt64(greatest(0, toUnixTimestamp64Milli(run.end_time) - toUnixTimestamp64Milli(run.start_time))) AS ms
-             FROM (SELECT * FROM run FINAL ORDER BY source, received_at DESC LIMIT 5 BY source) AS run
-             LEFT JOIN (SELECT run_id, count() AS spans, sum(total_tokens) AS tokens,
+        .rows(&format!(
+            "SELECT r.name AS name, r.kind AS kind, r.status AS status, source, writes, steps, tokens, models,
+                    toUInt64(greatest(0, toUnixTimestamp64Milli(r.end_time) - toUnixTimestamp64Milli(r.start_time))) AS ms
+             FROM (SELECT * FROM {runs} WHERE parent_run_id = toUUID('{nobody}')
+                   ORDER BY source, received_at DESC LIMIT 5 BY source) AS r
+             LEFT JOIN (SELECT run_id, count() AS steps, sum(total_tokens) AS tokens,
                                arrayStringConcat(arrayFilter(m -> m != '', groupUniqArray(3)(model)), ', ') AS models
-                        FROM span FINAL GROUP BY run_id) AS totals USING (run_id)
+                        FROM (SELECT run_id, total_tokens, model FROM span FINAL
+                              UNION ALL SELECT trace_id AS run_id, total_tokens, model FROM {runs} WHERE source = 'langsmith')
+                        GROUP BY run_id) AS totals USING (run_id)
              ORDER BY source, name",
-        )
+            nobody = Uuid::nil(),
+        ))
         .await?;
-    let mut table = Table::new(&["SOURCE", "RUN", "KIND", "STATUS", "SPANS", "TOKENS", "TOOK", "MODELS"]);
+    let mut table = Table::new(&["SOURCE", "RUN", "KIND", "STATUS", "WRITES", "STEPS", "TOKENS", "TOOK", "MODELS"]);
     for row in &rows {
-        let took = format!("{} ms", text(&row["ms"]));
-        let of = |column: &str| text(&row[column]);
-        table.row([of("source"), of("name"), of("kind"), of("status"), of("spans"), of("tokens"), took, of("models")]);
+        let [source, name, kind, status, writes, steps, tokens, ms, models] =
+            ["source", "name", "kind", "status", "writes", "steps", "tokens", "ms", "models"]
+                .map(|column| text(&row[column]));
+        table.row([source, name, kind, status, writes, steps, tokens, format!("{ms} ms"), models]);
     }
     Ok(table)
 }
