@@ -48,7 +48,7 @@ fn distribute(members: &[String], holders: &Holders) -> Vec<(Shard, usize)> {
     }
     // More than a larger share counts as one: who has too much must not change its rank while it gives up.
     let mut rank: Vec<usize> = (0..members.len()).collect();
-    rank.sort_by_key(|member| (Reverse(holding[*member]), *member));
+    rank.sort_by_key(|member| (Reverse(holding[*member].min(share + 1)), *member));
     let mut room = vec![share; members.len()];
     for member in rank.iter().take(larger) {
         room[*member] += 1;

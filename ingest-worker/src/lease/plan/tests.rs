@@ -65,6 +65,15 @@ fn a_worker_that_joins_takes_only_its_share() {
     assert_eq!(plan("c", &members, &[], &holders).try_for.len(), 5);
 }
 
+/// Two had eight each when a third came. One has given up its two already, the other is still at it: that must not look as
+/// if the first had too many again.
+#[test]
+fn who_has_given_up_enough_keeps_the_rest() {
+    let holders: Holders = std::array::from_fn(|n| Some(if n < 6 { "a" } else { "b" }.to_owned()).filter(|_| n < 14));
+    let held: Vec<Shard> = Shard::all().take(6).collect();
+    assert_eq!(plan("a", &names(&["a", "b", "c"]), &held, &holders), Plan::default());
+}
+
 /// Ticks that a lease lives, and a member that is not heard.
 const TTL: u64 = 6;
 /// Ticks that giving up a shard takes at most.
