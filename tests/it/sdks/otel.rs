@@ -116,20 +116,15 @@ async fn langsmith_python_in_otel_mode() -> anyhow::Result<()> {
         ("LANGSMITH_OTEL_ONLY", "true"),
     ];
     let sent = sdk::python("langsmith-python", "send.py", &["3"], &env).await?;
-    let mut sent: Vec<(String, String)> = serde_json::from_str::<Vec<Value>>(&sent)?
-        .iter()
-        .map(|run| (as_text(&run["name"]), as_text(&run["run_type"])))
-        .collect();
+    let sent: Value = serde_json::from_str(&sent)?;
+    let stored = check(&world, &org, &sent["spans"].to_string(), "otlp_protobuf", 9).await?;
+    let runs = sent["runs"].as_array().unwrap().iter();
+    let mut sent: Vec<_> = runs.map(|run| (as_text(&run["name"]), as_text(&run["run_type"]))).collect();
     sent.sort();
-    assert_eq!(sent.len(), 9, "the SDK reports another number of runs");
-    world.until_number("SELECT count() FROM span FINAL", 9).await?;
-    let stored = world.clickhouse.rows("SELECT name, kind FROM span FINAL ORDER BY name, kind").await?;
-    let stored: Vec<_> = stored.iter().map(|row| (as_text(&row["name"]), as_text(&row["kind"]))).collect();
-    assert_eq!(stored, sent);
-    let llm = &world
-        .clickhouse
-        .rows("SELECT model, provider, inputs, outputs FROM span FINAL WHERE kind = 'llm' LIMIT 1")
-        .await?[0];
+    let mut kinds: Vec<_> = stored.iter().map(|row| (as_text(&row["name"]), as_text(&row["kind"]))).collect();
+    kinds.sort();
+    assert_eq!(kinds, sent);
+    let llm = stored.iter().find(|span| span["kind"] == "llm").unwrap();
     assert_eq!((&llm["model"], &llm["provider"]), (&json!("gpt-4o-mini"), &json!("openai")));
     assert!(as_text(&llm["inputs"]).contains("How is the weather?"), "{llm}");
     assert!(as_text(&llm["outputs"]).contains("Mild."), "{llm}");

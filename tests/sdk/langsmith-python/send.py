@@ -1,6 +1,6 @@
 """Traces a small chain with the real LangSmith SDK in its OpenTelemetry mode, configured by environment variables alone.
 
-Prints the run ids and names as the SDK knows them.
+Prints the runs as the SDK knows them, and the spans that it says it sent.
 """
 
 import json
@@ -8,8 +8,13 @@ import sys
 
 from langsmith import Client, traceable
 from langsmith.run_helpers import get_current_run_tree
+from opentelemetry import trace
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from report import Recorder, describe
 
 client = Client()
+recorder = Recorder()
+trace.get_tracer_provider().add_span_processor(SimpleSpanProcessor(recorder))
 sent = []
 
 
@@ -40,7 +45,5 @@ def answer(question):
 for i in range(int(sys.argv[1])):
     answer(f"How is the weather? {i}")
 client.flush()
-from opentelemetry import trace  # noqa: E402
-
 trace.get_tracer_provider().force_flush()
-json.dump(sent, sys.stdout)
+json.dump({"runs": sent, "spans": [describe(span) for span in recorder.spans]}, sys.stdout)
