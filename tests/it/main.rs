@@ -4,6 +4,7 @@
 
 mod cli;
 mod columns;
+mod derived;
 mod http;
 mod langsmith;
 mod limits;
