@@ -53,7 +53,7 @@ fn beginning(message: &str) -> &str {
 }
 
 impl ApiError {
-    /// The HTTP status. What an SDK does on each: see `docs/protocols.md` once there is one; until then, never 500 for load.
+    /// The HTTP status. Never 500 for load: SDKs drop what is answered with it.
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::NoKey => StatusCode::UNAUTHORIZED,

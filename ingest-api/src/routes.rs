@@ -30,8 +30,6 @@ pub type Answer = Response<Full<Bytes>>;
 const RETRY_AFTER_NATIVE_SECONDS: u64 = 5;
 /// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
 const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
-/// Seconds a client of any route is asked to wait whose org is being moved, which takes about as long.
-const RETRY_AFTER_MOVING_SECONDS: u64 = 1;
 
 /// Bytes of a message about a refused request.
 const MESSAGE_BYTES_MAX: usize = 1_024;
@@ -356,7 +354,6 @@ pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
     };
     match error {
         ApiError::Refused(Refused::RateLimited { retry_after, .. }) => Some(seconds(*retry_after).max(usual)),
-        ApiError::Moving => Some(RETRY_AFTER_MOVING_SECONDS),
         error => (error.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(usual),
     }
 }

@@ -3,8 +3,11 @@
 //! The fixtures' `expect` was made by a reference normaliser. Where it differs from what we store: it keeps an empty `inputs`
 //! or `outputs` object, which to us is "not provided"; it says `pending` where we say `running`.
 
+mod aside;
 mod fixtures;
+mod limits;
 mod merge;
+mod merge_rules;
 mod protocol;
 mod sdks;
 
@@ -49,8 +52,8 @@ impl Fixture {
         self.description["expect"][what].as_array().cloned().unwrap_or_default()
     }
 
-    /// Sends it again, with the key of `org`.
-    async fn send(&self, world: &World, org: &Org, prefix: &str) -> anyhow::Result<Answer> {
+    /// Its headers that say what it is, with the key of `org`.
+    fn headers(&self, org: &Org) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         let captured = self.description["headers"].as_array().unwrap();
         let mut headers: Vec<(String, String)> = captured
@@ -61,9 +64,25 @@ impl Fixture {
             })
             .collect();
         headers.push(("x-api-key".into(), org.key.clone()));
+        headers
+    }
+
+    /// Sends it again, with the key of `org`.
+    async fn send(&self, world: &World, org: &Org, prefix: &str) -> anyhow::Result<Answer> {
+        let headers = self.headers(org);
         let headers: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let url = format!("{}{prefix}{}", world.api.url(), self.description["path"].as_str().unwrap());
         let method = self.description["method"].as_str().unwrap().parse::<Method>()?;
         world.http.send(method, &url, &headers, self.body.clone()).await
     }
+}
+
+/// What points a LangSmith SDK here.
+fn environment<'a>(endpoint: &'a str, org: &'a Org, project: &'a str) -> Vec<(&'static str, &'a str)> {
+    vec![
+        ("LANGSMITH_TRACING", "true"),
+        ("LANGSMITH_ENDPOINT", endpoint),
+        ("LANGSMITH_API_KEY", org.key.as_str()),
+        ("LANGSMITH_PROJECT", project),
+    ]
 }

@@ -1,8 +1,13 @@
 //! What LangSmith's routes answer, and that one bad run costs only itself.
 
 use http::{Method, StatusCode};
+use rand::prelude::*;
 use serde_json::{Value, json};
-use tests::World;
+use tests::{Org, World};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::Fixture;
 
 const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 
@@ -145,5 +150,48 @@ async fn parts_may_come_in_any_order() -> anyhow::Result<()> {
     // What comes beside runs is billed by its bytes.
     let billed = "SELECT sum(quantity) FROM billing_meter FINAL WHERE meter = 'span_ingested'";
     assert_eq!(world.clickhouse.number(billed).await?, 3);
+    Ok(())
+}
+
+/// Sends a captured request in chunks of random sizes, and returns the first line of the answer.
+async fn send_in_chunks(world: &World, org: &Org, fixture: &Fixture) -> anyhow::Result<String> {
+    let address = world.api.url().replace("http://", "");
+    let path = fixture.description["path"].as_str().unwrap();
+    let mut head =
+        format!("POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n");
+    for (name, value) in fixture.headers(org) {
+        head += &format!("{name}: {value}\r\n");
+    }
+    let mut connection = TcpStream::connect(address).await?;
+    connection.set_nodelay(true)?;
+    connection.write_all(format!("{head}\r\n").as_bytes()).await?;
+    let mut rest = fixture.body.as_slice();
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(rand::rng().random_range(1..=rest.len().min(500)));
+        connection.write_all(&[format!("{:x}\r\n", chunk.len()).as_bytes(), chunk, b"\r\n"].concat()).await?;
+        rest = after;
+    }
+    connection.write_all(b"0\r\n\r\n").await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer.lines().next().unwrap_or_default().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn however_a_body_is_chunked_it_is_the_same() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    for name in ["lspy_multipart_attachments", "lspy_multipart_zstd_nested", "lsjs_multipart_gzip"] {
+        let org = world.org(&name.replace('_', "-")).await?;
+        let fixture = Fixture::read(name)?;
+        assert_eq!(fixture.send(&world, &org, "").await?.status, StatusCode::ACCEPTED);
+        for _ in 0..4 {
+            assert_eq!(send_in_chunks(&world, &org, &fixture).await?, "HTTP/1.1 202 Accepted", "{name}");
+        }
+        world.until_drained().await?;
+        for (what, table) in [("runs", "run"), ("attachments", "run_attachment")] {
+            let count = format!("SELECT count() FROM {table} FINAL WHERE org_id = '{}'", org.org_id);
+            assert_eq!(world.clickhouse.number(&count).await?, fixture.expected(what).len() as u64, "{name}: {what}");
+        }
+    }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use serde_json::{Value, json};
 use tests::{Org, World, sdk};
 
+use super::environment;
+
 /// What is asked of a run.
 const QUERY: &str = "toString(run_id) AS id, toString(trace_id) AS trace_id,
     if(parent_run_id = toUUID('00000000-0000-0000-0000-000000000000'), NULL, toString(parent_run_id)) AS parent_run_id,
@@ -65,13 +67,18 @@ async fn check(world: &World, org: &Org, sent: &str, project: &str, count: usize
         }
     }
     for score in sent["feedback"].as_array().unwrap() {
-        let query = "SELECT toString(score_id) AS id, toString(run_id) AS run_id, name AS key, s.value AS score,
-                     s.label AS value, comment FROM eval_score AS s FINAL";
-        assert_eq!(Value::from(world.clickhouse.rows(query).await?), json!([score]));
+        let query = format!(
+            "SELECT toString(score_id) AS id, toString(run_id) AS run_id, name AS key, s.value AS score, s.label AS value, comment
+             FROM feedback_of(org = '{}') AS s",
+            org.org_id
+        );
+        assert_eq!(Value::from(world.clickhouse.rows(&query).await?), json!([score]));
     }
-    let query =
-        "SELECT toString(run_id) AS run_id, name, mime_type, lower(hex(content)) AS content FROM run_attachment FINAL";
-    assert_eq!(Value::from(world.clickhouse.rows(query).await?), sent["attachments"]);
+    let query = format!(
+        "SELECT toString(run_id) AS run_id, name, mime_type, lower(hex(content)) AS content FROM attachment_of(org = '{}')",
+        org.org_id
+    );
+    assert_eq!(Value::from(world.clickhouse.rows(&query).await?), sent["attachments"]);
     let billed = "SELECT sum(quantity) FROM billing_meter FINAL WHERE meter = 'span_ingested'";
     assert!(world.clickhouse.number(billed).await? >= runs.len() as u64, "each run was written at least once");
     Ok(())
@@ -94,15 +101,6 @@ fn check_model(found: &Value) {
     assert!(inputs.contains("How is the weather?"), "{inputs}");
     let outputs: Value = serde_json::from_str(outputs).unwrap();
     assert!(outputs["content"].as_str().unwrap().starts_with("Mild. 漢 \0"), "{outputs}");
-}
-
-fn environment<'a>(endpoint: &'a str, org: &'a Org, project: &'a str) -> Vec<(&'static str, &'a str)> {
-    vec![
-        ("LANGSMITH_TRACING", "true"),
-        ("LANGSMITH_ENDPOINT", endpoint),
-        ("LANGSMITH_API_KEY", org.key.as_str()),
-        ("LANGSMITH_PROJECT", project),
-    ]
 }
 
 /// As it comes: multipart, compressed with zstd because we say that we take it.

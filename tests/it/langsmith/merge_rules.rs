@@ -1,0 +1,178 @@
+//! One run in three writes, sent in every way there is: the same final row. The view's rules by themselves are in `merge`.
+
+use ingest_api::app::translate_langsmith;
+use ingest_api::body::Budget;
+use ingest_api::langsmith::{BodyKind, Op};
+use load::client::{ClickHouse, Http};
+use schema::block::Block;
+use schema::envelope::{Envelope, Header, Source};
+use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use schema::tables::{RUN, STAMPS};
+use serde_json::{Value, json};
+use tenant::clickhouse::{InsertStatement, Inserter};
+use uuid::Uuid;
+
+const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
+const SECOND: i64 = 1_000_000_000;
+const DAY: i64 = 86_400 * SECOND;
+/// 2026-10-31T23:00:00Z, the last hour of a partition.
+const END_OF_MONTH: i64 = 1_793_487_600 * SECOND;
+
+fn post() -> String {
+    format!(
+        r#"{{"id":"{ID}","name":"answer","run_type":"chain","start_time":"2026-10-31T22:59:00Z","inputs":{{"q":1}},"outputs":{{}},
+            "tags":["posted"],"session_name":"p","extra":{{"metadata":{{"a":1,"both":"post"}}}}}}"#
+    )
+}
+
+fn patch() -> String {
+    format!(
+        r#"{{"id":"{ID}","name":null,"end_time":"2026-10-31T22:59:30Z","outputs":{{"a":1}},"tags":["first"],"inputs":{{}},
+            "error":null,"extra":{{"metadata":{{"b":2,"both":"patch"}}}}}}"#
+    )
+}
+
+fn later_patch() -> String {
+    format!(r#"{{"id":"{ID}","end_time":"2026-10-31T22:59:40Z","outputs":{{"a":2}},"events":[],"tags":[]}}"#)
+}
+
+/// What a request is and when it was received.
+type Request = (BodyKind, String, i64);
+
+fn batch(posts: &[&str], patches: &[&str], at: i64) -> Request {
+    (BodyKind::Batch, format!(r#"{{"post":[{}],"patch":[{}]}}"#, posts.join(","), patches.join(",")), at)
+}
+
+fn multipart(parts: &[(&str, String)], at: i64) -> Request {
+    let part = |(op, body): &(&str, String)| {
+        format!("--b\r\nContent-Disposition: form-data; name=\"{op}.{ID}\"\r\n\r\n{body}\r\n")
+    };
+    let body: String = parts.iter().map(part).collect();
+    (BodyKind::Multipart("b".to_owned()), body + "--b--\r\n", at)
+}
+
+fn ways() -> Vec<(&'static str, Vec<Request>)> {
+    let (p, a, b) = (post(), patch(), later_patch());
+    let posted = |at| batch(&[p.as_str()], &[], at);
+    let patched = |patch: &str, at| batch(&[], &[patch], at);
+    let now = END_OF_MONTH;
+    let id = ID.parse().ok();
+    vec![
+        ("in one batch", vec![batch(&[&p], &[&a, &b], now)]),
+        ("in one batch, patches reversed", vec![batch(&[&p], &[&b, &a], now)]),
+        ("apart", vec![posted(now), patched(&a, now + SECOND), patched(&b, now + 2 * SECOND)]),
+        ("apart, at the same time", vec![posted(now), patched(&a, now), patched(&b, now)]),
+        ("reversed", vec![patched(&b, now), patched(&a, now + SECOND), posted(now + 2 * SECOND)]),
+        (
+            "repeated",
+            [
+                posted(now),
+                patched(&a, now),
+                posted(now),
+                patched(&b, now),
+                posted(now + SECOND),
+                patched(&a, now + DAY),
+            ]
+            .into(),
+        ),
+        ("a day apart", vec![posted(now), patched(&a, now + DAY), patched(&b, now + 2 * DAY)]),
+        ("a day apart and reversed", vec![patched(&b, now), patched(&a, now + DAY), posted(now + 2 * DAY)]),
+        (
+            "one by one",
+            vec![
+                (BodyKind::Run(Op::Post, None), p.clone(), now),
+                (BodyKind::Run(Op::Patch, id), a.clone(), now + SECOND),
+                (BodyKind::Run(Op::Patch, id), b.clone(), now + 2 * SECOND),
+            ],
+        ),
+        ("as parts", vec![multipart(&[("post", p.clone()), ("patch", a.clone()), ("patch", b.clone())], now)]),
+        ("as parts, reversed", vec![multipart(&[("patch", b), ("patch", a), ("post", p)], now)]),
+    ]
+}
+
+/// Stores one request as both services would, except that we say when it was received.
+async fn store(inserter: &Inserter, org: OrgId, n: usize, (kind, body, received_at): &Request) -> anyhow::Result<()> {
+    let id = Uuid::from_u128(9);
+    let header = Header {
+        envelope_id: EnvelopeId(id),
+        org_id: org,
+        workspace_id: WorkspaceId(id),
+        project_id: ProjectId(id),
+        api_key_id: ApiKeyId(id),
+        received_at: *received_at,
+        source: Source::LangSmith,
+    };
+    let budget = Budget::new(1 << 20, 2 << 20);
+    let (counts, envelope) = translate_langsmith(&header, kind, body.as_bytes(), &budget)?;
+    assert_eq!(counts.set_aside, 0, "{:?}", counts.reasons);
+    let envelope = envelope.unwrap();
+    let envelope = Envelope::decode(&envelope)?;
+    let section = envelope.sections.iter().find(|section| section.table == &RUN).unwrap();
+    let mut block = Block::new(&RUN);
+    block.append(&envelope.header, section);
+    let statement = InsertStatement::new(RUN.name, STAMPS.iter().chain(RUN.columns).map(|column| column.name));
+    let block = block.seal();
+    Ok(inserter.insert_native(&statement, &format!("{}/{n}", org.0), block.pieces(), block.rows() as u64).await?)
+}
+
+async fn run_of(clickhouse: &ClickHouse, org: OrgId) -> anyhow::Result<Vec<Value>> {
+    let query = format!(
+        "SELECT toString(run_id) AS id, name, kind, status, toString(start_time) AS start, toString(end_time) AS end, inputs,
+         outputs, tags, session_name, attributes FROM run_of(org = '{}')",
+        org.0
+    );
+    clickhouse.rows(&query).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_writes_are_the_same_run_however_they_come() -> anyhow::Result<()> {
+    let db = stack::shared().await?.fresh_database().await?;
+    stack::migrate(&db).await?;
+    let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
+    let inserter = Inserter::new(&db.clickhouse_url.parse()?);
+    let wanted = json!([{
+        "id": ID, "name": "answer", "kind": "chain", "status": "ok", "start": "2026-10-31 22:59:00.000000000",
+        "end": "2026-10-31 22:59:40.000000000", "inputs": r#"{"q":1}"#, "outputs": r#"{"a":2}"#, "tags": ["first"],
+        "session_name": "p", "attributes": {"a": "1", "b": "2", "both": "patch"},
+    }]);
+    let mut orgs = Vec::new();
+    for (n, (way, requests)) in ways().into_iter().enumerate() {
+        let org = OrgId(Uuid::from_u128(n as u128 + 1));
+        for (n, request) in requests.iter().enumerate() {
+            store(&inserter, org, n, request).await?;
+        }
+        assert_eq!(Value::from(run_of(&clickhouse, org).await?), wanted, "{way}");
+        orgs.push((way, org));
+    }
+    let partitions =
+        "SELECT uniqExact(partition) FROM system.parts WHERE database = currentDatabase() AND table = 'run' AND active";
+    assert_eq!(clickhouse.number(partitions).await?, 2, "a day apart is over a month's end");
+    clickhouse.text("OPTIMIZE TABLE run FINAL").await?;
+    for (way, org) in orgs {
+        assert_eq!(Value::from(run_of(&clickhouse, org).await?), wanted, "{way}, optimised");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_a_run_is_shown_as_far_as_it_is_known() -> anyhow::Result<()> {
+    let db = stack::shared().await?.fresh_database().await?;
+    stack::migrate(&db).await?;
+    let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
+    let inserter = Inserter::new(&db.clickhouse_url.parse()?);
+    let [posted, patched] = [1, 2].map(|n| OrgId(Uuid::from_u128(n)));
+    store(&inserter, posted, 0, &batch(&[&post()], &[], END_OF_MONTH)).await?;
+    store(&inserter, patched, 0, &batch(&[], &[&later_patch()], END_OF_MONTH)).await?;
+    let seen =
+        |run: &Value| (run["name"].clone(), run["status"].clone(), run["inputs"].clone(), run["outputs"].clone());
+    let runs = [run_of(&clickhouse, posted).await?, run_of(&clickhouse, patched).await?];
+    assert_eq!(
+        runs[0].iter().map(seen).collect::<Vec<_>>(),
+        [(json!("answer"), json!("running"), json!(r#"{"q":1}"#), json!(""))]
+    );
+    assert_eq!(
+        runs[1].iter().map(seen).collect::<Vec<_>>(),
+        [(json!(""), json!("ok"), json!(""), json!(r#"{"a":2}"#))]
+    );
+    Ok(())
+}
