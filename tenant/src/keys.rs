@@ -51,6 +51,17 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:dlq:bytes"))
     }
 
+    /// Items of a shard's dead letters that were thrown away, by the hour since the Unix epoch that they were received in (hash,
+    /// by org): `{tracebility:ingest:v1:<n>}:dlq:dropped:<hour>`.
+    pub fn shard_dlq_dropped(shard: Shard, hour: i64) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:dlq:dropped:{hour}"))
+    }
+
+    /// What arrived in a shard from another slot (zset, by token): `{tracebility:ingest:v1:<n>}:arrivals`.
+    pub fn shard_arrivals(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:arrivals"))
+    }
+
     /// The stream of envelopes written before tenancy: `tracebility:ingest:v1`.
     pub fn legacy_stream() -> Self {
         Self(INGEST.to_owned())
@@ -64,6 +75,21 @@ impl RedisKey {
     /// The legacy stream's dead letters: `tracebility:ingest:v1:dlq`.
     pub fn legacy_dlq() -> Self {
         Self(format!("{INGEST}:dlq"))
+    }
+
+    /// The bytes of the legacy stream's dead letters (int): `{tracebility:ingest:v1:dlq}:bytes`.
+    pub fn legacy_dlq_bytes() -> Self {
+        Self(format!("{{{INGEST}:dlq}}:bytes"))
+    }
+
+    /// The same as [`RedisKey::shard_dlq_dropped`] for the legacy stream: `{tracebility:ingest:v1:dlq}:dropped:<hour>`.
+    pub fn legacy_dlq_dropped(hour: i64) -> Self {
+        Self(format!("{{{INGEST}:dlq}}:dropped:{hour}"))
+    }
+
+    /// What arrived in the legacy stream from another slot (zset, by token): `{tracebility:ingest:v1}:arrivals`.
+    pub fn legacy_arrivals() -> Self {
+        Self(format!("{{{INGEST}}}:arrivals"))
     }
 
     /// The resolver's shared cache of one API key: `apikey:<public_id>`.
@@ -170,9 +196,14 @@ mod tests {
             (RedisKey::shard_fence(shard), "{tracebility:ingest:v1:11}:fence"),
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::shard_dlq_bytes(shard), "{tracebility:ingest:v1:11}:dlq:bytes"),
+            (RedisKey::shard_dlq_dropped(shard, 498_000), "{tracebility:ingest:v1:11}:dlq:dropped:498000"),
+            (RedisKey::shard_arrivals(shard), "{tracebility:ingest:v1:11}:arrivals"),
             (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
             (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),
+            (RedisKey::legacy_dlq_bytes(), "{tracebility:ingest:v1:dlq}:bytes"),
+            (RedisKey::legacy_dlq_dropped(498_000), "{tracebility:ingest:v1:dlq}:dropped:498000"),
+            (RedisKey::legacy_arrivals(), "{tracebility:ingest:v1}:arrivals"),
             (RedisKey::ingest_workers(), "tracebility:ingest:workers"),
             (RedisKey::api_key("abc"), "apikey:abc"),
             (RedisKey::api_key_invalidate(), "apikey:invalidate"),

@@ -45,6 +45,8 @@ words! {
         ShardUnassign = "shard.unassign",
         /// An org has arrived in its new shard.
         ShardSettle = "shard.settle",
+        /// Envelopes became dead letters.
+        DlqParked = "dlq.parked",
         /// Dead letters were read.
         DlqShow = "dlq.show",
         /// Dead letters were sent again.

@@ -20,7 +20,7 @@ use crate::redis::Redis;
 /// How often sums are written.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long an hour's sums are kept in Redis, in seconds.
-const KEPT_S: i64 = 40 * 24 * 3600;
+pub(crate) const KEPT_S: i64 = 40 * 24 * 3600;
 
 /// What was written last, so that only what has changed is written again.
 type Written = BTreeMap<Sum, u64>;

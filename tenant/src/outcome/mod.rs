@@ -15,6 +15,7 @@ use crate::words::words;
 
 mod flush;
 
+pub(crate) use flush::KEPT_S;
 pub use flush::{FLUSH_EVERY, run};
 
 /// Sums that are kept between two flushes, in entries. Beyond it an item is counted without its org.

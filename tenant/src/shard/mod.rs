@@ -8,6 +8,7 @@
 //! | module | one idea |
 //! | --- | --- |
 //! | [`fence`] | appending, and closing a shard to an org |
+//! | [`arrival`] | appending what comes from another slot, once |
 //! | [`moving`] | the steps of a move |
 //! | [`plan`] | which moves would even out the shards |
 
@@ -20,6 +21,7 @@ use serde::Serialize;
 
 use crate::TenantContext;
 
+pub mod arrival;
 pub mod fence;
 pub mod moving;
 pub mod plan;

@@ -1,0 +1,79 @@
+//! Moving something into a stream from another slot of a cluster, where no script can do both: not lost and not doubled,
+//! wherever whoever moves it dies.
+//!
+//! Three steps, each of which may be repeated: append it under a token, delete it at its source, settle the token. The stream's
+//! slot remembers the token until the source is gone, and for [`SETTLED_KEPT`] longer, for commands that are late. Whoever
+//! repeats the move must name the same token and the same stream: write the stream down at the source before the first step,
+//! if it can change.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use redis::{RedisError, Script};
+use schema::ids::OrgId;
+
+use super::Shard;
+use super::fence::Appended;
+use crate::keys::RedisKey;
+use crate::redis::Redis;
+
+static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("arrive.lua")));
+static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
+
+/// How long a command may be late: a token is kept for so long after its source is gone.
+pub const SETTLED_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// Where something arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A shard's stream, for an envelope of that org.
+    Shard(Shard, OrgId),
+    /// The stream of envelopes written before tenancy.
+    Legacy,
+}
+
+impl Place {
+    fn arrivals(self) -> RedisKey {
+        match self {
+            Self::Shard(shard, _) => RedisKey::shard_arrivals(shard),
+            Self::Legacy => RedisKey::legacy_arrivals(),
+        }
+    }
+}
+
+/// The streams, as those see them who bring something from elsewhere. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Arrivals {
+    redis: Redis,
+}
+
+impl Arrivals {
+    /// The streams in that Redis.
+    pub const fn new(redis: Redis) -> Self {
+        Self { redis }
+    }
+
+    /// Appends an entry of one field, unless it was appended under that token before. After an error it may be there or not.
+    pub async fn append(&self, to: Place, token: &str, field: &str, value: &[u8]) -> Result<Appended, RedisError> {
+        let stream = match to {
+            Place::Shard(shard, _) => RedisKey::shard_stream(shard),
+            Place::Legacy => RedisKey::legacy_stream(),
+        };
+        let mut call = ARRIVE.key(stream);
+        call.key(to.arrivals());
+        if let Place::Shard(shard, _) = to {
+            call.key(RedisKey::shard_fence(shard));
+        }
+        call.arg(token).arg(field).arg(value).arg(SETTLED_KEPT.as_millis() as u64);
+        if let Place::Shard(_, org) = to {
+            call.arg(org.to_string());
+        }
+        let is_there: bool = call.invoke_async(&mut self.redis.clone()).await?;
+        Ok(if is_there { Appended::Kept } else { Appended::Closed })
+    }
+
+    /// Says that what arrived under that token is at its source no more.
+    pub async fn settle(&self, at: Place, token: &str) -> Result<(), RedisError> {
+        SETTLE.key(at.arrivals()).arg(token).invoke_async(&mut self.redis.clone()).await
+    }
+}
