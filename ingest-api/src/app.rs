@@ -91,7 +91,7 @@ impl App {
         &self,
         request_id: Uuid,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Incoming,
         source: Source,
     ) -> Result<Accepted, ApiError> {
         let tenant = self.admit(headers).await?;
@@ -105,7 +105,7 @@ impl App {
         &self,
         request_id: Uuid,
         headers: &HeaderMap,
-        body: Incoming,
+        body: &mut Incoming,
         kind: &langsmith::BodyKind,
     ) -> Result<Accepted, ApiError> {
         let tenant = self.admit(headers).await?;
@@ -246,7 +246,7 @@ pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
                 // Nothing reaches the batch before the whole body has been read, so that it can be read again.
                 langsmith::lenient::Document::new(body)
                     .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
-                    .map_err(|e| ApiError::Malformed(format!("malformed JSON: {e}")))?;
+                    .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
             }
             Source::Native => native::decode(body, header.project_id, header.received_at, batch)
                 .map_err(|e| ApiError::Malformed(e.to_string()))?,

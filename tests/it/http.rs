@@ -4,7 +4,6 @@ use std::io::Write;
 
 use http::{Method, StatusCode};
 use load::corpus::Corpus;
-use serde_json::json;
 use tests::{World, now};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,44 +75,6 @@ async fn a_bad_span_is_set_aside_alone() -> anyhow::Result<()> {
     assert!(text.contains("span id is all zeros"), "{text}");
     world.until_drained().await?;
     assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 2);
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn native_batches_are_stored_with_what_they_say() -> anyhow::Result<()> {
-    let world = World::start().await?;
-    let org = world.org("native").await?;
-    let body = json!({
-        "schema_version": 1, "sdk": "test", "sdk_version": "9",
-        "runs": [
-            {"run_id": "0190b7a4-0000-7000-8000-000000000001", "name": "answer", "kind": "chain",
-             "start_time": "2026-11-21T08:00:00.123456789Z", "end_time": "2026-11-21T08:00:01Z",
-             "inputs": {"q": "hi"}, "outputs": "plain", "tags": ["a", "b"], "metadata": {"n": 1},
-             "spans": [{"span_id": "0190b7a4-0000-7000-8000-000000000002", "name": "call", "kind": "llm", "model": "m",
-                        "start_time": "2026-11-21T08:00:00Z", "end_time": "2026-11-21T08:00:01Z",
-                        "prompt_tokens": 3, "cost_usd": 0.000012, "attributes": {"k": "v"}}]},
-            {"run_id": "not an id", "name": "bad", "kind": "chain", "start_time": "2026-11-21T08:00:00Z"},
-        ],
-    });
-    let answer = world.post_runs(&org.key, &body).await?;
-    assert_eq!(answer.status, StatusCode::ACCEPTED);
-    let told = answer.json()?;
-    assert_eq!((&told["accepted_runs"], &told["accepted_spans"]), (&json!(1), &json!(1)), "{told}");
-    assert_eq!(told["rejected"][0]["item"], "runs[1] not an id");
-    world.until_drained().await?;
-    let run = &world.clickhouse.rows("SELECT toString(run_id) AS id, toUnixTimestamp64Nano(start_time) AS start, status, inputs, outputs, tags, attributes, attribute_types, sdk, source FROM run FINAL").await?[0];
-    assert_eq!(
-        *run,
-        json!({"id": "0190b7a4-0000-7000-8000-000000000001", "start": 1_795_248_000_123_456_789_u64, "status": "ok",
-               "inputs": "{\"q\":\"hi\"}", "outputs": "plain", "tags": ["a", "b"], "attributes": {"n": "1"},
-               "attribute_types": "i", "sdk": "test", "source": "native"})
-    );
-    let span = &world.clickhouse.rows("SELECT toString(run_id) AS run, model, prompt_tokens, total_tokens, toString(cost_usd) AS cost, attributes FROM span FINAL").await?[0];
-    assert_eq!(
-        *span,
-        json!({"run": "0190b7a4-0000-7000-8000-000000000001", "model": "m", "prompt_tokens": 3, "total_tokens": 3,
-               "cost": "0.000012", "attributes": {"k": "v"}})
-    );
     Ok(())
 }
 

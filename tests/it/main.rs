@@ -8,6 +8,8 @@ mod derived;
 mod http;
 mod langsmith;
 mod limits;
+mod native;
+mod openapi;
 mod otlp;
 mod quotas;
 mod sdks;

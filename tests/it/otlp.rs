@@ -1,5 +1,8 @@
 //! What OTLP exporters meet beside the storing of spans: other signals, other paths and other protocols.
 
+use std::io::Write;
+use std::time::Instant;
+
 use http::{Method, StatusCode, Version};
 use load::client::Http;
 use load::corpus::Corpus;
@@ -56,14 +59,174 @@ async fn langfuse_sdks_present_their_key_as_basic() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_http_port_speaks_http_2() -> anyhow::Result<()> {
+async fn the_http_port_speaks_http_1_and_http_2() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("http2").await?;
     let url = format!("{}/v1/traces", world.api.url());
-    let body = Corpus::new(5).request(3, now()).body;
-    let answer = Http::http2().post(&url, &org.key, "application/x-protobuf", body).await?;
-    assert_eq!((answer.status, answer.version), (StatusCode::OK, Version::HTTP_2));
-    world.until_number("SELECT count() FROM span", 3).await
+    for (http, version, seed) in [(Http::new(), Version::HTTP_11, 5), (Http::http2(), Version::HTTP_2, 6)] {
+        let body = Corpus::new(seed).request(3, now()).body;
+        let answer = http.post(&url, &org.key, "application/x-protobuf", body).await?;
+        assert_eq!((answer.status, answer.version), (StatusCode::OK, version));
+    }
+    world.until_number("SELECT count() FROM span", 6).await
+}
+
+fn deflate(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// One uncompressed or compressed message of a unary call.
+fn framed(compressed: bool, message: &[u8]) -> Vec<u8> {
+    [&[u8::from(compressed)], &u32::try_from(message.len()).unwrap().to_be_bytes()[..], message].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_compression_is_read_over_http_and_grpc() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("compressions").await?;
+    let traces = format!("{}/v1/traces", world.api.url());
+    let export = format!("{}/opentelemetry.proto.collector.trace.v1.TraceService/Export", world.api.otlp_grpc_url());
+    let grpc = Http::http2();
+    let key = ("x-api-key", org.key.as_str());
+    let body = |seed| Corpus::new(seed).request(5, now()).body;
+    for (i, name) in ["deflate", "zstd"].into_iter().enumerate() {
+        let compress = |body: &[u8]| match name {
+            "deflate" => deflate(body),
+            _ => zstd::encode_all(body, 3).unwrap(),
+        };
+        let headers = [key, ("content-type", "application/x-protobuf"), ("content-encoding", name)];
+        let answer = world.http.send(Method::POST, &traces, &headers, compress(&body(10 + i as u64))).await?;
+        assert_eq!((answer.status, &*answer.body), (StatusCode::OK, &b""[..]), "{name}: {answer:?}");
+        let headers = [key, ("content-type", "application/grpc"), ("grpc-encoding", name), ("te", "trailers")];
+        let message = framed(true, &compress(&body(20 + i as u64)));
+        let answer = grpc.send(Method::POST, &export, &headers, message).await?;
+        assert_eq!((answer.status, &*answer.body), (StatusCode::OK, &framed(false, b"")[..]), "{name}: {answer:?}");
+        // What is not what it says is refused, with no message in the answer.
+        let answer = grpc.send(Method::POST, &export, &headers, framed(true, b"neither")).await?;
+        assert_eq!((answer.status, &*answer.body), (StatusCode::OK, &b""[..]), "{name}: {answer:?}");
+    }
+    world.until_drained().await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 20);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_names_the_project_of_spans_that_do_not() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("project-header").await?;
+    let root = |trace: u8, attribute: &str| {
+        let ids = format!(r#""traceId":"{}","spanId":"0102030405060708""#, format!("{trace:02x}").repeat(16));
+        let attributes = match attribute {
+            "" => String::new(),
+            name => format!(r#"{{"key":"langsmith.trace.session_name","value":{{"stringValue":"{name}"}}}}"#),
+        };
+        format!(
+            r#"{{{ids},"name":"{trace}","startTimeUnixNano":"{0}","endTimeUnixNano":"{0}","attributes":[{attributes}]}}"#,
+            now()
+        )
+    };
+    let request = |spans: &[String]| {
+        let resource = r#"{"key":"openinference.project.name","value":{"stringValue":"of the resource"}},
+            {"key":"service.name","value":{"stringValue":"service"}}"#;
+        let spans = spans.join(",");
+        format!(
+            r#"{{"resourceSpans":[{{"resource":{{"attributes":[{resource}]}},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#
+        )
+    };
+    let traces = format!("{}/v1/traces", world.api.url());
+    let headers =
+        [("x-api-key", &*org.key), ("content-type", "application/json"), ("x-tenant-id", "not the key's, and ignored")];
+    let named = [&headers[..], &[("Langsmith-Project", "caf%C3%A9 web")]].concat();
+    let both = request(&[root(1, ""), root(2, "of the span")]);
+    assert_eq!(world.http.send(Method::POST, &traces, &named, both).await?.status, StatusCode::OK);
+    let unnamed = request(&[root(3, "")]);
+    assert_eq!(world.http.send(Method::POST, &traces, &headers, unnamed).await?.status, StatusCode::OK);
+    // Metadata of gRPC are headers of HTTP/2.
+    let export = format!("{}/opentelemetry.proto.collector.trace.v1.TraceService/Export", world.api.otlp_grpc_url());
+    let mut message = Corpus::new(8).message(1, now());
+    let span = &mut message.resource_spans[0].scope_spans[0].spans[0];
+    (span.name, span.parent_span_id) = ("4".to_owned(), Vec::new());
+    let headers = [
+        ("x-api-key", &*org.key),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+        ("langsmith-project", "over gRPC"),
+    ];
+    let answer = Http::http2().send(Method::POST, &export, &headers, framed(false, &message.encode_to_vec())).await?;
+    assert_eq!(&*answer.body, &framed(false, b"")[..]);
+    world.until_number("SELECT count() FROM span", 4).await?;
+    let rows = world.clickhouse.rows("SELECT name, session_name FROM run ORDER BY name").await?;
+    let wanted = [("1", "café web"), ("2", "of the span"), ("3", "of the resource"), ("4", "over gRPC")];
+    assert_eq!(rows, wanted.map(|(name, project)| json!({"name": name, "session_name": project})));
+    let keys = "SELECT uniqExact(workspace_id) FROM run";
+    world.until_number(keys, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nesting_in_json_is_refused_by_name() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("deep-json").await?;
+    let nested = |levels: usize| {
+        let (before, after) = (r#"{"arrayValue":{"values":["#.repeat(levels), "]}}".repeat(levels));
+        format!(r#"{{"key":"deep","value":{before}{{}}{after}}}"#)
+    };
+    let span = |id: &str, attribute: &str| {
+        let ids = format!(r#""traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"010203040506070{id}""#);
+        format!(
+            r#"{{{ids},"name":"n","startTimeUnixNano":"{0}","endTimeUnixNano":"{0}","attributes":[{attribute}]}}"#,
+            now()
+        )
+    };
+    let url = format!("{}/v1/traces", world.api.url());
+    let post = |body: String| world.http.post(&url, &org.key, "application/json", body);
+    let spans = [span("1", &nested(41)), span("2", &nested(42)), span("3", &nested(50_000))].join(",");
+    let answer = post(format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#)).await?;
+    let partial = &answer.json()?["partialSuccess"];
+    assert_eq!(partial["rejectedSpans"], "2", "{partial}");
+    let message = partial["errorMessage"].as_str().unwrap();
+    assert_eq!(message.matches("an attribute is nested deeper than 41 levels").count(), 2, "{message}");
+    let resource = format!(r#"{{"resource":{{"attributes":[{}]}}}}"#, nested(50));
+    let answer = post(format!(r#"{{"resourceSpans":[{resource}]}}"#)).await?;
+    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
+    let message = answer.json()?["message"].to_string();
+    assert!(message.contains("an attribute of a resource or scope is nested deeper than 41 levels"), "{message}");
+    world.until_number("SELECT count() FROM span", 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stores_nothing_counts_against_the_rate() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    for (path, body) in [
+        ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{}]}]}]}"#),
+        ("/v1/metrics", "{}"),
+        ("/v1/traces", r#"{"resourceSpans":[{"scopeSpans":[{"spans":[7]}]}]}"#),
+    ] {
+        let org = world.org(&format!("rate-of{}", path.replace('/', "-"))).await?;
+        let limits = LimitChange {
+            rps: LimitEdit::Set(Limit::AtMost(1)),
+            burst: LimitEdit::Set(Limit::AtMost(2)),
+            ..LimitChange::default()
+        };
+        world.registry().await?.set_limits(org.org_id, &limits).await?;
+        let begun = Instant::now();
+        let mut passed = 0;
+        loop {
+            let answer =
+                world.http.post(&format!("{}{path}", world.api.url()), &org.key, "application/json", body).await?;
+            if answer.status == StatusCode::TOO_MANY_REQUESTS {
+                assert_eq!(answer.header("retry-after"), Some("1"), "{path}");
+                break;
+            }
+            assert_eq!(answer.status, StatusCode::OK, "{path}");
+            assert_eq!(answer.header("ratelimit-limit"), Some("2"), "{path}");
+            passed += 1;
+            // One comes back each second.
+            assert!(passed <= 3 + begun.elapsed().as_secs(), "{path} is not charged");
+        }
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

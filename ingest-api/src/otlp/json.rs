@@ -246,8 +246,9 @@ impl<'de, T: Deserialize<'de> + Weigh> Deserialize<'de> for Weighed<T> {
                 while let Some(item) = seq.next_element::<T>()? {
                     list.bytes += size_of::<T>() + item.inside();
                     if list.bytes > TREE_BYTES_MAX {
-                        let reason = "too many resources, scopes, their attributes, and spans for one request";
-                        return Err(A::Error::custom(reason));
+                        return Err(A::Error::custom(format_args!(
+                            "resources, scopes and their attributes take more than {TREE_BYTES_MAX} bytes; send less per request"
+                        )));
                     }
                     list.items.push(item);
                 }
@@ -361,8 +362,12 @@ fn read_span<'a>(raw: &'a RawValue, span: &mut Span<'a>) -> Result<(), SpanError
         span.run_id = trace_id(&ids.trace_id.0).unwrap_or_default();
         span.span_id = span_id(&ids.span_id.0).unwrap_or_default();
     }
-    let too_deep = error.to_string().starts_with("recursion limit exceeded");
-    Err(if too_deep { SpanError::NestedTooDeep(NESTING_MAX_JSON) } else { SpanError::WrongType })
+    Err(if is_too_deep(&error) { SpanError::NestedTooDeep(NESTING_MAX_JSON) } else { SpanError::WrongType })
+}
+
+/// Whether a document or span nests deeper than serde_json reads.
+pub(super) fn is_too_deep(error: &serde_json::Error) -> bool {
+    error.to_string().starts_with("recursion limit exceeded")
 }
 
 fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {

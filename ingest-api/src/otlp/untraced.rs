@@ -5,8 +5,10 @@
 //!
 //! Source: opentelemetry-proto 1.x, `collector/logs/v1`, `collector/metrics/v1`, `logs/v1`, `metrics/v1`.
 
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use std::marker::PhantomData;
+
+use serde::de::{IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 
 use super::reply::Encoding;
 use super::wire::{Malformed, Message, Value as Wire};
@@ -37,7 +39,7 @@ impl Signal {
 pub fn count(signal: Signal, encoding: Encoding, body: &[u8]) -> Result<u64, String> {
     match encoding {
         Encoding::Protobuf => count_protobuf(signal, body).map_err(|e| e.to_string()),
-        Encoding::Json => count_json(signal, body).map_err(|e| format!("malformed JSON: {e}")),
+        Encoding::Json => count_json(body).map_err(|e| format!("malformed JSON: {e}")),
     }
 }
 
@@ -70,23 +72,23 @@ fn count_at(message: Message<'_>, path: &[&[u32]]) -> Result<u64, Malformed> {
 #[serde(rename_all = "camelCase")]
 struct Request {
     #[serde(default, alias = "resource_logs", alias = "resourceMetrics", alias = "resource_metrics")]
-    resource_logs: Vec<Resource>,
+    resource_logs: Count<Resource>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Resource {
     #[serde(default, alias = "scope_logs", alias = "scopeMetrics", alias = "scope_metrics")]
-    scope_logs: Vec<Scope>,
+    scope_logs: Count<Scope>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Scope {
     #[serde(default, alias = "log_records")]
-    log_records: Vec<IgnoredAny>,
+    log_records: Count<IgnoredAny>,
     #[serde(default)]
-    metrics: Vec<Metric>,
+    metrics: Count<Metric>,
 }
 
 #[derive(Deserialize)]
@@ -101,17 +103,69 @@ struct Metric {
 #[serde(rename_all = "camelCase")]
 struct Data {
     #[serde(default, alias = "data_points")]
-    data_points: Vec<IgnoredAny>,
+    data_points: Count<IgnoredAny>,
 }
 
-fn count_json(signal: Signal, body: &[u8]) -> Result<u64, serde_json::Error> {
-    let request: Request = serde_json::from_slice(body)?;
-    let scopes = request.resource_logs.iter().flat_map(|resource| &resource.scope_logs);
-    let counts = scopes.map(|scope| match signal {
-        Signal::Logs => scope.log_records.len(),
-        Signal::Metrics => scope.metrics.iter().map(|metric| metric.gauge.data_points.len()).sum(),
-    });
-    Ok(counts.sum::<usize>() as u64)
+/// What holds items, or is one.
+trait Items {
+    fn items(&self) -> u64;
+}
+
+impl Items for IgnoredAny {
+    fn items(&self) -> u64 {
+        1
+    }
+}
+
+impl Items for Metric {
+    fn items(&self) -> u64 {
+        self.gauge.data_points.0
+    }
+}
+
+impl Items for Scope {
+    fn items(&self) -> u64 {
+        self.log_records.0 + self.metrics.0
+    }
+}
+
+impl Items for Resource {
+    fn items(&self) -> u64 {
+        self.scope_logs.0
+    }
+}
+
+/// How many items a list of such things holds. The things themselves are forgotten at once.
+struct Count<T>(u64, PhantomData<T>);
+
+impl<T> Default for Count<T> {
+    fn default() -> Self {
+        Self(0, PhantomData)
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Items> Deserialize<'de> for Count<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(Self::default())
+    }
+}
+
+impl<'de, T: Deserialize<'de> + Items> Visitor<'de> for Count<T> {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a list")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self, A::Error> {
+        while let Some(thing) = seq.next_element::<T>()? {
+            self.0 += thing.items();
+        }
+        Ok(self)
+    }
+}
+fn count_json(body: &[u8]) -> Result<u64, serde_json::Error> {
+    serde_json::from_slice::<Request>(body).map(|request| request.resource_logs.0)
 }
 
 #[cfg(test)]

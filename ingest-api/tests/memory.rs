@@ -1,0 +1,81 @@
+//! What a small body may take: no JSON that is made of nearly nothing costs a large multiple of its bytes.
+//!
+//! A process of its own with one test, because it looks at how much memory the process has ever had.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use ingest_api::app::translate;
+use ingest_api::otlp::reply::Encoding;
+use ingest_api::otlp::untraced::{self, Signal};
+use schema::envelope::{Header, Source};
+use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use uuid::Uuid;
+
+const MIB: usize = 1 << 20;
+/// Of each body.
+const BODY_BYTES: usize = 32 * MIB;
+/// Over what the process had before: the body, one copy of it that is mended, and the named limits.
+const GROWTH_MAX: usize = 5 * BODY_BYTES;
+
+fn peak_bytes() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").trim().parse::<usize>().unwrap() * 1024
+}
+
+fn filled(before: &str, item: &str, after: &str) -> String {
+    let mut body = String::with_capacity(BODY_BYTES + 1024);
+    body.push_str(before);
+    while body.len() < BODY_BYTES {
+        body.push_str(item);
+        body.push(',');
+    }
+    body.pop();
+    body.push_str(after);
+    body
+}
+
+#[test]
+fn json_of_nearly_nothing_takes_nearly_nothing() {
+    let nil = Uuid::nil();
+    let header = |source| Header {
+        envelope_id: EnvelopeId(nil),
+        org_id: OrgId(nil),
+        workspace_id: WorkspaceId(nil),
+        project_id: ProjectId(nil),
+        api_key_id: ApiKeyId(nil),
+        received_at: 0,
+        source,
+    };
+    let before = peak_bytes();
+    let ids = r#""traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"0102030405060708","name":"n""#;
+    let span = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{ids}"#);
+    let value = |inside: &str| format!(r#"{span},"attributes":[{{"key":"k","value":{inside}"#);
+    let run = r#"{"runs":[{"run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n","kind":"llm","start_time":"2026-01-02T03:04:05Z""#;
+    for (source, before_items, item, after) in [
+        (Source::OtlpJson, r#"{"resourceSpans":["#, "{}", "]}"),
+        (Source::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":["#, "{}", "]}]}"),
+        (Source::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":[{"spans":["#, "7", "]}]}]}"),
+        (Source::OtlpJson, r#"{"resourceSpans":[{"resource":{"attributes":["#, "{}", "]}}]}"),
+        (Source::OtlpJson, &format!(r#"{span},"events":["#), "{}", "]}]}]}]}"),
+        (Source::OtlpJson, &value(r#"{"arrayValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
+        (Source::OtlpJson, &value(r#"{"kvlistValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
+        (Source::Native, r#"{"runs":["#, "7", "]}"),
+        (Source::Native, &format!(r#"{run},"spans":["#), "7", "]}]}"),
+        (Source::Native, &format!(r#"{run},"tags":["#), r#""""#, "]}]}"),
+        (Source::Native, &format!(r#"{run},"metadata":{{"#), r#""":1"#, "}}]}"),
+        (Source::Native, &format!(r#"{run},"inputs":["#), "{}", "]}]}"),
+        (Source::Native, "{", r#""":1"#, "}"),
+    ] {
+        let body = filled(before_items, item, after);
+        let done = translate(&header(source), "", body.as_bytes()).map(|(counts, _)| counts.accepted());
+        let grown = peak_bytes() - before;
+        assert!(grown < GROWTH_MAX, "{grown} bytes for {before_items}{item}: {done:?}");
+    }
+    for item in [r#"{"scopeLogs":[{}]}"#, "{}"] {
+        let body = filled(r#"{"resourceLogs":["#, item, "]}");
+        untraced::count(Signal::Logs, Encoding::Json, body.as_bytes()).unwrap();
+        let grown = peak_bytes() - before;
+        assert!(grown < GROWTH_MAX, "{grown} bytes for logs of {item}");
+    }
+}
