@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use memchr::memmem;
@@ -23,6 +23,8 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// How every gzip member begins (RFC 1952 §2.3.1).
 const GZIP_START: &[u8] = b"\x1f\x8b\x08";
+/// What is read of a body that is refused, in bytes. SDKs send up to half of it unasked.
+const DISCARDED_BYTES_MAX: usize = 64 << 20;
 /// The budget is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1024;
 
@@ -98,14 +100,14 @@ impl Compression {
 }
 
 /// Reads a body to its end and decompresses it.
-pub async fn read(headers: &HeaderMap, body: Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
+pub async fn read(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
     let compression = Compression::of(headers)?;
     let raw = collect(headers, body, budget).await?;
     decompress(compression, raw, budget)
 }
 
 /// Reads a body as it is.
-pub async fn collect(headers: &HeaderMap, mut body: Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
+pub async fn collect(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
     let too_large = || ApiError::TooLarge { what: "body", limit: budget.body_max, unit: " bytes" };
     let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
     if declared.is_some_and(|n| n > budget.body_max) {
@@ -141,6 +143,24 @@ pub async fn collect(headers: &HeaderMap, mut body: Incoming, budget: &Budget) -
     // Most bodies come in one piece, which is handed on without a copy.
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
     Ok(ReadBody { bytes, _paid: paid })
+}
+
+/// Reads what is left of a refused request's body, and forgets it. A connection that is closed before the client has sent all
+/// is reset, and takes the answer with it: instead of learning why, the client would send everything again.
+pub async fn discard(headers: &HeaderMap, body: &mut Incoming) {
+    // Who expects to be asked has not sent anything yet, and will not.
+    if headers.contains_key(EXPECT) {
+        return;
+    }
+    let reading = async {
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(less) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+            left = less;
+        }
+    };
+    // It was worth a try.
+    tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_default();
 }
 
 /// Decompresses a body; its memory is taken from the budget too.

@@ -124,8 +124,8 @@ async fn check_health(app: &App, request: Request<Incoming>) -> Result<Vec<u8>, 
 }
 
 /// Reads the one message of a unary call. Its size is capped like a body's.
-async fn read(app: &App, headers: &HeaderMap, body: Incoming) -> Result<ReadBody, ApiError> {
-    let framed = body::collect(headers, body, app.budget()).await?;
+async fn read(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<ReadBody, ApiError> {
+    let framed = body::collect(headers, &mut body, app.budget()).await?;
     unframe(headers, framed, app)
 }
 

@@ -136,23 +136,27 @@ impl Route {
 pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
-    let route = Route::of(request.uri().path());
+    let (head, mut body) = request.into_parts();
+    let route = Route::of(head.uri.path());
     let mut answer = match route {
         Route::Unknown => refuse(Dialect::Native, request_id, &ApiError::NotFound),
-        route if request.method().as_str() != route.method() => {
+        route if head.method.as_str() != route.method() => {
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
         }
-        Route::Traces => traces(&app, request_id, request).await,
-        Route::Untraced(signal) => untraced(&app, signal, request_id, request).await,
-        Route::Runs => runs(&app, request_id, request).await,
+        Route::Traces => traces(&app, request_id, &head.headers, &mut body).await,
+        Route::Untraced(signal) => untraced(&app, signal, request_id, &head.headers, &mut body).await,
+        Route::Runs => runs(&app, request_id, &head.headers, &mut body).await,
         Route::LangSmith(langsmith::Route::Info) => {
             let info = langsmith::info(app.budget().body_max());
             self::answer(StatusCode::OK, "application/json", info.to_string().into_bytes())
         }
-        Route::LangSmith(route) => langsmith(&app, request_id, request, route).await,
+        Route::LangSmith(route) => langsmith(&app, request_id, &head.headers, &mut body, route).await,
         Route::Health(probe) => app.health.answer(probe).await,
         Route::OpenApi => self::answer(StatusCode::OK, "application/yaml", OPENAPI.as_bytes().to_vec()),
     };
+    if !answer.status().is_success() {
+        body::discard(&head.headers, &mut body).await;
+    }
     if let Ok(id) = HeaderValue::from_str(request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         answer.headers_mut().insert("x-request-id", id);
     }
@@ -160,14 +164,13 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     Ok(answer)
 }
 
-async fn traces(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer {
-    let (head, body) = request.into_parts();
-    let (encoding, source) = match otlp_encoding(&head.headers) {
+async fn traces(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
+    let (encoding, source) = match otlp_encoding(headers) {
         Ok(Encoding::Protobuf) => (Encoding::Protobuf, Source::OtlpProtobuf),
         Ok(Encoding::Json) => (Encoding::Json, Source::OtlpJson),
         Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
-    match app.ingest(request_id, &head.headers, body, source).await {
+    match app.ingest(request_id, headers, body, source).await {
         Ok(Accepted { counts, standing }) => {
             with_standing(answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)), standing)
         }
@@ -176,15 +179,14 @@ async fn traces(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answ
 }
 
 /// Logs and metrics: read, counted and rejected.
-async fn untraced(app: &App, signal: Signal, request_id: Uuid, request: Request<Incoming>) -> Answer {
-    let (head, body) = request.into_parts();
-    let encoding = match otlp_encoding(&head.headers) {
+async fn untraced(app: &App, signal: Signal, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
+    let encoding = match otlp_encoding(headers) {
         Ok(encoding) => encoding,
         Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
     let rejected = async {
-        let tenant = app.admit(&head.headers).await?;
-        let body = body::read(&head.headers, body, app.budget()).await;
+        let tenant = app.admit(headers).await?;
+        let body = body::read(headers, body, app.budget()).await;
         let body = body.inspect_err(|error| app.refused_unread(&tenant, error))?;
         app.reject_untraced(&tenant, signal, encoding, &body.bytes).await
     };
@@ -208,14 +210,13 @@ fn otlp_encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
     }
 }
 
-async fn runs(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer {
-    let (head, body) = request.into_parts();
-    let found = media_type(&head.headers);
+async fn runs(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
+    let found = media_type(headers);
     if found != "application/json" {
         let error = ApiError::ContentType { found: found.to_owned(), wanted: "application/json" };
         return refuse(Dialect::Native, request_id, &error);
     }
-    match app.ingest(request_id, &head.headers, body, Source::Native).await {
+    match app.ingest(request_id, headers, body, Source::Native).await {
         Ok(Accepted { counts, standing }) => {
             with_standing(answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)), standing)
         }
@@ -223,11 +224,16 @@ async fn runs(app: &App, request_id: Uuid, request: Request<Incoming>) -> Answer
     }
 }
 
-async fn langsmith(app: &App, request_id: Uuid, request: Request<Incoming>, route: langsmith::Route) -> Answer {
-    let (head, body) = request.into_parts();
-    let content_type = head.headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+async fn langsmith(
+    app: &App,
+    request_id: Uuid,
+    headers: &HeaderMap,
+    body: &mut Incoming,
+    route: langsmith::Route,
+) -> Answer {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let stored = match route.body(content_type) {
-        Ok(kind) => app.ingest_langsmith(request_id, &head.headers, body, &kind).await,
+        Ok(kind) => app.ingest_langsmith(request_id, headers, body, &kind).await,
         Err(error) => Err(error),
     };
     match stored {

@@ -15,6 +15,8 @@ use tenant::shard::fence::Fence;
 use tenant::shard::moving::Mover;
 use tenant::shard::{Shard, ShardRouter};
 use tests::{Org, STORED_WITHIN, World, sdk};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 /// `TRACEBILITY_BODY_MAX`, in bytes.
@@ -145,6 +147,34 @@ async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()
     world.until_drained().await?;
     let others = format!("SELECT count() FROM run WHERE org_id NOT IN ('{}', '{}')", moving.org_id, fast.org_id);
     assert_eq!(world.clickhouse.number(&others).await?, 0);
+    Ok(())
+}
+
+/// A client sends all before it listens. One whose connection is reset meanwhile does not hear the answer, and sends again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_early_hears_the_answer() -> anyhow::Result<()> {
+    let world = World::start_with(&[("TRACEBILITY_BODY_MAX", "64KiB")], &[]).await?;
+    let org = world.org("ls-early").await?;
+    let address = world.api.url().replace("http://", "");
+    let body = vec![b' '; 16 << 20];
+    for (key, path, status) in [
+        (org.key.as_str(), "/runs/batch", "413 Payload Too Large"),
+        ("tb_unknown", "/runs/batch", "401 Unauthorized"),
+        (org.key.as_str(), "/runs/multipart", "415 Unsupported Media Type"),
+        (org.key.as_str(), "/runs/nonsense/multipart", "404 Not Found"),
+    ] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nx-api-key: {key}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut connection = TcpStream::connect(&address).await?;
+        connection.write_all(head.as_bytes()).await?;
+        connection.write_all(&body).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+    }
     Ok(())
 }
 
