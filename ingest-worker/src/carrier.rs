@@ -13,6 +13,7 @@ use schema::model::Meter;
 use schema::tables::{Table, period};
 use tenant::clickhouse::{InsertError, Inserter, Records, Refusal};
 use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason};
+use tenant::outcome::{Ledger, Outcome};
 use tenant::shard::fence::EntryId;
 use tokio::sync::Semaphore;
 
@@ -21,6 +22,7 @@ use crate::delivery::intent::{Intent, Piece};
 use crate::delivery::{Delivery, Step};
 use crate::lease::Tenure;
 use crate::metrics;
+use crate::parked::Parked;
 use crate::shard::Shared;
 use crate::statements::Statements;
 use crate::stream::{Change, IntentId, Stream, StreamError, Write};
@@ -40,6 +42,8 @@ pub(crate) struct Carrier {
     inserter: Inserter,
     records: Records,
     inserts: Arc<Semaphore>,
+    ledger: Ledger,
+    parked: Parked,
     statements: Statements,
 }
 
@@ -53,8 +57,8 @@ enum Inserted {
 
 impl Carrier {
     pub(crate) fn new(tenure: Tenure, stream: Stream, shared: &Shared) -> Self {
-        let Shared { inserter, records, inserts, .. } = shared.clone();
-        Self { tenure, stream, inserter, records, inserts, statements: Statements::default() }
+        let Shared { inserter, records, inserts, ledger, parked, .. } = shared.clone();
+        Self { tenure, stream, inserter, records, inserts, ledger, parked, statements: Statements::default() }
     }
 
     pub(crate) fn tenure(&self) -> &Tenure {
@@ -118,6 +122,8 @@ impl Carrier {
         let (shard, entry, reason) = (self.stream.shard(), &letter.entry, &letter.detail);
         tracing::error!(shard = shard.number(), entry, reason, "an entry is not readable; it goes to the dead letters");
         self.write("park an entry", Write::Park(letter)).await?;
+        self.ledger.refused_unread(letter.org, Outcome::DeadLettered, letter.reason.as_str());
+        self.parked.note(shard, letter);
         metrics::parked(shard, 1);
         Ok(())
     }
@@ -125,6 +131,12 @@ impl Carrier {
     async fn commit(&self, id: IntentId, intent: &Intent) -> Result<(), Gone> {
         let letters = if intent.refused.is_empty() { Vec::new() } else { self.describe_refused(intent).await? };
         self.write("commit a batch", Write::Commit(id, intent, &letters)).await?;
+        for letter in &letters {
+            if let Some(org) = letter.org {
+                self.ledger.open(org, letter.items).end(Outcome::DeadLettered, letter.reason.as_str());
+            }
+            self.parked.note(self.stream.shard(), letter);
+        }
         metrics::parked(self.stream.shard(), letters.len());
         Ok(())
     }

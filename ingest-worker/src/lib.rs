@@ -2,7 +2,8 @@
 //!
 //! Which shards are this worker's, [`lease`] says. Per shard one task ([`shard`]) reads its stream ([`feed`], [`window`]), gathers
 //! envelopes ([`batch`]) and has them delivered: what is to be done is [`delivery`]'s to say, and `carrier` does it, against Redis
-//! ([`stream`]) and ClickHouse, at a [`pace`] that it can follow. Beside that a worker may have [`roles`].
+//! ([`stream`]) and ClickHouse, at a [`pace`] that it can follow. What cannot be
+//! stored is parked as dead letters, and [`parked`] tells of it. Beside that a worker may have [`roles`].
 
 mod backoff;
 pub mod batch;
@@ -14,6 +15,7 @@ pub mod health;
 pub mod lease;
 pub mod metrics;
 pub mod pace;
+pub mod parked;
 pub mod roles;
 pub mod shard;
 mod statements;

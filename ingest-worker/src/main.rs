@@ -8,9 +8,12 @@ use ingest_worker::config::{Config, PROGRAM};
 use ingest_worker::health::{self, Health};
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
 use ingest_worker::pace::Pace;
+use ingest_worker::parked::Parked;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
 use tenant::clickhouse::{Inserter, Records};
-use tenant::service;
+use tenant::outcome::{self, Ledger};
+use tenant::registry::Registry;
+use tenant::{audit, service};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -37,6 +40,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
         memory_max: config.memory_max,
         window_max: config.window_max,
+        ledger: Ledger::new(),
+        parked: Parked::default(),
         spare: Spare::default(),
     };
 
@@ -46,6 +51,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(worker = config.worker_id, health = %address, "working");
     let health = Health { redis: redis.clone(), inserter: shared.inserter.clone(), metrics };
     let serving = tokio::spawn(health::serve(listener, health));
+
+    // What is told of the work ends after it.
+    let (end_telling, telling_ends) = watch::channel(false);
+    let (end_audit, audit_ends) = watch::channel(false);
+    let (trail, writing) = audit::writer(Registry::new(tenant::postgres::pool(&config.chores.pg_dsn)?));
+    let writing = tokio::spawn(writing.run(audit_ends));
+    let mut telling = JoinSet::new();
+    telling.spawn(outcome::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
+    telling.spawn(shared.parked.clone().tell(trail, telling_ends));
 
     // Work until told to stop, then finish what was begun.
     let mut chores = config.chores.start(config.roles, &stopping)?;
@@ -64,6 +78,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(config.drain_max, drained).await.is_err() {
         tracing::warn!("the time to drain is over; what was not inserted stays in Redis");
     }
+    end_telling.send_replace(true);
+    while telling.join_next().await.is_some() {}
+    end_audit.send_replace(true);
+    writing.await.context("the audit trail was not written to its end")?;
     serving.abort();
     tracing::info!("stopped");
     Ok(())

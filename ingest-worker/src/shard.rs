@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use schema::block::Block;
-use schema::envelope::Envelope;
+use schema::envelope::{Envelope, org_of};
 use tenant::clickhouse::{Inserter, Records};
 use tenant::dlq::Reason;
+use tenant::outcome::Ledger;
 use tenant::redis::{ConnectError, Redis};
 use tenant::secret::SecretUrl;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -23,6 +24,7 @@ use crate::delivery::Delivery;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
 use crate::pace::Pace;
+use crate::parked::Parked;
 use crate::stream::{IntentId, Stream};
 
 /// The memory budget is counted in units of this many bytes.
@@ -47,6 +49,10 @@ pub struct Shared {
     pub memory_max: usize,
     /// Bytes that are read of each shard ahead of its batch.
     pub window_max: usize,
+    /// What becomes of items.
+    pub ledger: Ledger,
+    /// Envelopes that became dead letters, for the audit trail.
+    pub parked: Parked,
     /// Emptied blocks, to be filled again.
     pub spare: Spare,
 }
@@ -180,7 +186,7 @@ impl Worker {
             let envelope = match Envelope::decode(&held.envelope) {
                 Ok(envelope) => envelope,
                 Err(error) => {
-                    let letter = letter(held.id, None, Reason::Unreadable, 0, &error.to_string());
+                    let letter = letter(held.id, org_of(&held.envelope), Reason::Unreadable, 0, &error.to_string());
                     self.carrier.park(&letter).await?;
                     continue;
                 }
