@@ -7,7 +7,7 @@
 //! envelope_id org_id workspace_id          16 bytes each, as in RFC 9562
 //! project_id api_key_id
 //! received_at                              i64, Unix nanoseconds
-//! source                                   u8, see Source
+//! source                                   u8, see Source; its highest bit: exempt from its org's monthly limits
 //! sections                                 u8, how many follow; per section:
 //!   table u8, version u16, rows u32, bytes u32
 //!   per column of that table version:
@@ -25,7 +25,7 @@ use crate::tables::{BILLING_METER, Rows, Table};
 
 mod raw;
 
-pub use raw::{keep_tables, org_of, received_at_of};
+pub use raw::{exempt, keep_tables, org_of, received_at_of};
 
 /// The field of a stream entry that holds the envelope.
 pub const ENVELOPE_FIELD: &str = "e";
@@ -84,7 +84,10 @@ pub struct Writer {
     out: Vec<u8>,
 }
 
-const SECTIONS_AT: usize = 4 + 5 * 16 + 8 + 1;
+const SOURCE_AT: usize = 4 + 5 * 16 + 8;
+const SECTIONS_AT: usize = SOURCE_AT + 1;
+/// In the byte of the source.
+const EXEMPT: u8 = 0x80;
 
 impl Writer {
     /// Starts an envelope. `capacity` is a guess at its final size in bytes.
@@ -159,6 +162,8 @@ pub enum DecodeError {
 pub struct Envelope<'a> {
     /// Whose rows these are.
     pub header: Header,
+    /// Whether its rows are stored even if its org is over a monthly limit: somebody has decided so.
+    pub is_exempt: bool,
     /// The rows, per table.
     pub sections: Vec<Section<'a>>,
 }
@@ -194,6 +199,7 @@ impl<'a> Envelope<'a> {
         if reader.take(4)? != MAGIC {
             return Err(DecodeError::Magic);
         }
+        let is_exempt;
         let header = Header {
             envelope_id: EnvelopeId(reader.uuid()?),
             org_id: OrgId(reader.uuid()?),
@@ -202,14 +208,16 @@ impl<'a> Envelope<'a> {
             api_key_id: ApiKeyId(reader.uuid()?),
             received_at: i64::from_le_bytes(reader.array()?),
             source: {
-                let [source] = reader.array()?;
+                let [byte] = reader.array()?;
+                is_exempt = byte & EXEMPT != 0;
+                let source = byte & !EXEMPT;
                 Source::ALL.into_iter().find(|s| *s as u8 == source).ok_or(DecodeError::Source(source))?
             },
         };
         let [count] = reader.array()?;
         let sections = (0..count).map(|_| reader.section()).collect::<Result<_, _>>()?;
         match bytes.len() - reader.at {
-            0 => Ok(Self { header, sections }),
+            0 => Ok(Self { header, is_exempt, sections }),
             left => Err(DecodeError::Trailing(left)),
         }
     }

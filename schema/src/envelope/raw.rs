@@ -3,7 +3,7 @@
 
 use uuid::Uuid;
 
-use super::{DecodeError, MAGIC, Reader, SECTIONS_AT};
+use super::{DecodeError, EXEMPT, MAGIC, Reader, SECTIONS_AT, SOURCE_AT};
 use crate::ids::OrgId;
 use crate::model::UnixNanos;
 
@@ -23,6 +23,15 @@ pub fn received_at_of(bytes: &[u8]) -> Option<UnixNanos> {
 fn field<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     let field = bytes.get(at..at + N)?;
     bytes.starts_with(MAGIC).then(|| field.try_into().ok())?
+}
+
+/// Has an envelope stored even if its org is over a monthly limit. Does nothing to what is none.
+pub fn exempt(bytes: &mut [u8]) {
+    if bytes.starts_with(MAGIC)
+        && let Some(source) = bytes.get_mut(SOURCE_AT)
+    {
+        *source |= EXEMPT;
+    }
 }
 
 /// The same envelope with its rows of those tables, by number, and no others.
@@ -68,6 +77,21 @@ mod tests {
         assert_eq!(received_at_of(&bytes), Some(header().received_at));
         assert_eq!((org_of(&bytes[..30]), received_at_of(&bytes[..90])), (None, None));
         assert_eq!(org_of(b"something else, but as long as a header"), None);
+    }
+
+    #[test]
+    fn an_exempt_envelope_is_the_same_otherwise() {
+        let mut bytes = sample(5);
+        let before = Envelope::decode(&bytes).unwrap().header;
+        exempt(&mut bytes);
+        let after = Envelope::decode(&bytes).unwrap();
+        assert_eq!((after.header, after.is_exempt, after.sections.len()), (before, true, 3));
+        assert!(!Envelope::decode(&sample(5)).unwrap().is_exempt);
+        let kept = keep_tables(&bytes, &[SPAN.id]).unwrap();
+        assert!(Envelope::decode(&kept).unwrap().is_exempt);
+        let mut other = *b"no envelope";
+        exempt(&mut other);
+        assert_eq!(&other, b"no envelope");
     }
 
     #[test]

@@ -41,6 +41,16 @@ words! {
     }
 }
 
+words! {
+    /// What becomes of what was accepted from an org that turns out to be over a monthly limit.
+    OverQuota, "policy" {
+        /// Kept until the limit is raised.
+        Park = "park",
+        /// Counted and deleted.
+        Drop = "drop",
+    }
+}
+
 /// A limit. Stored as a number, where −1 is unlimited; 0 forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
@@ -134,6 +144,8 @@ pub struct Limits {
     pub eval_slots: Limited,
     /// Per month; every meter that there is.
     pub meters: Vec<MeterLimit>,
+    /// What becomes of accepted data beyond them.
+    pub over_quota: OverQuota,
 }
 
 /// What is to become of one of an org's own limits.
@@ -159,6 +171,8 @@ pub struct LimitChange {
     pub eval_slots: LimitEdit,
     /// Per month. A meter that is not named stays as it is.
     pub meters: Vec<(Meter, LimitEdit)>,
+    /// What becomes of accepted data beyond them; `None` leaves it as it is.
+    pub over_quota: Option<OverQuota>,
 }
 
 impl Registry {
@@ -181,16 +195,18 @@ impl Registry {
         let old = read(change.connection(), org_id).await?;
         // A null bound to `keep` leaves the column, else the value takes its place, null being the plan's again.
         let query = sqlx::query(
-            "INSERT INTO tenant_plan_override AS o (tenant_id, rps, burst, eval_slots) VALUES ($1, $3, $5, $7)
+            "INSERT INTO tenant_plan_override AS o (tenant_id, rps, burst, eval_slots, over_quota)
+                 VALUES ($1, $3, $5, $7, coalesce($8, 'park'))
              ON CONFLICT (tenant_id) DO UPDATE SET rps = CASE WHEN $2 THEN o.rps ELSE excluded.rps END,
                  burst = CASE WHEN $4 THEN o.burst ELSE excluded.burst END,
-                 eval_slots = CASE WHEN $6 THEN o.eval_slots ELSE excluded.eval_slots END",
+                 eval_slots = CASE WHEN $6 THEN o.eval_slots ELSE excluded.eval_slots END,
+                 over_quota = coalesce($8, o.over_quota)",
         );
         let query = rates.iter().fold(query.bind(org_id.0), |query, rate| {
             let value = rate.flatten().and_then(|n| i32::try_from(n).ok());
             query.bind(rate.is_none()).bind(value)
         });
-        query.execute(change.connection()).await?;
+        query.bind(new.over_quota.map(OverQuota::as_str)).execute(change.connection()).await?;
         for (meter, edit) in meters {
             match edit {
                 None => continue,
@@ -237,7 +253,8 @@ pub(super) async fn read(connection: &mut PgConnection, org_id: OrgId) -> Result
     let row = sqlx::query(
         "SELECT coalesce(o.rps, plan.rps) AS rps, o.rps IS NOT NULL AS own_rps,
                 coalesce(o.burst, plan.burst) AS burst, o.burst IS NOT NULL AS own_burst,
-                coalesce(o.eval_slots, plan.eval_slots) AS eval_slots, o.eval_slots IS NOT NULL AS own_eval_slots
+                coalesce(o.eval_slots, plan.eval_slots) AS eval_slots, o.eval_slots IS NOT NULL AS own_eval_slots,
+                coalesce(o.over_quota, 'park') AS over_quota
            FROM tenants t JOIN plan ON plan.name = t.plan LEFT JOIN tenant_plan_override o ON o.tenant_id = t.id
           WHERE t.id = $1",
     )
@@ -251,6 +268,7 @@ pub(super) async fn read(connection: &mut PgConnection, org_id: OrgId) -> Result
     };
     let (rps, burst, eval_slots) =
         (rate("rps", "own_rps")?, rate("burst", "own_burst")?, rate("eval_slots", "own_eval_slots")?);
+    let over_quota = row.try_get::<&str, _>("over_quota")?.parse()?;
     let rows = sqlx::query(
         "SELECT meter::text AS meter, coalesce(o.monthly_limit, l.monthly_limit) AS monthly_limit,
                 o.monthly_limit IS NOT NULL AS own
@@ -271,7 +289,7 @@ pub(super) async fn read(connection: &mut PgConnection, org_id: OrgId) -> Result
             slot.limited = limited;
         }
     }
-    Ok(Limits { rps, burst, eval_slots, meters })
+    Ok(Limits { rps, burst, eval_slots, meters, over_quota })
 }
 
 #[cfg(test)]

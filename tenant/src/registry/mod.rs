@@ -40,7 +40,7 @@ pub use audit::AuditEvent;
 pub use error::RegistryError;
 pub use idp::{IdpConfig, IdpKind};
 pub use keys::{KeyInfo, NewKey, Rotated};
-pub use limits::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, Meter, MeterLimit};
+pub use limits::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, Meter, MeterLimit, OverQuota};
 pub use orgs::{NewOrg, Org, OrgDetails, OrgKind, OrgSummary};
 pub use plans::{Plan, PlanMeter};
 pub use products::Product;

@@ -1,0 +1,1 @@
+ALTER TABLE tenant_plan_override DROP COLUMN over_quota;
