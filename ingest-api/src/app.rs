@@ -8,6 +8,8 @@ use hyper::body::Incoming;
 use schema::envelope::{Header, Source};
 use schema::ids::EnvelopeId;
 use schema::model::UnixNanos;
+use schema::translate::batch::{Batch, Counts};
+use schema::translate::native::{self, Aside};
 use tenant::admission::{Admission, Cost, Standing};
 use tenant::context::scope;
 use tenant::outcome::{Items, Ledger, Outcome};
@@ -16,13 +18,11 @@ use tenant::{Resolver, TenantContext};
 use uuid::Uuid;
 
 use crate::auth;
-use crate::batch::{Batch, Counts};
 use crate::body::{self, Budget, ReadBody};
 use crate::error::ApiError;
 use crate::health::Health;
 use crate::langsmith;
 use crate::metrics;
-use crate::native;
 use crate::otlp;
 use crate::otlp::reply::Encoding;
 use crate::otlp::untraced::Signal;
@@ -248,7 +248,7 @@ pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
                     .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
                     .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
             }
-            Source::Native => native::decode(body, header.project_id, header.received_at, batch)
+            Source::Native => native::decode(body, header.project_id, header.received_at, Aside::Told, batch)
                 .map_err(|e| ApiError::Malformed(e.to_string()))?,
             // Its bodies say only together with their path what they are.
             Source::LangSmith => return Err(ApiError::Defect),

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
+use schema::translate::batch::TooLarge;
 use tenant::ResolveError;
 use tenant::admission::Refused;
 use tenant::outcome::Outcome;
@@ -50,6 +51,12 @@ const MESSAGE_BYTES_MAX: usize = 1_024;
 
 fn beginning(message: &str) -> &str {
     &message[..message.floor_char_boundary(MESSAGE_BYTES_MAX)]
+}
+
+impl From<TooLarge> for ApiError {
+    fn from(TooLarge { what, limit, unit }: TooLarge) -> Self {
+        Self::TooLarge { what, limit, unit }
+    }
 }
 
 impl ApiError {

@@ -9,7 +9,7 @@ use ingest_api::config::{Config, PROGRAM};
 use ingest_api::health::Health;
 use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
-use ingest_api::{derive::prices, grpc, routes, server};
+use ingest_api::{grpc, prices, routes, server};
 use tenant::admission::Admission;
 use tenant::outcome::{self, Ledger};
 use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-
-use crate::batch::Counts;
+use schema::translate::batch::Counts;
 
 /// Upper bounds of the latency histograms, in seconds.
 pub const LATENCY_BUCKETS_SECONDS: [f64; 14] =

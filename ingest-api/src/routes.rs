@@ -9,12 +9,12 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use schema::envelope::Source;
+use schema::translate::batch::Counts;
 use serde_json::json;
 use tenant::admission::{Refused, Standing};
 use uuid::Uuid;
 
 use crate::app::{Accepted, App};
-use crate::batch::Counts;
 use crate::body;
 use crate::error::ApiError;
 use crate::health;

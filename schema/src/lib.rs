@@ -6,6 +6,7 @@
 //! * [`columns`]: how one column's rows become bytes at the edge.
 //! * [`envelope`]: the rows of one request on their way through a stream.
 //! * [`block`]: envelopes appended into one ClickHouse Native block.
+//! * [`translate`]: what both services need to turn a batch of runs and spans into an envelope.
 //! * [`migrate`]: the embedded migrations of both stores, for the binary of that name.
 
 pub mod block;
@@ -15,3 +16,4 @@ pub mod ids;
 pub mod migrate;
 pub mod model;
 pub mod tables;
+pub mod translate;

@@ -5,13 +5,13 @@ use std::borrow::Cow;
 use schema::ids::ProjectId;
 use schema::model::Score;
 use schema::tables::content_hash_128;
+use schema::translate::batch::Batch;
+use schema::translate::fields::{Fields, ItemError};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::lenient::Document;
 use super::time;
-use crate::batch::Batch;
-use crate::fields::{Fields, ItemError};
 
 /// Labels are a column of few different values: a longer text is no label, and only in `value_json`.
 const LABEL_BYTES_MAX: usize = 128;

@@ -2,9 +2,10 @@
 //!
 //! Only brackets, commas and strings are looked at, so that a run that is no JSON is one bad run and not a bad batch.
 
+use schema::translate::fields::string_end;
+
 use super::Op;
 use crate::error::ApiError;
-use crate::fields::string_end;
 
 /// Calls `found` with each run as it was sent, with its operation and its place in that list. An error means that the body is
 /// not such a batch, or comes from `found`.

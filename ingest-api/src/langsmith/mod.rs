@@ -14,13 +14,13 @@ mod time;
 mod usage;
 
 use schema::envelope::{Header, SECTION_ROWS_MAX};
+use schema::translate::batch::Batch;
+use schema::translate::fields::ItemError;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::batch::Batch;
 use crate::body::{self, Budget};
 use crate::error::ApiError;
-use crate::fields::ItemError;
 
 /// What a write is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

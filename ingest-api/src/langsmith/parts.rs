@@ -8,16 +8,16 @@ use std::collections::HashMap;
 use schema::envelope::Header;
 use schema::model::Attachment;
 use schema::tables::content_hash_of;
+use schema::translate::batch::Batch;
+use schema::translate::fields::{Fields, ItemError};
 use uuid::Uuid;
 
 use super::lenient::Document;
 use super::multipart::{BadPart, Part};
 use super::run::Write;
 use super::{Op, feedback};
-use crate::batch::Batch;
 use crate::body::{self, ReadBody};
 use crate::error::ApiError;
-use crate::fields::{Fields, ItemError};
 
 /// Parts of one write of a run. SDKs send up to seven.
 const FIELDS_MAX: usize = 64;
@@ -192,12 +192,12 @@ fn placed(name: &str) -> Result<Place<'_>, String> {
 mod tests {
     use super::super::{BodyKind, decode};
     use super::*;
-    use crate::batch::Counts;
     use crate::body::Budget;
     use rand::prelude::*;
     use rand::rngs::StdRng;
     use schema::envelope::{Envelope, Source};
     use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use schema::translate::batch::Counts;
     use std::io::Write as _;
 
     const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";

@@ -8,6 +8,9 @@ use std::borrow::Cow;
 use schema::envelope::Header;
 use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
 use schema::tables::content_hash;
+use schema::translate::batch::Batch;
+use schema::translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
+use schema::translate::times;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
@@ -15,10 +18,7 @@ use uuid::Uuid;
 use super::lenient::Document;
 use super::usage::Usage;
 use super::{Op, time};
-use crate::batch::Batch;
-use crate::derive::provider;
-use crate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
-use crate::times;
+use crate::provider;
 
 /// What is put before the names of attributes that are not the user's own metadata.
 const PREFIX: &str = "langsmith.";

@@ -1,10 +1,9 @@
 //! Token counts and costs, in the places and shapes that SDKs and providers have for them.
 
+use schema::translate::fields::{Bounded, Fields};
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
-
-use crate::fields::{Bounded, Fields};
 
 /// An object of counts, in bytes. A larger one is no such object.
 const USAGE_BYTES_MAX: usize = 16 << 10;

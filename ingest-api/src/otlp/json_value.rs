@@ -7,11 +7,11 @@ use std::ops::Range;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use schema::model::Value;
+use schema::translate::json_text;
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::json::{Number, Text};
-use super::json_text;
 
 /// An `AnyValue`; `null` and `{}` are the empty one.
 pub(super) struct AnyValue<'a>(pub(super) Value<'a>);

@@ -5,7 +5,6 @@
 //! root span, and writes rows.
 
 mod json;
-pub(crate) mod json_text;
 mod json_value;
 pub mod limits;
 pub mod project;
@@ -25,11 +24,10 @@ use schema::envelope::Header;
 use schema::ids::ProjectId;
 use schema::model::{Attribute, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
 use schema::tables::content_hash;
+use schema::translate::batch::{Batch, origin_bytes};
+use schema::translate::prices::COST_SOURCE;
+use schema::translate::times;
 use uuid::Uuid;
-
-use crate::batch::Batch;
-use crate::derive::prices::COST_SOURCE;
-use crate::times;
 
 /// `STATUS_CODE_ERROR` of `opentelemetry.proto.trace.v1.Status`.
 const STATUS_ERROR: u64 = 2;
@@ -157,23 +155,6 @@ impl<'a> Sink<'a> for Translator<'_> {
     fn set_aside(&mut self, span: &Span<'a>, error: SpanError) {
         self.batch.set_aside(hex_ids(span), error.to_string());
     }
-}
-
-/// What repeating an origin takes, in bytes.
-pub(crate) fn origin_bytes(origin: &Origin<'_>) -> usize {
-    let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
-    let value_bytes = |value: &Value<'_>| match value {
-        Value::Str(text) | Value::Array(text) | Value::Map(text) => text.len(),
-        Value::Bytes(bytes) => bytes.len() * 4 / 3,
-        Value::Empty | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 8,
-    };
-    let attributes: usize = attributes.map(|a| a.key.len() + value_bytes(&a.value)).sum();
-    attributes
-        + origin.service_name.len()
-        + origin.scope_name.len()
-        + origin.scope_version.len()
-        + origin.resource_schema_url.len()
-        + origin.scope_schema_url.len()
 }
 
 fn hex_ids(span: &Span<'_>) -> String {

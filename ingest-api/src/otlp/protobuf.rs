@@ -5,9 +5,9 @@
 use std::borrow::Cow;
 
 use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
+use schema::translate::json_text;
 use uuid::Uuid;
 
-use super::json_text;
 use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, NESTING_MAX};
 use super::wire::{Fields, Malformed, Message, Value as Wire};
 use super::{STATUS_ERROR, Sink, SpanError};

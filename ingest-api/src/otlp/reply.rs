@@ -3,10 +3,10 @@
 //! Source: OTLP specification, "OTLP/HTTP Response"; `google/rpc/status.proto`.
 
 use prost::Message;
+use schema::translate::batch::Counts;
 use serde_json::json;
 
 use super::untraced::{self, Signal};
-use crate::batch::Counts;
 
 /// How a request, and so its answer, is encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,7 +129,7 @@ pub fn failure(encoding: Encoding, code: i32, message: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::SetAside;
+    use schema::translate::batch::SetAside;
 
     #[test]
     fn a_whole_success_says_nothing() {

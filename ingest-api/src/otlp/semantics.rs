@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 use schema::model::{Attribute, Kind, Span, Status, Tokens, Value};
 
-use crate::derive::provider;
+use crate::provider;
 
 pub use table::{FIELDS, Field, Shape, Source, TABLE};
 

@@ -1,12 +1,12 @@
 //! What has to hold for what becomes of a body: whatever was accepted can be stored.
 
-use ingest_api::batch::{Counts, REASONS_MAX};
 use ingest_api::error::ApiError;
 use schema::block::Block;
 use schema::columns::Segment;
 use schema::envelope::{Envelope, Header, Section, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
+use schema::translate::batch::{Counts, REASONS_MAX};
 use uuid::Uuid;
 
 /// What one answer may say, in bytes: a client must not get its body back.

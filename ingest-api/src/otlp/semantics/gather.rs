@@ -5,9 +5,9 @@
 use std::cmp::Ordering;
 
 use schema::model::{Attribute, Event, Value};
+use schema::translate::json_text;
 
 use super::table::is_item;
-use crate::otlp::json_text;
 
 /// Levels that a flattened name is taken apart into; what goes deeper keeps the rest of its name as one key.
 const LEVELS_MAX: usize = 16;

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use ingest_api::app::translate;
-use ingest_api::batch::Batch;
 use ingest_api::otlp::{self, Sink, SpanError, Translator};
 use load::corpus::Corpus;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
@@ -19,6 +18,7 @@ use schema::envelope::{Envelope, Header, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Origin, Span};
 use schema::tables::SPAN;
+use schema::translate::batch::Batch;
 use uuid::Uuid;
 
 #[global_allocator]

@@ -5,10 +5,6 @@
 
 use std::borrow::Cow;
 
-use schema::envelope::SECTION_ROWS_MAX;
-use schema::ids::ProjectId;
-use schema::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
-use schema::tables::content_hash;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -16,10 +12,13 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use crate::batch::Batch;
-use crate::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
-use crate::otlp;
-use crate::times;
+use super::batch::{Batch, origin_bytes};
+use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
+use super::times;
+use crate::envelope::SECTION_ROWS_MAX;
+use crate::ids::ProjectId;
+use crate::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
+use crate::tables::content_hash;
 
 /// The one version of the batch model so far.
 pub const SCHEMA_VERSION: u32 = 1;
@@ -28,13 +27,23 @@ pub const TAGS_MAX: usize = 1_024;
 
 /// Why a body as a whole cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BodyError {
+#[allow(missing_docs)]
+pub enum BodyError {
     #[error("not a batch of runs and spans: {0}")]
     Json(#[from] serde_json::Error),
     #[error("`schema_version` {0} is not known; known is {SCHEMA_VERSION}")]
     SchemaVersion(String),
     #[error("not a batch of runs and spans: {0}")]
     Field(ItemError),
+}
+
+/// What becomes of an item that cannot be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// The client is told.
+    Told,
+    /// Nobody hears of it, so it becomes a row of `set_aside`.
+    Kept,
 }
 
 type Items<'a> = Bounded<&'a RawValue, { SECTION_ROWS_MAX as usize }>;
@@ -95,10 +104,11 @@ impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
 }
 
 /// Reads a native batch, received at that time, into rows. An error means that the body as a whole is not such a batch.
-pub(crate) fn decode(
+pub fn decode(
     body: &[u8],
     project: ProjectId,
     received_at: UnixNanos,
+    aside: Aside,
     batch: &mut Batch,
 ) -> Result<(), BodyError> {
     let body: Body<'_> = serde_json::from_slice(body)?;
@@ -115,8 +125,8 @@ pub(crate) fn decode(
             origin.resource_attributes.push(Attribute { key: Cow::Borrowed(key), value });
         }
     }
-    let shared_bytes = otlp::origin_bytes(&origin);
-    let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, batch };
+    let shared_bytes = origin_bytes(&origin);
+    let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, aside, batch };
     for (i, raw) in body.runs.0.iter().enumerate() {
         let path = format!("runs[{i}]");
         let (run_id, spans) = match read_run(raw, &body) {
@@ -126,7 +136,7 @@ pub(crate) fn decode(
                 (Some(run_id), spans)
             }
             Err(error) => {
-                sink.batch.set_aside_with_id(path.clone(), id_of(raw, "run_id"), error.to_string());
+                sink.set_aside(path.clone(), raw, "run_id", &error);
                 nested_spans(raw)
             }
         };
@@ -150,6 +160,7 @@ struct Sink<'b, 'a> {
     origin: Origin<'a>,
     same_origin: bool,
     shared_bytes: usize,
+    aside: Aside,
     batch: &'b mut Batch,
 }
 
@@ -162,10 +173,17 @@ impl<'a> Sink<'_, 'a> {
         }
     }
 
+    fn set_aside(&mut self, path: String, raw: &RawValue, id: &'static str, error: &ItemError) {
+        match self.aside {
+            Aside::Told => self.batch.set_aside_with_id(path, id_of(raw, id), error.to_string()),
+            Aside::Kept => self.batch.keep_aside(path, error.to_string(), raw.get().as_bytes()),
+        }
+    }
+
     fn span(&mut self, raw: &RawValue, path: String, run_id: Option<Uuid>) {
         let mut span = match read_span(raw, run_id) {
             Ok(span) => span,
-            Err(error) => return self.batch.set_aside_with_id(path, id_of(raw, "span_id"), error.to_string()),
+            Err(error) => return self.set_aside(path, raw, "span_id", &error),
         };
         if self.batch.take_origin_bytes(self.shared_bytes) {
             span.attributes.extend(times::of_write(span.start_time, span.end_time, self.received_at));
@@ -350,9 +368,9 @@ fn read_span<'a>(raw: &'a RawValue, run_id: Option<Uuid>) -> Result<Span<'a>, It
 mod tests {
     use super::*;
 
-    fn decoded(body: &str) -> crate::batch::Counts {
+    fn decoded(body: &str) -> crate::translate::batch::Counts {
         Batch::with(|batch| {
-            decode(body.as_bytes(), ProjectId(Uuid::nil()), 0, batch).unwrap();
+            decode(body.as_bytes(), ProjectId(Uuid::nil()), 0, Aside::Told, batch).unwrap();
             batch.counts()
         })
     }

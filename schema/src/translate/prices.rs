@@ -4,16 +4,15 @@
 //! `docs/prices.md` is for those who keep the table.
 
 mod file;
-mod reload;
 
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use schema::model::{Attribute, Kind, Llm, Tokens, Value};
 
-pub use file::PriceFileError;
-pub use reload::{POLL_EVERY, follow};
+use crate::model::{Attribute, Kind, Llm, Tokens, Value};
+
+pub use file::{FILE_BYTES_MAX, PriceFileError};
 
 /// The attribute that says where a cost comes from which the client did not send.
 pub const COST_SOURCE: &str = "tracebility.cost_source";
@@ -64,7 +63,7 @@ const DECIMAL_18_MAX: i64 = 1_000_000_000_000_000_000;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Prices {
     /// Where they are from, and when they held.
-    source: String,
+    pub source: String,
     /// By provider, a zero byte, and model, in lower case. Under no provider are models that all providers sell at one price;
     /// `None` if they do not.
     by_name: HashMap<Box<[u8]>, Option<Price>, FixedState>,
@@ -74,7 +73,7 @@ impl Prices {
     /// The table that is part of this program.
     fn built_in() -> Self {
         // A test reads it.
-        Self::parse(include_str!("../../../prices.csv")).unwrap_or_default()
+        Self::parse(include_str!("../../prices.csv")).unwrap_or_default()
     }
 
     /// Fills in what a call cost, if that is known and the client did not say; and the attribute that says so.
@@ -135,7 +134,8 @@ pub fn current() -> Arc<Prices> {
     Arc::clone(&CURRENT.read().unwrap_or_else(PoisonError::into_inner))
 }
 
-fn replace(prices: Prices) {
+/// From now on these hold.
+pub fn replace(prices: Prices) {
     *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(prices);
 }
 

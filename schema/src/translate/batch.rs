@@ -3,17 +3,15 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use schema::columns::Column;
-use schema::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
-use schema::ids::ProjectId;
-use schema::model::{self, Meter, Origin, Run, Span};
-use schema::tables::{
+use super::prices::{self, Prices};
+use super::replay::Capturer;
+use crate::columns::Column;
+use crate::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
+use crate::ids::ProjectId;
+use crate::model::{self, Meter, Origin, Run, Span, Value};
+use crate::tables::{
     AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
 };
-
-use crate::derive::prices::{self, Prices};
-use crate::derive::replay::Capturer;
-use crate::error::ApiError;
 
 /// Reasons kept per request, in items; further ones are only counted.
 pub const REASONS_MAX: usize = 16;
@@ -80,6 +78,16 @@ pub struct Counts {
     pub set_aside: u64,
     /// The first [`REASONS_MAX`] of them.
     pub reasons: Vec<SetAside>,
+}
+
+/// The rows of one request are too much for one insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {what} is larger than {limit}{unit}")]
+#[allow(missing_docs)]
+pub struct TooLarge {
+    pub what: &'static str,
+    pub limit: usize,
+    pub unit: &'static str,
 }
 
 impl Counts {
@@ -196,7 +204,7 @@ impl Batch {
 
     /// The rows as an envelope, with what they are billed for; `None` if there are none. Refused if they are too much for
     /// one insert.
-    pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Vec<u8>>, ApiError> {
+    pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Vec<u8>>, TooLarge> {
         if self.aside_untold > 0 {
             self.kept_aside.push(model::SetAside {
                 item: format!("{} further items of request {}", self.aside_untold, header.envelope_id.0).into(),
@@ -211,12 +219,12 @@ impl Batch {
         let (scores, attachments, aside) = (self.scores.rows(), self.attachments.rows(), self.aside.rows());
         if [runs, spans, scores, attachments, self.calls.rows()].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
             let what = "number of runs, spans, calls, scores or attachments in the request";
-            return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
+            return Err(TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
         let expanded = self.origin_bytes.max(self.expanded_len());
         if expanded > EXPANDED_BYTES_MAX {
             let what = "request with its resource attributes repeated for every span";
-            return Err(ApiError::TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
+            return Err(TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
         }
         if runs + spans + scores + attachments + aside == 0 {
             return Ok(None);
@@ -273,6 +281,23 @@ fn sum(rows: &impl Rows, len: impl Fn(&Column) -> usize) -> usize {
     rows.columns().map(len).sum()
 }
 
+/// What repeating an origin takes, in bytes.
+pub fn origin_bytes(origin: &Origin<'_>) -> usize {
+    let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
+    let value_bytes = |value: &Value<'_>| match value {
+        Value::Str(text) | Value::Array(text) | Value::Map(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len() * 4 / 3,
+        Value::Empty | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 8,
+    };
+    let attributes: usize = attributes.map(|a| a.key.len() + value_bytes(&a.value)).sum();
+    attributes
+        + origin.service_name.len()
+        + origin.scope_name.len()
+        + origin.scope_version.len()
+        + origin.resource_schema_url.len()
+        + origin.scope_schema_url.len()
+}
+
 /// The beginning of a text that is kept only so that people recognise an item.
 fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ASIDE_WORDS_BYTES_MAX)]
@@ -286,8 +311,8 @@ const KEPT_BYTES_MAX: usize = 16 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::envelope::{Envelope, Source};
-    use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use crate::envelope::{Envelope, Source};
+    use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use uuid::Uuid;
 
     fn header() -> Header {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use schema::model::{Attribute, UnixNanos, Value};
+use crate::model::{Attribute, UnixNanos, Value};
 
 /// The attribute that says what is wrong with a span's times.
 pub const TIME_FLAG: &str = "tracebility.time_flag";
@@ -20,7 +20,7 @@ pub const PAST_MAX: UnixNanos = 366 * DAY;
 const START_COUNTER_MAX: UnixNanos = 999_999;
 
 /// What is wrong with the times of a span that is over, if anything; the first that holds.
-pub(crate) fn of_span(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
+pub fn of_span(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
     let flag = match (start, end) {
         (0, _) => Some("no_start"),
         (_, 0) => Some("no_end"),
@@ -30,7 +30,7 @@ pub(crate) fn of_span(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) 
 }
 
 /// The same for a run or span that may still be under way, or a write that says only part of it: 0 is "not said".
-pub(crate) fn of_write(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
+pub fn of_write(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
     let reversed = start != 0 && end != 0 && end < start.saturating_sub(START_COUNTER_MAX);
     impossible(start, end, received_at).or_else(|| reversed.then_some("end_before_start")).map(attribute)
 }

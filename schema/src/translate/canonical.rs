@@ -3,7 +3,7 @@
 //!
 //! Numbers and strings stay as they are spelled: to read them would cost far more than it would ever find.
 
-use crate::otlp::json_text;
+use super::json_text;
 
 /// Arrays and objects inside each other. Deeper text stays as it is. An object whose members have to be put in order is copied,
 /// so this is also how often each byte can be.

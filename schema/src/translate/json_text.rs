@@ -1,17 +1,18 @@
 //! Writing JSON text: how nested attribute values are stored.
 
 use base64::Engine;
-use schema::model::Value;
+
+use crate::model::Value;
 
 /// Writes a comma unless the container was just opened by `open`.
-pub(crate) fn separate(out: &mut String, open: char) {
+pub fn separate(out: &mut String, open: char) {
     if !out.ends_with(open) {
         out.push(',');
     }
 }
 
 /// Writes a string, quoted and escaped (RFC 8259 §7).
-pub(crate) fn string(text: &str, out: &mut String) {
+pub fn string(text: &str, out: &mut String) {
     out.push('"');
     let mut from = 0;
     for (i, byte) in text.bytes().enumerate() {
@@ -40,7 +41,7 @@ pub(crate) fn string(text: &str, out: &mut String) {
 }
 
 /// Writes a double; what JSON cannot say as a number becomes the string that OTLP/JSON uses for it.
-pub(crate) fn double(n: f64, out: &mut String) {
+pub fn double(n: f64, out: &mut String) {
     if n.is_finite() {
         out.push_str(ryu::Buffer::new().format_finite(n));
     } else if n.is_nan() {
@@ -51,7 +52,7 @@ pub(crate) fn double(n: f64, out: &mut String) {
 }
 
 /// Writes an attribute's value.
-pub(crate) fn value(value: &Value<'_>, out: &mut String) {
+pub fn value(value: &Value<'_>, out: &mut String) {
     match value {
         Value::Empty => out.push_str("null"),
         Value::Str(text) => string(text, out),
@@ -64,7 +65,7 @@ pub(crate) fn value(value: &Value<'_>, out: &mut String) {
 }
 
 /// Writes bytes as a base64 string.
-pub(super) fn bytes(bytes: &[u8], out: &mut String) {
+pub fn bytes(bytes: &[u8], out: &mut String) {
     out.push('"');
     base64::engine::general_purpose::STANDARD.encode_string(bytes, out);
     out.push('"');

@@ -4,11 +4,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use schema::translate::prices::{FILE_BYTES_MAX, PriceFileError, Prices, replace};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch::Receiver;
 
-use super::file::{FILE_BYTES_MAX, PriceFileError};
-use super::{Prices, replace};
 use crate::metrics;
 
 /// How often the file is looked at.

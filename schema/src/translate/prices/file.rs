@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{NAMES_BYTES_MAX, PER_TOKENS, Price, Prices};
 
 /// A file of prices may have so many bytes.
-pub(super) const FILE_BYTES_MAX: u64 = 4 << 20;
+pub const FILE_BYTES_MAX: u64 = 4 << 20;
 /// Prices in one table, each provider's counted.
 const PRICES_MAX: usize = 100_000;
 /// Providers that sell at the prices of others.
@@ -42,7 +42,7 @@ struct Head<'t> {
 
 impl Prices {
     /// Reads a whole file.
-    pub(super) fn parse(text: &str) -> Result<Self, PriceFileError> {
+    pub fn parse(text: &str) -> Result<Self, PriceFileError> {
         let (mut head, mut prices) = (Head::default(), None);
         let mut number = 0;
         for line in text.lines() {

@@ -2,19 +2,21 @@
 
 use std::borrow::Cow;
 
-use schema::model::Value;
 use serde::Deserialize;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::model::Value;
+
 /// Members of one JSON object that is taken apart. Each costs forty bytes of ours and can be five of the client's.
-pub(crate) const MEMBERS_MAX: usize = 8_192;
+pub const MEMBERS_MAX: usize = 8_192;
 /// Levels of arrays and objects inside one another in one field. serde_json reads 127, and stored values are put into others.
-pub(crate) const NESTING_MAX: usize = 100;
+pub const NESTING_MAX: usize = 100;
 
 /// Why an item cannot be stored.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ItemError {
+#[allow(missing_docs)]
+pub enum ItemError {
     #[error("not a JSON object: {0}")]
     NotAnObject(serde_json::Error),
     #[error("`{0}` is missing")]
@@ -26,7 +28,7 @@ pub(crate) enum ItemError {
 }
 
 /// A list of at most `MAX` items; a longer one is refused before it takes the memory.
-pub(crate) struct Bounded<T, const MAX: usize>(pub(crate) Vec<T>);
+pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 
 impl<T, const MAX: usize> Default for Bounded<T, MAX> {
     fn default() -> Self {
@@ -60,15 +62,16 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
 }
 
 /// The fields of an object that nobody has taken yet, in the order they came.
-pub(crate) struct Fields<'a>(pub(crate) Vec<(Cow<'a, str>, &'a RawValue)>);
+pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
-    pub(crate) fn read(raw: &'a RawValue) -> Result<Self, ItemError> {
+    /// Takes an object apart.
+    pub fn read(raw: &'a RawValue) -> Result<Self, ItemError> {
         Self::of_text(raw.get())
     }
 
     /// The same of a text that may turn out to be no JSON.
-    pub(crate) fn of_text(text: &'a str) -> Result<Self, ItemError> {
+    pub fn of_text(text: &'a str) -> Result<Self, ItemError> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
             type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
@@ -97,7 +100,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Refuses an item of which a field is nested too deep for whoever reads it later.
-    pub(crate) fn check_nesting(&self) -> Result<(), ItemError> {
+    pub fn check_nesting(&self) -> Result<(), ItemError> {
         match self.0.iter().find(|(_, value)| nests_deeper(value.get(), NESTING_MAX)) {
             Some((field, _)) => Err(ItemError::NestedTooDeep { field: field.clone().into_owned() }),
             None => Ok(()),
@@ -105,28 +108,31 @@ impl<'a> Fields<'a> {
     }
 
     /// Takes a field; `null` counts as absent.
-    pub(crate) fn take(&mut self, name: &str) -> Option<&'a RawValue> {
+    pub fn take(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.0.iter().position(|(key, _)| key == name)?;
         Some(self.0.remove(index).1).filter(|value| value.get() != "null")
     }
 
-    pub(crate) fn parse<T: Deserialize<'a>>(&mut self, name: &'static str) -> Result<Option<T>, ItemError> {
+    /// Takes a field of a type; `None` where it is absent.
+    pub fn parse<T: Deserialize<'a>>(&mut self, name: &'static str) -> Result<Option<T>, ItemError> {
         let parsed = self.take(name).map(|raw| serde_json::from_str(raw.get())).transpose();
         parsed.map_err(|e| ItemError::Field { field: name, reason: e.to_string() })
     }
 
-    pub(crate) fn text(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
+    /// Takes a text; an empty one where it is absent.
+    pub fn text(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
         Ok(self.parse::<Text<'a>>(name)?.map(|t| t.0).unwrap_or_default())
     }
 
-    pub(crate) fn required<T>(value: Option<T>, name: &'static str) -> Result<T, ItemError> {
+    /// What must not be absent.
+    pub fn required<T>(value: Option<T>, name: &'static str) -> Result<T, ItemError> {
         value.ok_or(ItemError::Missing(name))
     }
 
     /// Any JSON, kept as the client wrote it; a JSON string is kept as its text.
-    pub(crate) fn payload(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
+    pub fn payload(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
         match self.0.iter().find(|(key, _)| key == name) {
             Some((_, value)) if value.get().starts_with('"') => self.text(name),
             _ => Ok(self.take(name).map(|raw| Cow::Borrowed(raw.get())).unwrap_or_default()),
@@ -135,7 +141,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Whether arrays and objects of a JSON text are inside one another for more than `max` levels.
-pub(crate) fn nests_deeper(text: &str, max: usize) -> bool {
+pub fn nests_deeper(text: &str, max: usize) -> bool {
     let bytes = text.as_bytes();
     // Each level takes two characters.
     if bytes.len() <= 2 * max || !matches!(bytes[0], b'[' | b'{') {
@@ -156,7 +162,7 @@ pub(crate) fn nests_deeper(text: &str, max: usize) -> bool {
 }
 
 /// Where the string ends whose opening quote is before `at`.
-pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
+pub fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found + 1;
         match bytes[at - 1] {
@@ -168,7 +174,7 @@ pub(crate) fn string_end(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// A JSON value as an attribute value. Numbers beyond 64 bits keep their text.
-pub(crate) fn json_value(raw: &RawValue) -> Value<'_> {
+pub fn json_value(raw: &RawValue) -> Value<'_> {
     let text = raw.get();
     match text.as_bytes().first() {
         Some(b'"') => serde_json::from_str::<String>(text).map_or(Value::Empty, |s| Value::Str(s.into())),

@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
-use schema::model::{Attribute, Kind, Llm, ReplayCapture, Run, Span, UnixNanos, Value};
-use schema::tables::framed_hash_128;
 use uuid::Uuid;
 
 use super::canonical::Canonical;
-use crate::otlp::json_text;
+use super::json_text;
+use crate::model::{Attribute, Kind, Llm, ReplayCapture, Run, Span, UnixNanos, Value};
+use crate::tables::framed_hash_128;
 
 /// Attributes that are parameters of a call, as the conventions name them.
 const PARAMETERS: &[&str] = &[

@@ -1,0 +1,23 @@
+//! From what was sent to an envelope: rows of a request, what follows from them, and our own batch of runs and spans.
+//!
+//! Here is what both services need, so that neither has to import the other: the API reads requests with it, the worker the JSON
+//! envelopes of the legacy stream.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | [`batch`] | the rows of one request, and the items that are set aside |
+//! | [`native`] | our own batch of runs and spans, in JSON |
+//! | [`fields`] | a JSON object taken apart without losing anything |
+//! | [`times`] | times that cannot be true |
+//! | [`prices`] | what a call cost, where the client did not say |
+//! | [`replay`] | calls as a replayer looks for them |
+//! | [`json_text`] | writing JSON |
+
+pub mod batch;
+mod canonical;
+pub mod fields;
+pub mod json_text;
+pub mod native;
+pub mod prices;
+pub mod replay;
+pub mod times;
