@@ -56,6 +56,10 @@ bench-tenant *args:
 fuzz target="all" seconds="600":
     tests/fuzz/run {{ target }} {{ seconds }}
 
+# Break processes, stores and the network under load; a table of what was acknowledged, stored, doubled and lost. --list names them
+faults *args:
+    cargo run --quiet -p faults -- {{ args }}
+
 # Name every Rust file of more than 500 lines: each is one that nobody reads whole
 length:
     #!/usr/bin/env bash

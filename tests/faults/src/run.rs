@@ -1,0 +1,68 @@
+//! One scenario from its start to its verdict.
+
+use std::time::Duration;
+
+use load::table::Table;
+
+use crate::check::{Found, Verdict};
+use crate::scenarios::Scenario;
+use crate::scene::{Moment, Scene};
+use crate::servers::Servers;
+
+/// What came of a scenario.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Outcome {
+    pub name: &'static str,
+    pub verdict: Verdict,
+    /// From the end of a fault until what had been accepted by then was stored; the longest of several.
+    pub recovery: Duration,
+    pub notes: Vec<String>,
+}
+
+/// Runs a scenario. It fails if it could not be carried out; what it found is in its outcome.
+pub async fn run(scenario: &Scenario, servers: Option<&Servers>, is_full: bool, seed: u64) -> anyhow::Result<Outcome> {
+    let mut scene = Scene::start(servers, scenario.workers, is_full, seed).await?;
+    let judged = judge(scenario, &mut scene).await;
+    if judged.as_ref().map_or(true, |outcome| !outcome.verdict.holds()) {
+        for number in 0..scene.workers() {
+            eprintln!("the log of worker {number} ends with:\n{}\n", scene.worker(number).log());
+        }
+    }
+    judged
+}
+
+async fn judge(scenario: &Scenario, scene: &mut Scene<'_>) -> anyhow::Result<Outcome> {
+    (scenario.fault)(scene).await?;
+    scene.recovers(Moment::now()).await?;
+    let sent = scene.traffic.end().await;
+    scene.world.until_drained().await?;
+    let found = Found::read(scene.clickhouse(), &scene.redis().await?).await?;
+    let verdict = Verdict::of(&sent, &found, scene.unreadable);
+    Ok(Outcome { name: scenario.name, verdict, recovery: scene.recovery, notes: std::mem::take(&mut scene.notes) })
+}
+
+/// The outcomes, or why there is none, as a table.
+pub fn summary(outcomes: &[(&'static str, anyhow::Result<Outcome>)]) -> Table {
+    let mut table = Table::new(&["SCENARIO", "ACKED", "STORED", "DUPLICATED", "LOST", "RECOVERY s", "RESULT", "NOTES"]);
+    for (name, outcome) in outcomes {
+        let name = (*name).to_owned();
+        match outcome {
+            Ok(Outcome { verdict, recovery, notes, .. }) => table.row([
+                name,
+                verdict.acked.to_string(),
+                verdict.stored.to_string(),
+                verdict.duplicated.to_string(),
+                verdict.lost.to_string(),
+                format!("{:.2}", recovery.as_secs_f64()),
+                if verdict.holds() { "ok" } else { "FAILED" }.to_owned(),
+                [&verdict.wrong[..], &notes[..]].concat().join("; "),
+            ]),
+            Err(error) => {
+                let none = || "-".to_owned();
+                table.row([name, none(), none(), none(), none(), none(), "FAILED".to_owned(), format!("{error:#}")]);
+            }
+        }
+    }
+    table
+}

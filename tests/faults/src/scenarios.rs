@@ -1,0 +1,67 @@
+//! What goes wrong, by name.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::scene::Scene;
+
+mod clickhouse;
+mod crashes;
+mod fleet;
+mod network;
+mod owners;
+mod poison;
+mod redis;
+
+/// A fault as a future that borrows its scene.
+type Doing<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
+
+/// Something that goes wrong under load.
+#[derive(Debug)]
+pub struct Scenario {
+    /// As it is called on the command line.
+    pub name: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// How many workers there are.
+    pub workers: usize,
+    pub(crate) fault: for<'a> fn(&'a mut Scene<'_>) -> Doing<'a>,
+}
+
+macro_rules! scenarios {
+    ($($name:literal, $workers:literal, $fault:path, $about:literal;)*) => {
+        /// Every scenario there is, in the order in which they are run.
+        pub const SCENARIOS: &[Scenario] = &[
+            $(Scenario { name: $name, about: $about, workers: $workers, fault: |scene| Box::pin($fault(scene)) },)*
+        ];
+    };
+}
+
+scenarios! {
+    "killed-before-insert", 2, crashes::before_insert, "kill -9 of a worker that has announced a batch and inserted nothing";
+    "killed-between-tables", 2, crashes::between_tables, "kill -9 between the inserts of two tables of a batch";
+    "killed-after-insert", 2, crashes::after_insert, "kill -9 when ClickHouse has stored the last table and the worker does not know";
+    "killed-before-commit", 2, crashes::before_commit, "kill -9 after every insert was confirmed, before the commit";
+    "killed-after-commit", 2, crashes::after_commit, "kill -9 when Redis has committed and the worker does not know";
+    "killed-at-random", 2, crashes::at_random, "kill -9 of either worker, at no particular point";
+    "api-killed", 1, crashes::api, "kill -9 of the API, again and again: unanswered requests are stored once or not at all";
+    "worker-paused", 2, owners::paused, "SIGSTOP of a worker until another has its shards, then SIGCONT: two owners";
+    "late-insert", 2, owners::late_insert, "an insert of a stopped owner that arrives when the next owner has stored and gone on";
+    "late-commit", 2, owners::late_commit, "a commit of a stopped owner that arrives when the next owner has gone on";
+    "late-announce", 2, owners::late_announce, "a batch that a stopped owner announces when the next owner has gone on";
+    "cut-off-from-redis", 2, owners::cut_off, "a worker that cannot reach Redis any more, but ClickHouse, and comes back";
+    "rolling-restarts", 3, fleet::rolling, "workers stopped, killed and started again, one after the other";
+    "started-twice", 1, fleet::started_twice, "the same worker started a second time, under the same name";
+    "clickhouse-killed", 2, clickhouse::killed, "kill -9 of ClickHouse, and its start on the data it left";
+    "clickhouse-refusing", 2, clickhouse::refusing, "nobody listens at ClickHouse's address";
+    "clickhouse-read-only", 2, clickhouse::read_only, "its tables, and then its user, may only be read";
+    "clickhouse-out-of-memory", 2, clickhouse::out_of_memory, "every insert hits the memory limit";
+    "clickhouse-too-many-parts", 2, clickhouse::too_many_parts, "a table refuses inserts because it has too many parts";
+    "outage-memory", 1, clickhouse::outage_memory, "ClickHouse is away for long: the worker's memory stays flat";
+    "network-lost-replies", 2, network::lost_replies, "ClickHouse stores, and every third answer is lost";
+    "network-cut-bodies", 2, network::cut_bodies, "every third insert is cut in mid-body";
+    "network-slow", 2, network::slow, "everything is slow, and some of it is cut or lost, on both ways";
+    "redis-killed", 2, redis::killed, "kill -9 of Redis, and its start from its append-only file";
+    "group-destroyed", 2, redis::group_destroyed, "somebody makes and destroys consumer groups on the streams";
+    "poison", 2, poison::poison, "envelopes that ClickHouse refuses, and entries that are none, among good ones";
+}

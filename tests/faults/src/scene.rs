@@ -1,0 +1,251 @@
+//! The processes of one scenario, under load, and what may be done to them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use load::client::ClickHouse;
+use schema::ids::OrgId;
+use stack::{Service, TestDb, Urls};
+use tenant::keys::RedisKey;
+use tenant::redis::Redis;
+use tenant::shard::{Shard, ShardRouter};
+use tests::{Org, World};
+use uuid::Uuid;
+
+use crate::clickhouse_proxy::ClickHouseProxy;
+use crate::redis_proxy::RedisProxy;
+use crate::servers::Servers;
+use crate::traffic::Traffic;
+
+/// The shards that the orgs are in. Some have two, so that one's trouble could become the other's.
+const SHARDS: [u8; 8] = [0, 3, 3, 6, 9, 9, 12, 15];
+/// Small batches, so that a worker is always in the middle of something.
+const WORKER: [(&str, &str); 3] =
+    [("TRACEBILITY_BATCH_ROWS_MAX", "200"), ("TRACEBILITY_BATCH_AGE_MAX", "150ms"), ("TRACEBILITY_WINDOW_MAX", "1MiB")];
+/// No part is ever merged, or a merge would hide what was stored twice; and there may be as many as that makes.
+const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_meter"];
+const NO_MERGES: &str = "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1, \
+                         parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000, max_parts_in_total = 10000000";
+/// How many requests are answered before anything is done.
+const WARM: u64 = 30;
+/// How long anything may take before a scenario has failed.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// A moment, by two clocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    at: Instant,
+    unix_ms: u64,
+}
+
+impl Moment {
+    /// This one.
+    pub fn now() -> Self {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { at: Instant::now(), unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
+    }
+}
+
+/// One worker's ways to its stores.
+#[derive(Debug)]
+#[allow(missing_docs)]
+pub struct Ways {
+    pub clickhouse: ClickHouseProxy,
+    pub redis: RedisProxy,
+}
+
+/// Everything that takes part.
+#[derive(Debug)]
+pub struct Scene<'s> {
+    /// The API, the first worker, and eyes on the stores.
+    pub world: World,
+    /// Of each worker, by its number.
+    pub ways: Vec<Ways>,
+    /// The load.
+    pub traffic: Traffic,
+    /// Longer, and more of everything.
+    pub is_full: bool,
+    /// What is worth telling beside the figures.
+    pub notes: Vec<String>,
+    /// The longest time from a fault's end until what was waiting then was stored.
+    pub recovery: Duration,
+    /// Entries that were put into a stream by hand and are no envelopes.
+    pub unreadable: usize,
+    others: Vec<Service>,
+    servers: Option<&'s Servers>,
+    _db: Option<TestDb>,
+}
+
+impl<'s> Scene<'s> {
+    /// Starts so many workers and the load, on servers of its own or on those of the test run.
+    pub async fn start(servers: Option<&'s Servers>, workers: usize, is_full: bool, seed: u64) -> anyhow::Result<Self> {
+        let (urls, db): (Urls, _) = match servers {
+            Some(servers) => (servers.fresh().await?, None),
+            None => {
+                let db = stack::shared().await?.fresh_database().await?;
+                ((*db).clone(), Some(db))
+            }
+        };
+        let mut ways = Vec::new();
+        for _ in 0..workers {
+            let clickhouse = ClickHouseProxy::start(&urls.clickhouse_url).await?;
+            ways.push(Ways { clickhouse, redis: RedisProxy::start(&urls.redis_url).await? });
+        }
+        // The first worker before the tables are prepared is of no harm: there is nothing to insert yet.
+        let world = World::on(&urls, &[], &settings(&ways[0])).await?;
+        for table in TABLES {
+            world.clickhouse.text(&format!("ALTER TABLE {table} MODIFY SETTING {NO_MERGES}")).await?;
+        }
+        let mut others = Vec::new();
+        for way in ways.iter().skip(1) {
+            others.push(Service::ingest_worker(&urls, &settings(way)).await?);
+        }
+        let orgs = orgs(&world).await?;
+        let traffic = Traffic::begin(&world.http, &world.api.url(), &orgs, seed);
+        let scene = Self {
+            world,
+            ways,
+            traffic,
+            is_full,
+            notes: Vec::new(),
+            recovery: Duration::ZERO,
+            unreadable: 0,
+            others,
+            servers,
+            _db: db,
+        };
+        scene.settled(workers).await?;
+        scene.until("the load is under way", async || Ok(scene.traffic.dials.acked() >= WARM)).await?;
+        Ok(scene)
+    }
+
+    /// A worker, by its number.
+    pub fn worker(&mut self, number: usize) -> &mut Service {
+        if number == 0 { &mut self.world.worker } else { &mut self.others[number - 1] }
+    }
+
+    /// How many workers there are.
+    pub fn workers(&self) -> usize {
+        self.ways.len()
+    }
+
+    /// Starts a worker that was killed or stopped.
+    pub async fn start_worker(&mut self, number: usize) -> anyhow::Result<()> {
+        Ok(self.worker(number).start().await?)
+    }
+
+    /// The servers, which are only this scenario's.
+    pub fn servers(&self) -> anyhow::Result<&'s Servers> {
+        self.servers.context("needs servers of its own")
+    }
+
+    /// ClickHouse, past all proxies.
+    pub fn clickhouse(&self) -> &ClickHouse {
+        &self.world.clickhouse
+    }
+
+    /// Redis, past all proxies.
+    pub async fn redis(&self) -> anyhow::Result<Redis> {
+        self.world.redis().await
+    }
+
+    /// Waits until something holds.
+    pub async fn until(
+        &self,
+        what: &str,
+        mut holds: impl AsyncFnMut() -> anyhow::Result<bool>,
+    ) -> anyhow::Result<Duration> {
+        let begun = Instant::now();
+        loop {
+            // A store that was just started may cost a connection its first question.
+            let held = holds().await;
+            if let Ok(true) = held {
+                return Ok(begun.elapsed());
+            }
+            if begun.elapsed() > PATIENCE {
+                held?;
+                bail!("{what}: not so after {PATIENCE:?}");
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+
+    /// Waits until so many workers share all shards evenly, and says how long that took.
+    pub async fn settled(&self, workers: usize) -> anyhow::Result<Duration> {
+        let redis = self.redis().await?;
+        let what = format!("{workers} workers share the shards");
+        self.until(&what, async || {
+            let now = Moment::now().unix_ms;
+            let mut owners = Vec::new();
+            for shard in Shard::all() {
+                let lease = redis::cmd("HMGET").arg(RedisKey::shard_lease(shard)).arg(&["owner", "until"]).to_owned();
+                let (owner, until): (Option<String>, Option<u64>) = lease.query_async(&mut redis.clone()).await?;
+                owners.extend(owner.filter(|_| until.is_some_and(|until| until > now)));
+            }
+            let names: HashSet<&String> = owners.iter().collect();
+            let least = names.iter().map(|name| owners.iter().filter(|owner| owner == name).count()).min();
+            let all = Shard::all().len();
+            Ok(owners.len() == all && names.len() == workers && least >= Some(all / workers))
+        })
+        .await
+    }
+
+    /// Waits until whatever had been accepted at a moment is stored, and keeps how long after it that was.
+    pub async fn recovers(&mut self, since: Moment) -> anyhow::Result<Duration> {
+        let redis = self.redis().await?;
+        self.until("what was accepted before the fault was over is stored", async || {
+            Ok(oldest(&redis).await?.is_none_or(|ms| ms > since.unix_ms))
+        })
+        .await?;
+        let took = since.at.elapsed();
+        self.recovery = self.recovery.max(took);
+        Ok(took)
+    }
+
+    /// Waits until more requests were answered with a 2xx.
+    pub async fn more(&self, requests: u64) -> anyhow::Result<()> {
+        let wanted = self.traffic.dials.acked() + requests;
+        self.until("more requests are accepted", async || Ok(self.traffic.dials.acked() >= wanted)).await?;
+        Ok(())
+    }
+
+    /// Runs statements on each of the tables, with `{}` for its name.
+    pub async fn alter(&self, tables: &[&str], statement: &str) -> anyhow::Result<()> {
+        for table in tables {
+            self.clickhouse().text(&statement.replace("{}", table)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// When the oldest entry of all streams was appended, in milliseconds since the Unix epoch.
+async fn oldest(redis: &Redis) -> anyhow::Result<Option<u64>> {
+    let mut pipe = redis::pipe();
+    for shard in Shard::all() {
+        pipe.cmd("XRANGE").arg(RedisKey::shard_stream(shard)).arg("-").arg("+").arg("COUNT").arg(1);
+    }
+    let ranges: Vec<redis::streams::StreamRangeReply> = pipe.query_async(&mut redis.clone()).await?;
+    let ms = |id: &str| id.split('-').next().and_then(|ms| ms.parse().ok());
+    Ok(ranges.iter().flat_map(|range| &range.ids).filter_map(|entry| ms(&entry.id)).min())
+}
+
+fn settings(ways: &Ways) -> Vec<(&'static str, &str)> {
+    let ways = [("TRACEBILITY_CLICKHOUSE_URL", ways.clickhouse.url()), ("TRACEBILITY_REDIS_URL", ways.redis.url())];
+    [&WORKER[..], &ways[..]].concat()
+}
+
+async fn orgs(world: &World) -> anyhow::Result<Vec<Org>> {
+    let mut orgs = Vec::new();
+    for shard in SHARDS {
+        let id = loop {
+            let id = OrgId(Uuid::new_v4());
+            if ShardRouter::home(id).number() == shard {
+                break id;
+            }
+        };
+        orgs.push(world.org_with_id(id, &format!("faults-{}", id.0.simple())).await?);
+    }
+    Ok(orgs)
+}

@@ -1,0 +1,218 @@
+//! The load: several SDKs' worth of small requests, and what each of them was promised.
+//!
+//! Nothing is sent twice. A request without a 2xx is no obligation, but it may have been stored, once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use load::client::Http;
+use load::corpus::Corpus;
+use load::prost::Message;
+use schema::ids::OrgId;
+use schema::model::{RunOp, span_uuid};
+use serde_json::json;
+use tests::{Org, now};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+/// Connections that send at the same time.
+const SENDERS: usize = 6;
+/// Spans of an OTLP request. A whole number of the corpus' traces, so that each trace is in one request.
+const SPANS: usize = 10;
+/// Runs of a LangSmith request.
+const RUNS: usize = 4;
+/// Between two requests of a sender.
+const PAUSE: Duration = Duration::from_millis(25);
+/// After a request that was not accepted.
+const PAUSE_REFUSED: Duration = Duration::from_millis(100);
+/// The name of a span that a scenario has ClickHouse refuse.
+pub const POISON: &str = "poison";
+
+/// A row that a request makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Row {
+    Span(Uuid),
+    /// One write of a run.
+    Run(Uuid, u8),
+    /// Of a span in a run; of the run itself, with no span.
+    Capture(Uuid, Uuid),
+}
+
+/// One request.
+#[derive(Clone, Debug)]
+#[allow(missing_docs)]
+pub struct Sent {
+    pub org: OrgId,
+    pub rows: Vec<Row>,
+    /// As they are billed.
+    pub items: u64,
+    /// Answered with a 2xx.
+    pub acked: bool,
+    /// ClickHouse is to refuse its spans.
+    pub poison: bool,
+}
+
+/// What senders and scenario tell each other.
+#[derive(Debug, Default)]
+pub struct Dials {
+    acked: AtomicU64,
+    poison: AtomicU64,
+    slower: AtomicU64,
+}
+
+impl Dials {
+    /// Requests that were answered with a 2xx so far.
+    pub fn acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
+    /// So many of the next OTLP requests have a span that is refused.
+    pub fn poison(&self, requests: u64) {
+        self.poison.store(requests, Ordering::Relaxed);
+    }
+
+    /// How many that are still to be sent.
+    pub fn poison_left(&self) -> u64 {
+        self.poison.load(Ordering::Relaxed)
+    }
+
+    /// Pauses between requests are this many times longer.
+    pub fn slower(&self, times: u64) {
+        self.slower.store(times.saturating_sub(1), Ordering::Relaxed);
+    }
+
+    fn take_poison(&self) -> bool {
+        self.poison.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    }
+}
+
+/// A load that is going on.
+#[derive(Debug)]
+pub struct Traffic {
+    /// To see and to change it.
+    pub dials: Arc<Dials>,
+    stop: watch::Sender<bool>,
+    senders: JoinSet<Vec<Sent>>,
+}
+
+impl Traffic {
+    /// Begins to send to that API, for each org in turn.
+    pub fn begin(http: &Http, api_url: &str, orgs: &[Org], seed: u64) -> Self {
+        let (stop, stopping) = watch::channel(false);
+        let (dials, mut senders) = (Arc::<Dials>::default(), JoinSet::new());
+        for n in 0..SENDERS {
+            let sender = Sender {
+                http: http.clone(),
+                api_url: api_url.to_owned(),
+                orgs: orgs.to_vec(),
+                corpus: Corpus::new(seed.wrapping_mul(1_000).wrapping_add(n as u64)),
+                open: Vec::new(),
+                dials: Arc::clone(&dials),
+                sent: Vec::new(),
+            };
+            senders.spawn(sender.run(n, stopping.clone()));
+        }
+        Self { dials, stop, senders }
+    }
+
+    /// Ends it, when the last answers are there, and tells what was sent.
+    pub async fn end(&mut self) -> Vec<Sent> {
+        self.stop.send_replace(true);
+        std::mem::take(&mut self.senders).join_all().await.into_iter().flatten().collect()
+    }
+}
+
+struct Sender {
+    http: Http,
+    api_url: String,
+    orgs: Vec<Org>,
+    corpus: Corpus,
+    /// The runs that were posted last, to be patched next.
+    open: Vec<Uuid>,
+    dials: Arc<Dials>,
+    sent: Vec<Sent>,
+}
+
+impl Sender {
+    async fn run(mut self, first: usize, stop: watch::Receiver<bool>) -> Vec<Sent> {
+        for turn in first.. {
+            if *stop.borrow() {
+                break;
+            }
+            let at = self.sent.len();
+            let org = self.orgs[(turn / 4) % self.orgs.len()].clone();
+            let (path, content_type, body) = match turn % 4 {
+                0 | 1 => ("/v1/traces", "application/x-protobuf", self.spans(&org)),
+                2 => ("/runs/batch", "application/json", self.posts(&org)),
+                _ => ("/runs/batch", "application/json", self.patches(&org)),
+            };
+            let answer = self.http.post(&format!("{}{path}", self.api_url), &org.key, content_type, body).await;
+            // No answer, or a refusal: nothing was promised.
+            let acked = answer.is_ok_and(|answer| answer.status.is_success());
+            self.sent[at].acked = acked;
+            self.dials.acked.fetch_add(u64::from(acked), Ordering::Relaxed);
+            let pause = PAUSE.mul_f64(1.0 + self.dials.slower.load(Ordering::Relaxed) as f64);
+            tokio::time::sleep(if acked { pause } else { pause.max(PAUSE_REFUSED) }).await;
+        }
+        self.sent
+    }
+
+    fn note(&mut self, org: &Org, rows: Vec<Row>, items: usize, poison: bool) {
+        self.sent.push(Sent { org: org.org_id, rows, items: items as u64, acked: false, poison });
+    }
+
+    fn spans(&mut self, org: &Org) -> Vec<u8> {
+        let mut message = self.corpus.message(SPANS, now());
+        let mut rows = Vec::new();
+        let poison = self.dials.take_poison();
+        for (n, span) in message.resource_spans[0].scope_spans[0].spans.iter_mut().enumerate() {
+            if poison && n == 0 {
+                span.name = POISON.to_owned();
+            }
+            let trace = Uuid::from_slice(&span.trace_id).unwrap_or_default();
+            let id = span_uuid(span.span_id.as_slice().try_into().unwrap_or_default());
+            rows.extend([Row::Span(id), Row::Capture(trace, id)]);
+            if span.parent_span_id.is_empty() {
+                rows.push(Row::Run(trace, RunOp::Patch as u8));
+            }
+        }
+        self.note(org, rows, SPANS, poison);
+        message.encode_to_vec()
+    }
+
+    fn posts(&mut self, org: &Org) -> Vec<u8> {
+        self.open = (0..RUNS).map(|_| Uuid::now_v7()).collect();
+        let rows = self.open.iter().flat_map(|id| [Row::Run(*id, RunOp::Post as u8), Row::Capture(*id, Uuid::nil())]);
+        let rows = rows.collect();
+        let begun = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let posts: Vec<_> = self
+            .open
+            .iter()
+            .map(|id| {
+                json!({"id": id, "name": "ChatOpenAI", "run_type": "llm", "start_time": begun, "session_name": "faults",
+                    "inputs": {"messages": [{"role": "user", "content": format!("What of {id}?")}]}})
+            })
+            .collect();
+        self.note(org, rows, RUNS, false);
+        json!({"post": posts, "patch": []}).to_string().into_bytes()
+    }
+
+    fn patches(&mut self, org: &Org) -> Vec<u8> {
+        // A sender whose first turn this is has nothing open: a patch may come before its post.
+        if self.open.is_empty() {
+            self.open = (0..RUNS).map(|_| Uuid::now_v7()).collect();
+        }
+        let open = std::mem::take(&mut self.open);
+        let ended = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        let patches: Vec<_> =
+            open.iter().map(|id| json!({"id": id, "end_time": ended, "outputs": {"answer": "Nothing."}})).collect();
+        let rows = open.iter().map(|id| Row::Run(*id, RunOp::Patch as u8)).collect();
+        self.note(org, rows, RUNS, false);
+        json!({"post": [], "patch": patches}).to_string().into_bytes()
+    }
+}
