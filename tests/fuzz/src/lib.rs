@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // what does not hold panics: that is how a fuzzer is told
 
 mod against_prost;
+pub mod corpus;
 pub mod seeds;
 mod stored;
 

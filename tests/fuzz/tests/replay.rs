@@ -1,4 +1,4 @@
-//! Every target on its seeds, and on everything that a fuzzer has found wrong so far.
+//! Every target on its seeds, on what fuzzers have learned, and on everything that they have found wrong so far.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -27,6 +27,15 @@ fn broken_seeds_pass() {
             let mut flipped = seed.bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             (target.check)(&flipped);
+        }
+    }
+}
+
+#[test]
+fn what_was_learned_passes() {
+    for target in TARGETS {
+        for input in fuzz::corpus::read(target.name).unwrap() {
+            (target.check)(&input);
         }
     }
 }
