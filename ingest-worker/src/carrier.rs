@@ -31,6 +31,11 @@ use crate::stream::{Change, IntentId, Stream, StreamError, Write};
 /// are not there, taken for refused.
 const UNKNOWN_TRIES_MAX: u32 = 8;
 
+/// How often an insert is tried that ClickHouse has not the memory for, before it is cut in halves.
+const NO_MEMORY_TRIES_MAX: u32 = 4;
+/// MEMORY_LIMIT_EXCEEDED
+const NO_MEMORY: u32 = 241;
+
 /// The shard is not this worker's any more, or the worker stops in the middle of something that keeps failing.
 #[derive(Debug)]
 pub(crate) struct Gone;
@@ -53,6 +58,8 @@ enum Inserted {
     Stored(Option<SealedBlock>),
     /// They are not, and never will be.
     Refused { code: u32 },
+    /// They are not, and ClickHouse has not the memory for so many at once.
+    TooLarge,
 }
 
 impl Carrier {
@@ -97,6 +104,9 @@ impl Carrier {
                             delivery.done();
                         }
                         Inserted::Refused { code } => delivery.refused(code),
+                        Inserted::TooLarge => {
+                            delivery.too_large();
+                        }
                     }
                     continue;
                 }
@@ -178,7 +188,7 @@ impl Carrier {
         }
         let token = intent.token(self.stream.key().as_str(), piece);
         let statement = self.statements.of(table);
-        let (mut backoff, mut unknown) = (Backoff::new(), 0);
+        let (mut backoff, mut unknown, mut no_memory) = (Backoff::new(), 0, 0);
         loop {
             let begun = Instant::now();
             let permit = self.inserts.acquire().await.map_err(|_| Gone)?;
@@ -190,13 +200,17 @@ impl Carrier {
             self.explain(&error, block.rows());
             let code = error.code().unwrap_or_default();
             match error.refusal() {
-                Refusal::Outage => {}
+                Refusal::Outage => no_memory += u32::from(code == NO_MEMORY),
                 Refusal::Abandoned => return Err(Gone),
                 Refusal::Permanent => return Ok(Inserted::Refused { code }),
                 Refusal::Unknown => unknown += 1,
             }
             if unknown >= UNKNOWN_TRIES_MAX && !self.landed(intent, piece, table).await? {
                 return Ok(Inserted::Refused { code });
+            }
+            if no_memory >= NO_MEMORY_TRIES_MAX && piece.entries.len() > 1 && !self.landed(intent, piece, table).await?
+            {
+                return Ok(Inserted::TooLarge);
             }
             self.pause(&mut backoff).await?;
         }

@@ -93,6 +93,17 @@ impl Delivery {
         }
     }
 
+    /// ClickHouse has stored nothing of the insert, and has not the memory to: each half is inserted by itself. False when the insert
+    /// is of one entry; then there is nothing to cut.
+    pub fn too_large(&mut self) -> bool {
+        let At::Insert { table, piece } = self.at else { return false };
+        let one = self.intent.pieces(self.intent.tables[table])[piece].entries.len() < 2;
+        if !one {
+            self.refused(0);
+        }
+        !one
+    }
+
     /// ClickHouse has stored nothing of the insert and never will: it is cut in halves, until the entry is found whose rows are
     /// to blame. Any other step cannot be refused; then this changes nothing.
     pub fn refused(&mut self, code: u32) {
@@ -178,6 +189,17 @@ mod tests {
         assert_eq!(run(Delivery::found(one.clone()), &[]).0, ["2:[1]", "set aside"]);
         one.set_aside.push((1, Verdict::Drop));
         assert_eq!(run(Delivery::found(one), &[]).0, ["set aside"]);
+    }
+
+    #[test]
+    fn what_is_too_large_is_cut_down_to_one_entry_and_never_refused() {
+        let mut delivery = Delivery::found(intent(2, &[2]));
+        assert!(delivery.too_large());
+        delivery.done();
+        let Some(Step::Insert(intent, piece)) = delivery.step() else { panic!("{delivery:?}") };
+        assert_eq!((piece.entries, intent.refused.len()), (0..1, 0));
+        assert!(!delivery.too_large(), "one entry is tried for as long as it takes");
+        assert!(matches!(delivery.step(), Some(Step::Insert(..))));
     }
 
     #[test]
