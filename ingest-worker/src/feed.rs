@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use redis::Value;
+use redis::{RedisResult, Value};
 use schema::envelope::org_of;
 use schema::ids::OrgId;
 use tenant::keys::RedisKey;
@@ -17,7 +17,8 @@ use crate::window::{Held, Window};
 
 /// How long one read waits for entries. Also how long a stop may go unnoticed.
 pub const READ_WAIT_MAX: Duration = Duration::from_millis(500);
-/// How many bytes one read aims at. Entries differ in size by five orders of magnitude, so the count follows their size.
+/// How many bytes one read aims at. Entries differ in size by five orders of magnitude, so the count follows their size; it grows
+/// step by step, because what does not come in time is asked for in vain.
 const READ_BYTES: usize = 8 << 20;
 /// Entries of one read.
 const READ_ENTRIES_MAX: usize = 1_024;
@@ -72,8 +73,8 @@ impl Feed {
             read.arg("BLOCK").arg(wait.as_millis().max(1) as u64);
         }
         read.arg("STREAMS").arg(&self.stream).arg(self.window.read_to().to_string());
-        let reply: Value = read.query_async(&mut self.redis).await?;
-        let entries = entries_of_read(reply).ok_or(StreamError::Reply { command: "XREAD" })?;
+        let reply = read.query_async(&mut self.redis).await;
+        let entries = entries_of_read(self.or_read_less(reply)?).ok_or(StreamError::Reply { command: "XREAD" })?;
         self.learn_size(&entries);
         entries.into_iter().for_each(|entry| self.window.offer(held(entry)));
         Ok(())
@@ -82,8 +83,8 @@ impl Feed {
     async fn read_again(&mut self, from: EntryId, to: EntryId) -> Result<(), StreamError> {
         let mut range = redis::cmd("XRANGE");
         range.arg(&self.stream).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(self.entries);
-        let reply: Value = range.query_async(&mut self.redis).await?;
-        let entries = entries_of(reply).ok_or(StreamError::Reply { command: "XRANGE" })?;
+        let reply = range.query_async(&mut self.redis).await;
+        let entries = entries_of(self.or_read_less(reply)?).ok_or(StreamError::Reply { command: "XRANGE" })?;
         let read_to = entries.last().filter(|_| entries.len() >= self.entries).map_or(to, |(id, _)| *id);
         self.learn_size(&entries);
         if entries.into_iter().all(|entry| self.window.offer_again(held(entry))) {
@@ -92,9 +93,18 @@ impl Feed {
         Ok(())
     }
 
+    /// After a read that failed the next one is of half as many entries: the way may be too narrow for so much at a time.
+    fn or_read_less(&mut self, reply: RedisResult<Value>) -> RedisResult<Value> {
+        if reply.is_err() {
+            self.entries = (self.entries / 2).max(1);
+        }
+        reply
+    }
+
     fn learn_size(&mut self, entries: &[Entry]) {
         if let Some(mean) = entries.iter().map(|(_, bytes)| bytes.len()).sum::<usize>().checked_div(entries.len()) {
-            self.entries = (READ_BYTES / mean.max(1)).clamp(1, READ_ENTRIES_MAX);
+            let most = READ_ENTRIES_MAX.min(2 * self.entries);
+            self.entries = (READ_BYTES / mean.max(1)).clamp(1, most);
         }
     }
 }
