@@ -26,7 +26,7 @@ mod records;
 mod refusal;
 
 pub use parts::Fullest;
-pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records};
+pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records, StoredByHour};
 pub use refusal::{InsertError, Refusal, known_codes};
 
 /// How long one insert may take from its first byte to the server's answer.

@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use schema::model::UnixNanos;
+
 /// Two readings of time. Ages and time limits of caches go by [`Clock::monotonic`], which no clock step moves;
 /// [`Clock::unix_ms`] is for instants that were agreed on with others, such as a key's expiry.
 pub trait Clock: Send + Sync + 'static {
@@ -17,6 +19,12 @@ pub trait Clock: Send + Sync + 'static {
 pub fn unix_hour() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_secs() / 3600).unwrap_or(i64::MAX)
+}
+
+/// The hour since the Unix epoch that a moment is in.
+pub const fn hour_of(at: UnixNanos) -> i64 {
+    const HOUR_NS: i64 = 3_600_000_000_000;
+    at.div_euclid(HOUR_NS)
 }
 
 /// The machine's clock.

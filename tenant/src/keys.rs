@@ -57,6 +57,12 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:dlq:dropped:{hour}"))
     }
 
+    /// Items that were accepted into a shard, by the hour since the Unix epoch that they were received in (hash, by org):
+    /// `{tracebility:ingest:v1:<n>}:accepted:<hour>`.
+    pub fn shard_accepted(shard: Shard, hour: i64) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:accepted:{hour}"))
+    }
+
     /// What arrived in a shard from another slot (zset, by token): `{tracebility:ingest:v1:<n>}:arrivals`.
     pub fn shard_arrivals(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:arrivals"))
@@ -143,6 +149,11 @@ impl RedisKey {
         Self(format!("reconciled:{job}"))
     }
 
+    /// Orgs and hours whose items do not add up, since when and by how many (hash): `ledger:residues`.
+    pub fn ledger_residues() -> Self {
+        Self("ledger:residues".to_owned())
+    }
+
     /// Who holds an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
     pub fn eval_concurrency(org: OrgId) -> Self {
         Self(format!("{{{org}}}:eval:concurrency"))
@@ -197,6 +208,8 @@ mod tests {
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::shard_dlq_bytes(shard), "{tracebility:ingest:v1:11}:dlq:bytes"),
             (RedisKey::shard_dlq_dropped(shard, 498_000), "{tracebility:ingest:v1:11}:dlq:dropped:498000"),
+            (RedisKey::shard_accepted(shard, 498_000), "{tracebility:ingest:v1:11}:accepted:498000"),
+            (RedisKey::ledger_residues(), "ledger:residues"),
             (RedisKey::shard_arrivals(shard), "{tracebility:ingest:v1:11}:arrivals"),
             (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),

@@ -10,6 +10,7 @@
 //! | [`context`] | who a request is from and what its org may do |
 //! | [`admission`] | whether a request may pass: rates and monthly limits |
 //! | [`outcome`] | what became of every item |
+//! | [`ledger`] | whether everything that was accepted is somewhere |
 //! | [`eval`] | how many evaluations of an org run at the same time |
 //! | [`shard`] | which stream an org's envelopes go to |
 //! | [`invalidate`] | announcing that keys must be looked up anew |
@@ -45,6 +46,7 @@ pub mod dlq;
 pub mod eval;
 pub mod invalidate;
 pub mod keys;
+pub mod ledger;
 pub mod mode;
 pub mod outcome;
 pub mod postgres;

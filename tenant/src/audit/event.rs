@@ -47,6 +47,8 @@ words! {
         ShardSettle = "shard.settle",
         /// Envelopes became dead letters.
         DlqParked = "dlq.parked",
+        /// Accepted items are missing, or there are more than were accepted.
+        LedgerResidue = "ledger.residue",
         /// Dead letters were read.
         DlqShow = "dlq.show",
         /// Dead letters were sent again.

@@ -131,18 +131,11 @@ async fn write_until_done(registry: &Registry, org: Option<OrgId>, events: &[New
             counter!("tracebility_audit_recorded_total").increment(events.len() as u64);
             return Ok(());
         };
-        if is_permanent(&error) {
+        if error.is_refused_data() {
             return Err(error);
         }
         tracing::warn!(%error, events = events.len(), "audit events could not be written; trying again");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(longest);
     }
-}
-
-/// Whether Postgres refused the data itself (classes 22 and 23: what it holds, and what it refers to).
-fn is_permanent(error: &RegistryError) -> bool {
-    let RegistryError::Database(error) = error else { return false };
-    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
-    code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
 }

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use super::{Ledger, Sum};
+use super::{Ledger, Outcome, Sum};
 use crate::keys::RedisKey;
 use crate::redis::Redis;
 
@@ -47,6 +47,18 @@ pub async fn run(ledger: Ledger, redis: Redis, mut stop: watch::Receiver<bool>) 
     }
 }
 
+/// The field of an org's hour in which one writer, such as a process, sums up an outcome and its reason.
+pub fn field(writer: &str, outcome: Outcome, reason: &str) -> String {
+    format!("{writer}:{}:{reason}", outcome.as_str())
+}
+
+/// Whether a field of an org's hour sums up that outcome and reason, whoever writes it.
+pub(crate) fn is_outcome(field: &str, outcome: Outcome, reason: &str) -> bool {
+    let rest = field.strip_suffix(reason).and_then(|rest| rest.strip_suffix(':'));
+    let rest = rest.and_then(|rest| rest.strip_suffix(outcome.as_str()));
+    rest.is_some_and(|writer| writer.ends_with(':'))
+}
+
 impl Ledger {
     /// Writes the sums that have changed, as the fields of that process.
     async fn flush(&self, process: &str, written: &mut Written, redis: &Redis) -> Result<(), RedisError> {
@@ -62,7 +74,7 @@ impl Ledger {
             let mut pipe = redis::pipe();
             let set = pipe.cmd("HSET").arg(&key);
             for (Sum { outcome, reason, .. }, count) in &sums {
-                set.arg(format!("{process}:{}:{reason}", outcome.as_str())).arg(count);
+                set.arg(field(process, *outcome, reason)).arg(count);
             }
             set.ignore();
             pipe.cmd("EXPIRE").arg(&key).arg(KEPT_S).ignore();
@@ -73,5 +85,22 @@ impl Ledger {
         self.forget_before(now - 1);
         written.retain(|sum, _| sum.hour >= now - 1);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_field_says_its_outcome() {
+        let dropped = field("7/1-0", Outcome::OverQuota, "dropped");
+        assert_eq!(dropped, "7/1-0:over_quota:dropped");
+        assert!(is_outcome(&dropped, Outcome::OverQuota, "dropped"));
+        for other in
+            ["7:over_quota:parked", "7:dead_lettered:dropped", "7:not_over_quota:dropped", "over_quota:dropped"]
+        {
+            assert!(!is_outcome(other, Outcome::OverQuota, "dropped"), "{other}");
+        }
     }
 }

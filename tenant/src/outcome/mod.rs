@@ -15,11 +15,13 @@ use crate::words::words;
 
 mod flush;
 
-pub(crate) use flush::KEPT_S;
-pub use flush::{FLUSH_EVERY, run};
+pub use flush::{FLUSH_EVERY, field, run};
+pub(crate) use flush::{KEPT_S, is_outcome};
 
 /// Sums that are kept between two flushes, in entries. Beyond it an item is counted without its org.
 pub const SUMS_MAX: usize = 200_000;
+/// Why accepted items are [`Outcome::OverQuota`] or [`Outcome::DeadLettered`] when they are not kept.
+pub const DROPPED: &str = "dropped";
 /// Locks the sums are spread over, so that threads rarely meet.
 const LOCKS: usize = 16;
 

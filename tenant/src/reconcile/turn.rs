@@ -29,6 +29,8 @@ pub enum Job {
     Publish,
     /// The outbox and its copy are compared.
     Audit,
+    /// The ledger is balanced.
+    Ledger,
 }
 
 impl Job {
@@ -38,6 +40,7 @@ impl Job {
             Self::Quota => "quota",
             Self::Publish => "publish",
             Self::Audit => "audit",
+            Self::Ledger => "ledger",
         }
     }
 
@@ -47,6 +50,7 @@ impl Job {
             Self::Quota => 1,
             Self::Publish => 2,
             Self::Audit => 3,
+            Self::Ledger => 4,
         };
         0x7472_6163_0000_0000 + number
     }

@@ -208,6 +208,16 @@ impl From<sqlx::Error> for RegistryError {
     }
 }
 
+impl RegistryError {
+    /// Whether Postgres refused the data itself (classes 22 and 23: what it holds, and what it refers to), so that trying again is
+    /// of no use.
+    pub(crate) fn is_refused_data(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
+        code.is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
+}
+
 /// The name of the constraint that a statement violated.
 pub(super) fn violated(error: &sqlx::Error) -> Option<&str> {
     error.as_database_error()?.constraint()

@@ -10,11 +10,15 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{RedisError, Script};
+use schema::envelope::Envelope;
 use schema::ids::OrgId;
+use schema::model::Meter;
 
 use super::Shard;
 use super::fence::Appended;
+use crate::clock::hour_of;
 use crate::keys::RedisKey;
+use crate::ledger::ACCEPTED_KEPT;
 use crate::redis::Redis;
 
 static ARRIVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("arrive.lua")));
@@ -26,7 +30,7 @@ pub const SETTLED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// Where something arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A shard's stream, for an envelope of that org.
+    /// A shard's stream, for an envelope of that org that is accepted by that, and counted ([`crate::ledger`]).
     Shard(Shard, OrgId),
     /// The stream of envelopes written before tenancy.
     Legacy,
@@ -65,8 +69,12 @@ impl Arrivals {
             call.key(RedisKey::shard_fence(shard));
         }
         call.arg(token).arg(field).arg(value).arg(SETTLED_KEPT.as_millis() as u64);
-        if let Place::Shard(_, org) = to {
+        if let Place::Shard(shard, org) = to {
             call.arg(org.to_string());
+            if let Ok(envelope) = Envelope::decode(value) {
+                call.key(RedisKey::shard_accepted(shard, hour_of(envelope.header.received_at)));
+                call.arg(envelope.billed(Meter::SpanIngested)).arg(ACCEPTED_KEPT.as_secs());
+            }
         }
         let is_there: bool = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(if is_there { Appended::Kept } else { Appended::Closed })

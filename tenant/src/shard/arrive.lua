@@ -3,7 +3,9 @@
 --
 -- KEYS  1  the stream      2  …:arrivals    zset: token -> when its source was known to be gone, in ms; +inf until then
 --       3  …:fence of a shard, unless the stream is no shard's
+--       4  …:accepted:<hour>    hash: org -> items; if it is accepted by that, and was not before
 -- ARGV  1  the token    2  the field    3  its value    4  how long a token is kept once its source is gone, in ms    5  the org
+--       6  its items    7  how long they are counted, in s
 -- Reply 1  appended, now or before      0  the shard is closed to the org, nothing was appended
 --
 -- Runs on a full Redis (allow-oom): what arrives is what leaves another place.
@@ -22,4 +24,8 @@ if KEYS[3] then
 end
 redis.call('XADD', KEYS[1], '*', ARGV[2], ARGV[3])
 redis.call('ZADD', KEYS[2], '+inf', ARGV[1])
+if KEYS[4] then
+    redis.call('HINCRBY', KEYS[4], ARGV[5], ARGV[6])
+    redis.call('EXPIRE', KEYS[4], ARGV[7], 'NX')
+end
 return 1

@@ -12,15 +12,20 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use redis::{RedisError, Script};
+use redis::{Pipeline, RedisError, Script};
+use schema::envelope::ENVELOPE_FIELD;
 use schema::ids::OrgId;
+use schema::model::UnixNanos;
 
 use super::Shard;
+use crate::clock::hour_of;
 use crate::keys::RedisKey;
+use crate::ledger::ACCEPTED_KEPT;
 use crate::redis::Redis;
 
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
+static RETRACT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("retract.lua")));
 
 /// How the state of a shard ends that is open to an org which has been elsewhere.
 const OPEN_MARK: &str = ":open";
@@ -86,6 +91,19 @@ pub enum Appended {
     Closed,
 }
 
+/// An envelope that is accepted by being appended.
+#[derive(Clone, Copy, Debug)]
+pub struct Accepted<'a> {
+    /// Whose.
+    pub org: OrgId,
+    /// When the edge read its request.
+    pub received_at: UnixNanos,
+    /// Runs and spans in it, as they are billed.
+    pub items: u64,
+    /// Its bytes.
+    pub envelope: &'a [u8],
+}
+
 /// A shard that is closed to an org.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closed {
@@ -117,19 +135,45 @@ impl Fence {
         Self { redis }
     }
 
-    /// Appends an entry of one field. After an error it may be there or not.
+    /// Appends an entry of one field that was accepted before, and comes back. After an error it may be there or not.
     pub async fn append(&self, shard: Shard, org: OrgId, field: &str, value: &[u8]) -> Result<Appended, RedisError> {
         let stream = RedisKey::shard_stream(shard);
         let mut redis = self.redis.clone();
-        let mut pipe = redis::pipe();
-        pipe.cmd("XADD").arg(&stream).arg("*").arg(field).arg(value);
-        pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(org.to_string());
+        let pipe = appending(&stream, shard, org, field, value);
         let (id, state): (String, Option<String>) = pipe.query_async(&mut redis).await?;
-        if state.is_none_or(|state| state.ends_with(OPEN_MARK)) {
+        if is_open(state) {
             return Ok(Appended::Kept);
         }
         if let Err(error) = redis::cmd("XDEL").arg(&stream).arg(id).exec_async(&mut redis).await {
-            tracing::warn!(%error, "an entry that nobody was told of could not be taken out again");
+            still_there(&error);
+        }
+        Ok(Appended::Closed)
+    }
+
+    /// Appends an envelope that is accepted by that, and counts its items, for [`crate::ledger`]. Both happen or neither does.
+    /// After an error they may have happened or not.
+    pub async fn accept(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, RedisError> {
+        let stream = RedisKey::shard_stream(shard);
+        let counts = RedisKey::shard_accepted(shard, hour_of(new.received_at));
+        let mut redis = self.redis.clone();
+        let mut pipe = appending(&stream, shard, new.org, ENVELOPE_FIELD, new.envelope);
+        pipe.atomic().cmd("HINCRBY").arg(&counts).arg(new.org.to_string()).arg(new.items);
+        let (id, state, sum): (String, Option<String>, i64) = pipe.query_async(&mut redis).await?;
+        if sum <= i64::try_from(new.items).unwrap_or(i64::MAX) {
+            // The first of the org in that hour, perhaps of all orgs.
+            let mut expire = redis::cmd("EXPIRE");
+            expire.arg(&counts).arg(ACCEPTED_KEPT.as_secs()).arg("NX");
+            if let Err(error) = expire.exec_async(&mut redis).await {
+                tracing::warn!(%error, "counts of accepted items will be kept for longer than needed");
+            }
+        }
+        if is_open(state) {
+            return Ok(Appended::Kept);
+        }
+        let mut retract = RETRACT.key(&stream);
+        retract.key(&counts).arg(id).arg(new.org.to_string()).arg(new.items);
+        if let Err(error) = retract.invoke_async::<()>(&mut redis).await {
+            still_there(&error);
         }
         Ok(Appended::Closed)
     }
@@ -158,6 +202,22 @@ impl Fence {
         call.arg(org.to_string()).arg(version);
         call.invoke_async(&mut self.redis.clone()).await
     }
+}
+
+/// An append, and the question whether it holds.
+fn appending(stream: &RedisKey, shard: Shard, org: OrgId, field: &str, value: &[u8]) -> Pipeline {
+    let mut pipe = redis::pipe();
+    pipe.cmd("XADD").arg(stream).arg("*").arg(field).arg(value);
+    pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(org.to_string());
+    pipe
+}
+
+fn is_open(state: Option<String>) -> bool {
+    state.is_none_or(|state| state.ends_with(OPEN_MARK))
+}
+
+fn still_there(error: &RedisError) {
+    tracing::warn!(%error, "an entry that nobody was told of could not be taken out again");
 }
 
 #[cfg(test)]
