@@ -11,7 +11,7 @@ use tenant::settings::parse;
 
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
-use crate::{audit, idp, keys, limits, orgs, products, projects, quota, shards, workspaces};
+use crate::{audit, dlq, idp, keys, limits, orgs, products, projects, quota, shards, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
@@ -91,6 +91,9 @@ enum Noun {
     /// Which of the 16 streams an org's data goes through.
     #[command(subcommand, after_help = "Examples:\n  tracectl shards plan\n  tracectl shards assign acme 7")]
     Shards(shards::Command),
+    /// Dead letters: what could not be stored.
+    #[command(subcommand, after_help = "Examples:\n  tracectl dlq ls\n  tracectl dlq replay --org acme")]
+    Dlq(dlq::Command),
 }
 
 impl Cli {
@@ -111,6 +114,7 @@ impl Cli {
             Noun::Idp(command) => command.run(&registry).await,
             Noun::Keys(command) => command.run(&registry).await,
             Noun::Shards(command) => command.run(&registry, self.global.redis()?).await,
+            Noun::Dlq(command) => command.run(&registry, self.global.redis()?, &self.global.actor()).await,
         };
         if let Some(reason) = registry.unannounced() {
             let seconds = POSITIVE_TTL.as_secs();

@@ -6,7 +6,8 @@
 //! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | one noun each: its arguments and what they do |
 //! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
 //! | `shards` | moving orgs between shards, and planning it |
-//! | `stores` | the other stores, for `quota` and `audit` |
+//! | `dlq` | dead letters: looked at, sent again, thrown away, written to a file |
+//! | `stores` | the other stores, for `quota`, `audit` and `dlq` |
 //! | `config` | JSON documents from the command line or a file |
 //! | `when` | moments and spans of time as people write them |
 //! | `confirm` | nothing stops working by accident |
@@ -22,6 +23,7 @@ mod audit;
 mod cli;
 mod config;
 mod confirm;
+mod dlq;
 mod failure;
 mod idp;
 mod keys;

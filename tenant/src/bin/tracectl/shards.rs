@@ -88,7 +88,7 @@ pub(crate) struct Wait {
     wait: Duration,
 }
 
-fn shard(text: &str) -> Result<Shard, String> {
+pub(crate) fn shard(text: &str) -> Result<Shard, String> {
     let shard = text.parse().ok().and_then(Shard::new);
     shard.ok_or_else(|| format!("is no shard: a number from 0 to {}", SHARDS - 1))
 }

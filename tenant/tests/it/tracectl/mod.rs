@@ -16,10 +16,10 @@ use crate::support::World;
 const TRACECTL: &str = env!("CARGO_BIN_EXE_tracectl");
 
 /// What a run printed, and its exit status.
-struct Run {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Run {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl From<Output> for Run {
@@ -32,13 +32,13 @@ impl From<Output> for Run {
 impl Run {
     /// What was printed, of a run that did what it should.
     #[track_caller]
-    fn done(self) -> String {
+    pub(crate) fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{}{}", self.out, self.err);
         self.out
     }
 
     #[track_caller]
-    fn refused(&self, code: i32, error: &str) {
+    pub(crate) fn refused(&self, code: i32, error: &str) {
         assert_eq!((self.code, self.err.as_str(), self.out.as_str()), (Some(code), error, ""));
     }
 }
@@ -50,7 +50,7 @@ fn program() -> Command {
     command
 }
 
-fn with(world: &World) -> Command {
+pub(crate) fn with(world: &World) -> Command {
     let mut command = program();
     command.env("TRACEBILITY_PG_OPERATOR_DSN", &world.db.pg_operator_dsn);
     command
