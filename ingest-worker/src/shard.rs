@@ -139,6 +139,10 @@ impl Worker {
     async fn work(mut self) -> Result<(), Gone> {
         self.finish_what_was_begun().await?;
         while self.carrier.tenure().is_wanted() {
+            // Not noticed by its keeper yet, who cannot run as long as the workers of the runtime go round here.
+            if !self.carrier.tenure().holds() {
+                return Err(Gone);
+            }
             let now = Instant::now();
             let wait = self.batch.time_left(&self.shared.limits, now).unwrap_or(READ_WAIT_MAX).min(READ_WAIT_MAX);
             self.read(wait).await?;
