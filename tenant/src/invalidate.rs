@@ -7,7 +7,11 @@ use std::time::Duration;
 
 use redis::{Pipeline, RedisError};
 
+use schema::ids::OrgId;
+use time::OffsetDateTime;
+
 use crate::keys::RedisKey;
+use crate::quota;
 use crate::redis::Redis;
 
 /// What stands in the shared cache for a record that has changed: ask Postgres, and leave nothing here.
@@ -29,6 +33,12 @@ impl Invalidator {
     /// Announces over that Redis.
     pub const fn new(redis: Redis) -> Self {
         Self { redis }
+    }
+
+    /// What is said about an org that is over its limits in this month is forgotten, until the reconciler has looked again.
+    pub(crate) async fn limits_changed(&self, org: OrgId) -> Result<(), RedisError> {
+        let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(i64::MAX);
+        quota::clear(&self.redis, org, schema::tables::period(now)).await
     }
 
     /// Every process looks these keys up anew. Says the number of the announcement.

@@ -73,6 +73,11 @@ impl RedisKey {
         Self(INGEST.to_owned())
     }
 
+    /// Which entries of the legacy stream are being moved, and where to (hash): `{tracebility:ingest:v1}:moving`.
+    pub fn legacy_moving() -> Self {
+        Self(format!("{{{INGEST}}}:moving"))
+    }
+
     /// Which ingest workers live, by when they were heard last (zset): `tracebility:ingest:workers`.
     pub fn ingest_workers() -> Self {
         Self("tracebility:ingest:workers".to_owned())
@@ -86,6 +91,11 @@ impl RedisKey {
     /// The bytes of the legacy stream's dead letters (int): `{tracebility:ingest:v1:dlq}:bytes`.
     pub fn legacy_dlq_bytes() -> Self {
         Self(format!("{{{INGEST}:dlq}}:bytes"))
+    }
+
+    /// What arrived in the legacy stream's dead letters from that stream (zset, by token): `{tracebility:ingest:v1:dlq}:arrivals`.
+    pub fn legacy_dlq_arrivals() -> Self {
+        Self(format!("{{{INGEST}:dlq}}:arrivals"))
     }
 
     /// The same as [`RedisKey::shard_dlq_dropped`] for the legacy stream: `{tracebility:ingest:v1:dlq}:dropped:<hour>`.
@@ -134,7 +144,8 @@ impl RedisKey {
         Self(format!("{{{org}}}:quota:{period}:recent"))
     }
 
-    /// Whether an org is over a hard quota in a period `YYYYMM`: `{<org>}:quota:over:<YYYYMM>`.
+    /// Which hard quotas an org has reached or is over in a period `YYYYMM`, and what becomes of what is over:
+    /// `{<org>}:quota:over:<YYYYMM>`.
     pub fn quota_over(org: OrgId, period: u32) -> Self {
         Self(format!("{{{org}}}:quota:over:{period}"))
     }
@@ -142,6 +153,23 @@ impl RedisKey {
     /// Envelopes of an org that are kept until its quota is raised (hash, by shard and entry): `{<org>}:quota:parked`.
     pub fn quota_parked(org: OrgId) -> Self {
         Self(format!("{{{org}}}:quota:parked"))
+    }
+
+    /// The bytes of an org's parked envelopes (int): `{<org>}:quota:parked:bytes`.
+    pub fn quota_parked_bytes(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:quota:parked:bytes"))
+    }
+
+    /// Envelopes of an org that were parked and are not any more (zset, by when that was known):
+    /// `{<org>}:quota:released`.
+    pub fn quota_released(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:quota:released"))
+    }
+
+    /// Items of an org that were set aside lately, for the audit trail (hash, by hour, what became of them, and batch):
+    /// `{<org>}:quota:aside`.
+    pub fn quota_aside(org: OrgId) -> Self {
+        Self(format!("{{{org}}}:quota:aside"))
     }
 
     /// Present as long as a job of the fleet needs not be done again: `reconciled:<job>`.
@@ -212,11 +240,16 @@ mod tests {
             (RedisKey::ledger_residues(), "ledger:residues"),
             (RedisKey::shard_arrivals(shard), "{tracebility:ingest:v1:11}:arrivals"),
             (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),
+            (RedisKey::quota_parked_bytes(org), "{11111111-1111-1111-1111-111111111111}:quota:parked:bytes"),
+            (RedisKey::quota_released(org), "{11111111-1111-1111-1111-111111111111}:quota:released"),
+            (RedisKey::quota_aside(org), "{11111111-1111-1111-1111-111111111111}:quota:aside"),
             (RedisKey::legacy_stream(), "tracebility:ingest:v1"),
             (RedisKey::legacy_dlq(), "tracebility:ingest:v1:dlq"),
             (RedisKey::legacy_dlq_bytes(), "{tracebility:ingest:v1:dlq}:bytes"),
             (RedisKey::legacy_dlq_dropped(498_000), "{tracebility:ingest:v1:dlq}:dropped:498000"),
             (RedisKey::legacy_arrivals(), "{tracebility:ingest:v1}:arrivals"),
+            (RedisKey::legacy_moving(), "{tracebility:ingest:v1}:moving"),
+            (RedisKey::legacy_dlq_arrivals(), "{tracebility:ingest:v1:dlq}:arrivals"),
             (RedisKey::ingest_workers(), "tracebility:ingest:workers"),
             (RedisKey::api_key("abc"), "apikey:abc"),
             (RedisKey::api_key_invalidate(), "apikey:invalidate"),

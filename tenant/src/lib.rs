@@ -20,6 +20,7 @@
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
 //! | [`dlq`] | envelopes that could not be stored |
 //! | [`audit`] | what was done, by whom: told, copied, and looked for |
+//! | [`quota`] | accepted data of orgs that are over a monthly limit |
 //! | [`reconcile`] | monthly usage, summed up from what is billed |
 //! | [`registry`] | orgs, projects, limits and keys: what there is, and how it changes |
 //! | [`service`] | what every service does the same way at its start and end |
@@ -50,6 +51,7 @@ pub mod ledger;
 pub mod mode;
 pub mod outcome;
 pub mod postgres;
+pub mod quota;
 pub mod reconcile;
 pub mod redis;
 pub mod registry;

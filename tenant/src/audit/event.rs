@@ -35,8 +35,12 @@ words! {
         QuotaWarn = "quota.warn",
         /// An org has reached a monthly limit, and is refused.
         QuotaBlock = "quota.block",
-        /// Accepted data was set aside for a monthly limit.
+        /// Accepted data beyond a monthly limit was dropped.
         QuotaDrop = "quota.drop",
+        /// Accepted data beyond a monthly limit was parked.
+        QuotaPark = "quota.park",
+        /// Parked data was released.
+        QuotaRelease = "quota.release",
         /// A switch was flipped.
         FlagChange = "flag.change",
         /// An org goes to a shard of its own choosing.
@@ -127,6 +131,12 @@ impl NewEvent {
             other => json!({ "value": other }),
         };
         Self { detail, ..self }
+    }
+
+    /// The event of that name, which is written once however often it is recorded.
+    #[must_use]
+    pub(crate) fn named(self, event_id: Uuid) -> Self {
+        Self { event_id, ..self }
     }
 
     /// The same wherever the event is copied to.

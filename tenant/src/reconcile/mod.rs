@@ -20,9 +20,11 @@ use tokio::task::JoinSet;
 
 use crate::admission::{COUNTER_TTL, METERS};
 use crate::clickhouse::{InsertError, Records};
+use crate::clock::unix_hour;
 use crate::keys::RedisKey;
+use crate::quota;
 use crate::redis::Redis;
-use crate::registry::{Limit, Meter, MeterUsage, Registry, RegistryError};
+use crate::registry::{Limit, Meter, MeterUsage, OverQuota, Registry, RegistryError};
 use crate::shard::Shard;
 
 mod turn;
@@ -45,6 +47,8 @@ const FAILURES_MAX: u64 = 16;
 /// Months that one tick sums up at most. More of them are behind only after a very long outage.
 const PERIODS_MAX: usize = 3;
 const NANOS_PER_MINUTE: i64 = 60_000_000_000;
+/// Who the audit trail says told what it told.
+const ACTOR: &str = "quota-reconciler";
 
 /// Why a tick failed. The next one begins anew.
 #[derive(Debug, Error)]
@@ -83,6 +87,15 @@ pub struct Report {
     pub failed: u64,
 }
 
+/// What Redis knows of an org in a period.
+struct Notes {
+    has_counters: bool,
+    /// Limits that refused a request.
+    refused: Vec<(Meter, u64)>,
+    /// What was set aside lately, in whichever period.
+    set_aside: quota::Kept,
+}
+
 /// One org's part of a [`Report`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Done {
@@ -116,7 +129,7 @@ pub struct Base {
 impl QuotaReconciler {
     /// Works on the registry as the services' role.
     pub fn new(registry: Registry, redis: Redis, records: Records, enforced: bool) -> Self {
-        Self { registry: registry.acting_as("quota-reconciler"), redis, records, enforced, settle: SETTLE }
+        Self { registry: registry.acting_as(ACTOR), redis, records, enforced, settle: SETTLE }
     }
 
     /// Stays so far behind the oldest unfinished work. Less than [`SETTLE`] is for tests.
@@ -247,7 +260,11 @@ impl QuotaReconciler {
         watermark: UnixNanos,
         billed: Vec<(Meter, u64)>,
     ) -> Result<Done, ReconcileError> {
-        let (has_counters, refused) = self.notes(org_id, period).await?;
+        let Notes { has_counters, refused, set_aside } = self.notes(org_id, period).await?;
+        if !set_aside.is_empty() {
+            self.registry.record_events(Some(org_id), &quota::notes(org_id, &set_aside, ACTOR)).await?;
+            quota::forget_notes(&self.redis, org_id, &set_aside, unix_hour()).await?;
+        }
         if billed.is_empty() && !has_counters {
             return Ok(Done { is_idle: true, ..Done::default() });
         }
@@ -274,12 +291,12 @@ impl QuotaReconciler {
                 Some(Base { meter: *meter, billed, limit })
             })
             .collect();
-        let corrections = rebase(&self.redis, org_id, period, watermark, &bases).await?.unwrap_or_default();
+        let corrections =
+            rebase(&self.redis, org_id, period, watermark, &bases, settled.over_quota).await?.unwrap_or_default();
         Ok(Done { is_idle: false, corrections, told: settled.told.len() as u64 })
     }
 
-    /// What Redis knows of an org in a period: whether there are counters, and which limits refused a request.
-    async fn notes(&self, org_id: OrgId, period: u32) -> Result<(bool, Vec<(Meter, u64)>), ReconcileError> {
+    async fn notes(&self, org_id: OrgId, period: u32) -> Result<Notes, ReconcileError> {
         let recent = RedisKey::quota_recent(org_id, period);
         let mut pipe = redis::pipe();
         let exist = pipe.cmd("EXISTS").arg(&recent);
@@ -290,10 +307,12 @@ impl QuotaReconciler {
         for meter in METERS {
             refused.arg(format!("refused:{}", meter.as_str()));
         }
-        let (keys, limits): (u64, Vec<Option<u64>>) = pipe.query_async(&mut self.redis.clone()).await?;
+        pipe.cmd("HGETALL").arg(RedisKey::quota_aside(org_id));
+        let (keys, limits, set_aside): (u64, Vec<Option<u64>>, quota::Kept) =
+            pipe.query_async(&mut self.redis.clone()).await?;
         let refused = METERS.iter().zip(limits);
         let refused = refused.filter_map(|(meter, limit)| Some((meter.as_str().parse().ok()?, limit?))).collect();
-        Ok((keys > 0, refused))
+        Ok(Notes { has_counters: keys > 0, refused, set_aside })
     }
 }
 
@@ -305,19 +324,21 @@ impl Report {
     }
 }
 
-/// Sets an org's counters to what is billed of what was received before the watermark, and what was let pass since. Says how
-/// many of them changed; `None` when they were set to a later watermark before, which stays.
+/// Sets an org's counters to what is billed of what was received before the watermark, and what was let pass since; and its
+/// flag, which says what becomes of what is over. Says how many counters changed; `None` when they were set to a later
+/// watermark before, which stays.
 pub async fn rebase(
     redis: &Redis,
     org_id: OrgId,
     period: u32,
     watermark: UnixNanos,
     meters: &[Base],
+    over: OverQuota,
 ) -> Result<Option<u64>, RedisError> {
     static SCRIPT: LazyLock<Arc<Script>> = LazyLock::new(|| Arc::new(Script::new(include_str!("rebase.lua"))));
     let mut call = SCRIPT.key(RedisKey::quota_recent(org_id, period));
     call.key(RedisKey::quota_over(org_id, period));
-    call.arg(watermark.div_euclid(NANOS_PER_MINUTE)).arg(COUNTER_TTL.as_secs());
+    call.arg(watermark.div_euclid(NANOS_PER_MINUTE)).arg(COUNTER_TTL.as_secs()).arg(over.as_str());
     for base in meters {
         call.key(RedisKey::quota(org_id, period, base.meter.as_str()));
         call.arg(base.meter.as_str()).arg(base.billed).arg(base.limit.map_or(-1, |limit| limit as i64));

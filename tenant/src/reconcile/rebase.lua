@@ -2,10 +2,12 @@
 -- was let pass from that minute on and is not known to be billed.
 --
 -- KEYS  1  {org}:quota:<period>:recent       hash, "<minute>:<meter>" -> accepted; "w" -> the minute of the last re-base
---       2  {org}:quota:over:<period>         the meters that are at or over their limit, with commas; absent: none
+--       2  {org}:quota:over:<period>         the meters that are at their limit or over it, with commas; absent: none.
+--                                            One that is over has a "!", and then a space and the org's policy follow
 --       3… {org}:quota:<period>:<meter>      one per meter
 -- ARGV  1  the minute (Unix time / 60)       2  how long counters live, s
---       3… per meter three: its name, what is billed, and the limit that refuses (-1: none)
+--       3  what becomes of what is over: "park" or "drop"
+--       4… per meter three: its name, what is billed, and the limit that refuses (-1: none)
 -- Reply {}                                               an older minute than the last: nothing was done
 --       {counter before, counter after, before, after…}  two per meter
 --
@@ -40,24 +42,27 @@ end
 redis.call('HSET', KEYS[1], 'w', minute)
 live(KEYS[1])
 
-local reply, over = {}, {}
+local reply, over, policy = {}, {}, ''
 for m = 1, #KEYS - 2 do
-    local key, name = KEYS[2 + m], ARGV[3 * m]
-    local billed, limit = tonumber(ARGV[3 * m + 1]), tonumber(ARGV[3 * m + 2])
+    local key, name = KEYS[2 + m], ARGV[3 * m + 1]
+    local billed, limit = tonumber(ARGV[3 * m + 2]), tonumber(ARGV[3 * m + 3])
     local before = redis.call('GET', key)
     local used = billed + (recent[name] or 0)
     if before or used > 0 then
         redis.call('SET', key, string.format('%d', used), 'KEEPTTL')
         live(key)
     end
-    if limit >= 0 and used >= limit then
+    if limit >= 0 and used > limit then
+        over[#over + 1] = name .. '!'
+        policy = ' ' .. ARGV[3]
+    elseif limit >= 0 and used == limit then
         over[#over + 1] = name
     end
     reply[2 * m - 1] = tonumber(before or 0)
     reply[2 * m] = used
 end
 if #over > 0 then
-    redis.call('SET', KEYS[2], table.concat(over, ','), 'KEEPTTL')
+    redis.call('SET', KEYS[2], table.concat(over, ',') .. policy, 'KEEPTTL')
     live(KEYS[2])
 else
     redis.call('DEL', KEYS[2])

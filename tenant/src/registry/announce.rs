@@ -59,6 +59,15 @@ impl Announcer {
         }
     }
 
+    /// Forgets what was said about an org that is over its limits, which have changed: what it sends from now on is not set aside
+    /// before it is looked at again. It stays so until then if that fails.
+    pub(super) async fn limits_changed(&self, org_id: OrgId) {
+        let Some(invalidator) = &self.invalidator else { return };
+        if let Err(error) = invalidator.limits_changed(org_id).await {
+            tracing::warn!(%error, "an org may be held to its old limits until the quota reconciler's next tick");
+        }
+    }
+
     /// Announces a committed change. It stays a change if that fails: it then holds a little later.
     pub(super) async fn announce(&self, keys: &[String]) {
         if keys.is_empty() {

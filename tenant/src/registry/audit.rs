@@ -33,6 +33,11 @@ impl Event {
         }
     }
 
+    /// Whether the org's monthly limits may be others now.
+    pub(super) fn changes_limits(&self) -> bool {
+        matches!(self.event_type, "org.plan" | "org.limits")
+    }
+
     pub(super) async fn write(
         self,
         connection: &mut PgConnection,

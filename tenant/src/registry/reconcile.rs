@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::audit::Event;
 use super::session::{Change, Session};
-use super::{LIST_MAX, Limit, Meter, Registry, RegistryError, limits};
+use super::{LIST_MAX, Limit, Meter, OverQuota, Registry, RegistryError, limits};
 use crate::audit::{EventType, NewEvent};
 
 /// How much of a limit may be used before the org is told.
@@ -31,10 +31,12 @@ pub struct MeterUsage {
 }
 
 /// What became of a sum.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// The limits that hold, for the meters that were settled. A meter whose sum was newer already is missing.
     pub limits: Vec<(Meter, Limit)>,
+    /// What becomes of accepted data beyond them.
+    pub over_quota: OverQuota,
     /// What the org was told.
     pub told: Vec<EventType>,
 }
@@ -115,7 +117,8 @@ impl Registry {
         .bind(watermark)
         .fetch_all(change.connection())
         .await?;
-        let (mut settled, mut events) = (Settled::default(), Vec::new());
+        let mut settled = Settled { limits: Vec::new(), over_quota: limits.over_quota, told: Vec::new() };
+        let mut events = Vec::new();
         for row in rows {
             let meter: Meter = row.try_get::<&str, _>("meter")?.parse()?;
             let limit = limits.meters.iter().find(|limit| limit.meter == meter).map(|limit| limit.limited.limit);

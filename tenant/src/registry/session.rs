@@ -75,8 +75,12 @@ impl<'a> Change<'a> {
     pub(super) async fn commit(mut self, event: Event) -> Result<(), sqlx::Error> {
         let (org_id, registry) = (self.org_id(), self.registry);
         let keys = registry.announcer.keys(self.connection(), org_id, event.reach()).await?;
+        let are_limits = event.changes_limits();
         event.write(self.connection(), org_id, &registry.actor).await?;
         self.session.transaction.commit().await?;
+        if are_limits {
+            registry.announcer.limits_changed(org_id).await;
+        }
         registry.announcer.announce(&keys).await;
         Ok(())
     }

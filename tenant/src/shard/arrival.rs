@@ -9,7 +9,7 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use redis::{RedisError, Script};
+use redis::{AsyncCommands, RedisError, Script};
 use schema::envelope::Envelope;
 use schema::ids::OrgId;
 use schema::model::Meter;
@@ -32,6 +32,8 @@ pub const SETTLED_KEPT: Duration = Duration::from_secs(24 * 3600);
 pub enum Place {
     /// A shard's stream, for an envelope of that org that is accepted by that, and counted ([`crate::ledger`]).
     Shard(Shard, OrgId),
+    /// A shard's stream, for an envelope that comes from there: whoever owns the shard stores it, wherever its org is now.
+    Back(Shard),
     /// The stream of envelopes written before tenancy.
     Legacy,
 }
@@ -39,7 +41,7 @@ pub enum Place {
 impl Place {
     fn arrivals(self) -> RedisKey {
         match self {
-            Self::Shard(shard, _) => RedisKey::shard_arrivals(shard),
+            Self::Shard(shard, _) | Self::Back(shard) => RedisKey::shard_arrivals(shard),
             Self::Legacy => RedisKey::legacy_arrivals(),
         }
     }
@@ -60,7 +62,7 @@ impl Arrivals {
     /// Appends an entry of one field, unless it was appended under that token before. After an error it may be there or not.
     pub async fn append(&self, to: Place, token: &str, field: &str, value: &[u8]) -> Result<Appended, RedisError> {
         let stream = match to {
-            Place::Shard(shard, _) => RedisKey::shard_stream(shard),
+            Place::Shard(shard, _) | Place::Back(shard) => RedisKey::shard_stream(shard),
             Place::Legacy => RedisKey::legacy_stream(),
         };
         let mut call = ARRIVE.key(stream);
@@ -78,6 +80,12 @@ impl Arrivals {
         }
         let is_there: bool = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(if is_there { Appended::Kept } else { Appended::Closed })
+    }
+
+    /// Whether something has arrived there under that token.
+    pub async fn has(&self, at: Place, token: &str) -> Result<bool, RedisError> {
+        let score: Option<String> = self.redis.clone().zscore(at.arrivals(), token).await?;
+        Ok(score.is_some())
     }
 
     /// Says that what arrived under that token is at its source no more.

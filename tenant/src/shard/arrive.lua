@@ -2,7 +2,7 @@
 -- Appends to a stream what comes from another slot of the cluster: once, however often it is asked for.
 --
 -- KEYS  1  the stream      2  …:arrivals    zset: token -> when its source was known to be gone, in ms; +inf until then
---       3  …:fence of a shard, unless the stream is no shard's
+--       3  …:fence of a shard, if the org may have moved away from it
 --       4  …:accepted:<hour>    hash: org -> items; if it is accepted by that, and was not before
 -- ARGV  1  the token    2  the field    3  its value    4  how long a token is kept once its source is gone, in ms    5  the org
 --       6  its items    7  how long they are counted, in s

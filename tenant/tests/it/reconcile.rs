@@ -18,7 +18,7 @@ use tenant::clickhouse::Records;
 use tenant::keys::RedisKey;
 use tenant::reconcile::{Base, QuotaReconciler, Report, rebase};
 use tenant::redis::{Redis, connect};
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter, MeterUsage, NewKey, NewOrg, Registry};
+use tenant::registry::{Limit, LimitChange, LimitEdit, Meter, MeterUsage, NewKey, NewOrg, OverQuota, Registry};
 use tenant::resolver::PostgresSource;
 use tenant::settings::parse;
 use tenant::shard::Shard;
@@ -164,7 +164,8 @@ async fn the_counter_is_conserved(world: &World, redis: &Redis, seeds: std::ops:
                     };
                     for (watermark, billed) in writes {
                         let base = Base { meter: Meter::SpanIngested, billed, limit: Some(LIMIT) };
-                        let done = rebase(redis, org, PERIOD, watermark * MINUTE, &[base]).await.unwrap();
+                        let done =
+                            rebase(redis, org, PERIOD, watermark * MINUTE, &[base], OverQuota::Park).await.unwrap();
                         assert_eq!(done.is_some(), watermark >= books.watermark, "{at}: only an older one is refused");
                         late += u64::from(done.is_none());
                         corrected += done.unwrap_or_default();

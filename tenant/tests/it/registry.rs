@@ -277,6 +277,7 @@ async fn own_limits_go_over_the_plans_one_by_one_and_can_be_taken_back() {
         burst: LimitEdit::Set(Limit::Unlimited),
         eval_slots: LimitEdit::Keep,
         meters: vec![(Meter::SpanIngested, set(0)), (Meter::ReplayRun, set(5))],
+        ..LimitChange::default()
     };
     assert!(registry.set_limits(org_id, &change).await.unwrap());
     let limits = registry.limits(org_id).await.unwrap();

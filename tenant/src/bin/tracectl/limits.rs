@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde_json::json;
-use tenant::registry::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, Meter, Registry};
+use tenant::registry::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, Meter, OverQuota, Registry};
 
 use crate::failure::Failure;
 use crate::output::{Answer, NONE};
@@ -21,7 +21,8 @@ pub(crate) enum Command {
     /// A limit is a whole number or `unlimited`; 0 forbids.
     #[command(after_help = "Examples:\n  \
         tracectl limits set acme --rps 100 --burst 400 --eval-slots 8\n  \
-        tracectl limits set acme --meter span_ingested=5000000 --meter span_bytes=unlimited")]
+        tracectl limits set acme --meter span_ingested=5000000 --meter span_bytes=unlimited\n  \
+        tracectl limits set acme --over-quota drop")]
     Set {
         /// The org: its slug or id.
         org: String,
@@ -53,6 +54,10 @@ pub(crate) struct Own {
     /// Per month: span_ingested, span_bytes, eval_judge_call, eval_judge_tokens or replay_run. May be repeated.
     #[arg(long = "meter", value_name = "METER=LIMIT", value_parser = meter_limit)]
     meters: Vec<(Meter, Limit)>,
+    /// What becomes of accepted data that turns out to be over a monthly limit: park keeps it until the limit is raised, drop
+    /// deletes it.
+    #[arg(long, value_name = "POLICY")]
+    over_quota: Option<OverQuota>,
 }
 
 #[derive(Args, Debug)]
@@ -87,6 +92,7 @@ impl Own {
             burst: edit(self.burst),
             eval_slots: edit(self.eval_slots),
             meters: self.meters.into_iter().map(|(meter, limit)| (meter, LimitEdit::Set(limit))).collect(),
+            over_quota: self.over_quota,
         }
     }
 }
@@ -99,6 +105,7 @@ impl Which {
             burst: edit(self.burst),
             eval_slots: edit(self.eval_slots),
             meters: self.meters.into_iter().map(|meter| (meter, LimitEdit::Clear)).collect(),
+            over_quota: None,
         }
     }
 }
@@ -113,7 +120,12 @@ impl Command {
                     [line.name.to_owned(), line.limit.to_string(), line.per.to_owned(), line.source.to_string()]
                 });
                 let headings = ["LIMIT", "VALUE", "PER", "FROM"];
-                Ok(Answer::table(serde_json::to_value(&limits)?, &headings, rows.collect()))
+                let what = match limits.over_quota {
+                    OverQuota::Park => "parked until the limit is raised",
+                    OverQuota::Drop => "dropped",
+                };
+                let answer = Answer::table(serde_json::to_value(&limits)?, &headings, rows.collect());
+                Ok(answer.note(format!("accepted data that turns out to be over a monthly limit is {what}")))
             }
             Self::Set { org, own } => change(registry, &org, &own.change()).await,
             Self::Clear { org, which } => change(registry, &org, &which.change()).await,
