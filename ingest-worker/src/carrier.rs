@@ -3,6 +3,7 @@
 //! A step that may or may not have taken effect is done again. An owner that has lost its shard stops at once and leaves the rest to
 //! its successor.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,13 +13,17 @@ use schema::ids::OrgId;
 use schema::model::Meter;
 use schema::tables::{Table, period};
 use tenant::clickhouse::{InsertError, Inserter, Records, Refusal};
+use tenant::clock::hour_of;
 use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason};
 use tenant::outcome::{Ledger, Outcome};
+use tenant::quota::{self, Aside, ParkedId};
+use tenant::redis::Redis;
+use tenant::registry::OverQuota;
 use tenant::shard::fence::EntryId;
 use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Piece};
+use crate::delivery::intent::{Intent, Piece, Verdict};
 use crate::delivery::{Delivery, Step};
 use crate::lease::Tenure;
 use crate::metrics;
@@ -36,6 +41,9 @@ const NO_MEMORY_TRIES_MAX: u32 = 4;
 /// MEMORY_LIMIT_EXCEEDED
 const NO_MEMORY: u32 = 241;
 
+/// Envelopes that are parked by one round trip's reading. Each may be as large as a request.
+const SET_ASIDE_ENTRIES: usize = 16;
+
 /// The shard is not this worker's any more, or the worker stops in the middle of something that keeps failing.
 #[derive(Debug)]
 pub(crate) struct Gone;
@@ -49,6 +57,7 @@ pub(crate) struct Carrier {
     inserts: Arc<Semaphore>,
     ledger: Ledger,
     parked: Parked,
+    redis: Redis,
     statements: Statements,
 }
 
@@ -63,9 +72,10 @@ enum Inserted {
 }
 
 impl Carrier {
-    pub(crate) fn new(tenure: Tenure, stream: Stream, shared: &Shared) -> Self {
+    /// `redis` is for what belongs to orgs, and is not the shard's.
+    pub(crate) fn new(tenure: Tenure, stream: Stream, redis: Redis, shared: &Shared) -> Self {
         let Shared { inserter, records, inserts, ledger, parked, .. } = shared.clone();
-        Self { tenure, stream, inserter, records, inserts, ledger, parked, statements: Statements::default() }
+        Self { tenure, stream, inserter, records, inserts, ledger, parked, redis, statements: Statements::default() }
     }
 
     pub(crate) fn tenure(&self) -> &Tenure {
@@ -120,7 +130,7 @@ impl Carrier {
                 Step::Note(intent) => {
                     self.write("note what was refused", Write::Note(id, &intent)).await?;
                 }
-                Step::SetAside(_) => {}
+                Step::SetAside(intent) => self.set_aside(id, &intent).await?,
             }
             delivery.done();
         }
@@ -148,6 +158,49 @@ impl Carrier {
             self.parked.note(self.stream.shard(), letter);
         }
         metrics::parked(self.stream.shard(), letters.len());
+        Ok(())
+    }
+
+    /// Parks what is to be parked, and notes how much of whom is parked or dropped. All of it can be done again: by who takes the
+    /// batch over, and also, late, by who has lost it.
+    async fn set_aside(&self, id: IntentId, intent: &Intent) -> Result<(), Gone> {
+        let shard = self.stream.shard();
+        let parked = quota::Parked::new(self.redis.clone());
+        let mut sums = BTreeMap::<Aside, u64>::new();
+        for some in intent.set_aside.chunks(SET_ASIDE_ENTRIES) {
+            let entries: Vec<EntryId> = some.iter().map(|(at, _)| intent.entries[*at as usize]).collect();
+            let found = self.fetch(&entries).await?;
+            for (entry, (_, verdict)) in entries.into_iter().zip(some) {
+                let Some(bytes) = found.get(&entry) else { continue };
+                let Ok(envelope) = Envelope::decode(bytes) else {
+                    // The verdict is a later release's, which could read it.
+                    tracing::error!(%entry, "a batch under way sets an envelope aside that this release cannot read");
+                    return Err(Gone);
+                };
+                let (org, hour) = (envelope.header.org_id, hour_of(envelope.header.received_at));
+                let how = match verdict {
+                    Verdict::Park => OverQuota::Park,
+                    Verdict::Drop => OverQuota::Drop,
+                };
+                *sums.entry(Aside { org, hour, how }).or_default() += envelope.billed(Meter::SpanIngested);
+                if how == OverQuota::Park {
+                    let name = ParkedId { shard, entry };
+                    let mut backoff = Backoff::new();
+                    while let Err(error) = parked.park(org, name, bytes).await {
+                        self.failed(&mut backoff, "park an envelope", &error.into()).await?;
+                    }
+                }
+            }
+        }
+        let batch = format!("{shard}/{}-{}", id.epoch, id.number);
+        for (aside, items) in sums {
+            tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
+            let mut backoff = Backoff::new();
+            while let Err(error) = quota::note(&self.redis, &batch, aside, items).await {
+                self.failed(&mut backoff, "note what is set aside", &error.into()).await?;
+            }
+            metrics::set_aside(aside.how.as_str(), items);
+        }
         Ok(())
     }
 
@@ -231,13 +284,7 @@ impl Carrier {
     /// Reads the envelopes of a piece once more, in their order.
     async fn each_entry(&self, intent: &Intent, piece: &Piece, mut see: impl FnMut(&Envelope<'_>)) -> Result<(), Gone> {
         let ids: Vec<EntryId> = intent.included(piece).map(|at| intent.entries[at]).collect();
-        let mut backoff = Backoff::new();
-        let found = loop {
-            match self.stream.fetch(&ids).await {
-                Ok(found) => break found,
-                Err(error) => self.failed(&mut backoff, "fetch the entries of a batch", &error).await?,
-            }
-        };
+        let found = self.fetch(&ids).await?;
         for id in ids {
             let Some(bytes) = found.get(&id) else {
                 let shard = self.stream.shard().number();
@@ -249,12 +296,22 @@ impl Carrier {
                 Err(error) => {
                     // It was readable when the batch was made: by another release.
                     tracing::error!(%id, %error, "an entry of the batch under way cannot be read by this release");
-                    self.pause(&mut backoff).await?;
+                    self.pause(&mut Backoff::new()).await?;
                     return Err(Gone);
                 }
             }
         }
         Ok(())
+    }
+
+    async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, Gone> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.stream.fetch(entries).await {
+                Ok(found) => return Ok(found),
+                Err(error) => self.failed(&mut backoff, "fetch the entries of a batch", &error).await?,
+            }
+        }
     }
 
     /// Whether rows of a piece are stored, although its insert failed. Looked for by one envelope of each month, because the rows

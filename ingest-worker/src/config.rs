@@ -51,6 +51,12 @@ const DLQ_BYTES_MAX: Setting<u64> = Setting::new(
     "Bytes of dead letters per shard. A shard whose dead letters are full waits until there is room; nothing is lost.",
 )
 .default("256MiB");
+const PARKED_BYTES_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_QUOTA_PARKED_BYTES_MAX",
+    parse::bytes::<0, { 64 << 30 }>,
+    "Bytes in Redis per org for envelopes that are parked because the org is over its quota. Beyond it they are stored.",
+)
+.default("64MiB");
 const INSERTS_MAX: Setting<u64> = Setting::new(
     "TRACEBILITY_INSERTS_MAX",
     parse::count::<1, 64>,
@@ -117,6 +123,7 @@ const TABLE: &[&dyn Declared] = &[
     &MEMORY_MAX,
     &WINDOW_MAX,
     &DLQ_BYTES_MAX,
+    &PARKED_BYTES_MAX,
     &INSERTS_MAX,
     &DRAIN_MAX,
     &ROLES,
@@ -153,6 +160,8 @@ pub struct Config {
     pub memory_max: usize,
     pub window_max: usize,
     pub dlq_bytes_max: u64,
+    /// Of one org; none where a monthly limit refuses nobody.
+    pub parked_bytes_max: Option<u64>,
     pub inserts_max: usize,
     pub drain_max: Duration,
     pub roles: Roles,
@@ -180,6 +189,7 @@ impl Config {
             audit_publish_every: values.get(&AUDIT_PUBLISH_EVERY)?,
             audit_reconcile_every: values.get(&AUDIT_RECONCILE_EVERY)?,
         };
+        let parked_bytes_max = Some(values.get(&PARKED_BYTES_MAX)?).filter(|_| chores.mode.enforces_quotas());
         Ok(Self {
             redis_url,
             clickhouse_url,
@@ -192,6 +202,7 @@ impl Config {
             memory_max,
             window_max: size(&WINDOW_MAX)?,
             dlq_bytes_max: values.get(&DLQ_BYTES_MAX)?,
+            parked_bytes_max,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
             roles: values.get(&ROLES)?,

@@ -16,6 +16,7 @@ pub mod lease;
 pub mod metrics;
 pub mod pace;
 pub mod parked;
+pub mod quota;
 pub mod roles;
 pub mod shard;
 mod statements;

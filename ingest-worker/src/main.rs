@@ -65,7 +65,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut chores = config.chores.start(config.roles, &stopping)?;
     let mut shards = JoinSet::new();
     if config.roles.shards {
-        let stores = shard::Stores { redis_url: config.redis_url, redis, dlq_bytes_max: config.dlq_bytes_max };
+        let stores = shard::Stores {
+            redis_url: config.redis_url,
+            redis,
+            dlq_bytes_max: config.dlq_bytes_max,
+            parked_bytes_max: config.parked_bytes_max,
+        };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
     let signal = service::stop_signal().await;

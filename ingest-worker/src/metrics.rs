@@ -35,6 +35,16 @@ pub fn dlq_full(shard: Shard) {
     counter!("tracebility_dlq_full_total", "shard" => shard.number().to_string()).increment(1);
 }
 
+/// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped.
+pub fn set_aside(how: &'static str, items: u64) {
+    counter!("tracebility_set_aside_items_total", "how" => how).increment(items);
+}
+
+/// `tracebility_over_quota_stored_total`: envelopes of orgs over their quota that were stored, because there was no room to park them.
+pub fn over_quota_stored() {
+    counter!("tracebility_over_quota_stored_total").increment(1);
+}
+
 /// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.
 pub fn redis_failed() {
     counter!("tracebility_redis_failures_total").increment(1);

@@ -25,6 +25,7 @@ use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
 use crate::pace::Pace;
 use crate::parked::Parked;
+use crate::quota::Quotas;
 use crate::stream::{IntentId, Stream};
 
 /// The memory budget is counted in units of this many bytes.
@@ -65,6 +66,8 @@ pub struct Stores {
     pub redis: Redis,
     /// Bytes of dead letters per shard.
     pub dlq_bytes_max: u64,
+    /// Bytes of envelopes of an org that is over its quota; none where a monthly limit refuses nobody.
+    pub parked_bytes_max: Option<u64>,
 }
 
 /// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
@@ -102,10 +105,15 @@ pub fn serve(
     tasks.spawn(leases.run(stop.clone(), move |tenure: Tenure| {
         let (shard, shared) = (tenure.shard(), shared.clone());
         let stream = Stream::new(shard, stores.redis.clone(), stores.dlq_bytes_max);
+        let redis = stores.redis.clone();
+        let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
         let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
         async move {
             match reader {
-                Ok(reader) => run(tenure, Feed::new(shard, reader, shared.window_max), stream, shared).await,
+                Ok(reader) => {
+                    let feed = Feed::new(shard, reader, shared.window_max);
+                    run(feed, Carrier::new(tenure, stream, redis, &shared), quotas, shared).await;
+                }
                 Err(error) => tracing::error!(shard = shard.number(), %error, "cannot work on a shard"),
             }
         }
@@ -114,10 +122,10 @@ pub fn serve(
 }
 
 /// Serves a shard until its tenure ends. What was read by then and is not announced stays in Redis.
-async fn run(tenure: Tenure, feed: Feed, stream: Stream, shared: Shared) {
-    let shard = tenure.shard().number();
-    let carrier = Carrier::new(tenure, stream, &shared);
-    let worker = Worker { feed, carrier, shared, batch: Batch::default(), memory: None, delivered: None, batches: 0 };
+async fn run(feed: Feed, carrier: Carrier, quotas: Option<Quotas>, shared: Shared) {
+    let shard = carrier.tenure().shard().number();
+    let batch = Batch::default();
+    let worker = Worker { feed, carrier, quotas, shared, batch, memory: None, delivered: None, batches: 0 };
     if worker.work().await.is_err() {
         tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
     }
@@ -126,6 +134,7 @@ async fn run(tenure: Tenure, feed: Feed, stream: Stream, shared: Shared) {
 struct Worker {
     feed: Feed,
     carrier: Carrier,
+    quotas: Option<Quotas>,
     shared: Shared,
     batch: Batch,
     memory: Option<OwnedSemaphorePermit>,
@@ -207,7 +216,11 @@ impl Worker {
                     self.delivered.map(|at| at + self.shared.pace.between_inserts(self.shared.limits.age)),
                 );
             }
-            self.batch.add(held.id, &envelope, None, Instant::now());
+            let verdict = match &mut self.quotas {
+                Some(quotas) => quotas.verdict(&envelope, held.envelope.len(), &self.feed.window).await,
+                None => None,
+            };
+            self.batch.add(held.id, &envelope, verdict, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
                 return Ok(true);
             }
@@ -251,6 +264,9 @@ impl Worker {
             never = self.feed.read_ahead() => match never {},
         };
         self.memory = None;
+        if let Some(quotas) = &mut self.quotas {
+            quotas.delivered();
+        }
         self.shared.spare.give(emptied);
         Ok(())
     }

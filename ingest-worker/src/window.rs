@@ -145,6 +145,11 @@ impl Window {
         self.left = TURN_BYTES;
     }
 
+    /// What comes next of every org.
+    pub fn firsts(&self) -> impl Iterator<Item = &Held> {
+        self.orgs.values().filter_map(|queue| queue.held.front())
+    }
+
     /// The first entry that was read and is not in a batch.
     pub fn oldest(&self) -> Option<EntryId> {
         let first = |queue: &Queue| queue.held.front().map(|entry| entry.id).or(queue.forgotten);

@@ -1,5 +1,5 @@
 //! Every interleaving of two workers that both believe they own a shard: crashes, take-overs, lost replies, commands and inserts
-//! that arrive late or twice, rows that ClickHouse refuses until somebody mends the table.
+//! that arrive late or twice, rows that ClickHouse refuses until somebody mends the table, an org whose parked envelope is released.
 //!
 //! [`Delivery`] and [`Intent`] are the real ones. Redis and ClickHouse are what the scripts and the deduplication window promise
 //! (`scripts.rs` and `tests/it` hold the real ones to that). Two things are taken for granted, both bounded in time by the
@@ -53,6 +53,9 @@ struct Redis {
     newest: Id,
     dead: Vec<EntryId>,
     parked: BTreeSet<EntryId>,
+    /// What was parked and put into the stream again, where it is another entry, and how often. This is also what is remembered
+    /// of releases: each for longer than a command can be late.
+    released: BTreeMap<EntryId, u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -106,6 +109,8 @@ enum Action {
     Delay(usize),
     Arrive(Late),
     Mend,
+    /// Somebody puts what is parked back into the stream: appends it, and then takes it out of the parked envelopes.
+    Release,
 }
 
 struct TwoWorkers {
@@ -147,10 +152,11 @@ impl World {
                     }
                 }
             }
-            // Parking goes to a store of the org, where no lease is known; the same entry twice is one.
+            // Parking goes to a store of the org, where no lease is known. The same entry twice is one, and what was released stays so.
             What::SetAside(bytes) => {
                 let intent = Intent::decode(&bytes).unwrap();
-                redis.parked.extend(intent.set_aside.iter().map(|(at, _)| intent.entries[*at as usize]));
+                let entries = intent.set_aside.iter().map(|(at, _)| intent.entries[*at as usize]);
+                redis.parked.extend(entries.filter(|entry| !redis.released.contains_key(entry)));
             }
             _ if fenced => return Reply::Fenced,
             What::Announce(bytes) => {
@@ -202,7 +208,8 @@ impl World {
     fn ended_well(&self, refusing: u8, entry: EntryId) -> bool {
         let rows = |table| self.clickhouse.rows.get(&(table, entry)).copied().unwrap_or_default();
         let dead = self.redis.dead.iter().filter(|dead| **dead == entry).count();
-        let parked = self.redis.parked.contains(&entry);
+        let released = self.redis.released.get(&entry).copied().unwrap_or_default();
+        let parked = self.redis.parked.contains(&entry) || released == 1;
         match (rows(2), rows(3), dead, parked) {
             (1, 1, 0, false) | (0, 0, 0, true) => true,
             (0, 0, 1, false) => entry == POISON && refusing == TABLES[0],
@@ -229,6 +236,7 @@ impl Model for TwoWorkers {
             newest: (0, 0),
             dead: Vec::new(),
             parked: BTreeSet::new(),
+            released: BTreeMap::new(),
         };
         let clickhouse = ClickHouse { refusing: Some(self.refusing), ..ClickHouse::default() };
         vec![World {
@@ -268,6 +276,9 @@ impl Model for TwoWorkers {
             }
         }
         actions.extend(world.late.iter().cloned().map(Action::Arrive));
+        if !world.redis.parked.is_empty() {
+            actions.push(Action::Release);
+        }
         let inserts = world.late.iter().any(|late| matches!(late.what, What::Insert { .. }));
         let outdated = world.workers.iter().flatten().any(|tenure| tenure.epoch < world.redis.epoch);
         if world.clickhouse.refusing.is_some() && !inserts && !outdated {
@@ -315,14 +326,19 @@ impl Model for TwoWorkers {
                 world.arrives(late);
             }
             Action::Mend => world.clickhouse.refusing = None,
+            Action::Release => {
+                for entry in std::mem::take(&mut world.redis.parked) {
+                    *world.redis.released.entry(entry).or_default() += 1;
+                }
+            }
         }
         (world != *before).then_some(world)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("no row is stored twice", |_, world: &World| {
-                world.clickhouse.rows.values().all(|times| *times == 1)
+            Property::always("no row is stored twice, and no envelope released twice", |_, world: &World| {
+                world.clickhouse.rows.values().chain(world.redis.released.values()).all(|times| *times == 1)
             }),
             Property::always("what is deleted is stored whole, or kept elsewhere", |model: &Self, world: &World| {
                 let mut all = (1..=ENTRIES).map(|ms| EntryId::new(ms, 0));
@@ -336,6 +352,9 @@ impl Model for TwoWorkers {
             }),
             Property::sometimes("the org over its quota is parked", |_, world: &World| {
                 world.redis.stream.is_empty() && world.redis.parked.contains(&OVER_QUOTA)
+            }),
+            Property::sometimes("and released", |_, world: &World| {
+                world.redis.stream.is_empty() && world.redis.released.contains_key(&OVER_QUOTA)
             }),
         ]
     }
