@@ -14,6 +14,7 @@ use tenant::admission::{Admission, Cost, Standing};
 use tenant::context::scope;
 use tenant::outcome::{Items, Ledger, Outcome};
 use tenant::redis::Redis;
+use tenant::shard::fence;
 use tenant::{Resolver, TenantContext};
 use uuid::Uuid;
 
@@ -183,16 +184,20 @@ impl App {
         };
         drop(body);
         let (counts, envelope) = translated.inspect_err(|error| self.refused_unread(tenant, error))?;
-        self.ledger.open(tenant.org_id(), counts.set_aside).end(Outcome::Rejected, "set_aside");
-        let items = self.ledger.open(tenant.org_id(), counts.accepted());
+        let open = |items| self.ledger.open(tenant.org_id(), items);
+        let items = || Fate { accepted: open(counts.accepted()), set_aside: open(counts.set_aside) };
         let standing = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
-                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items);
+                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items());
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }
-            None => self.charge_request(tenant).await?,
+            None => {
+                let standing = self.charge_request(tenant).await.map_err(|error| items().refused(error))?;
+                items().taken();
+                standing
+            }
         };
         metrics::items(&counts);
         Ok(Accepted { counts, standing })
@@ -205,28 +210,44 @@ impl App {
         cost: Cost,
         received_at: UnixNanos,
         envelope: Vec<u8>,
-        items: Items,
+        items: Fate,
     ) -> Result<Option<Standing>, ApiError> {
         let (charge, standing) = match self.admission.admit(&tenant, cost, received_at).await {
             Ok(admitted) => admitted,
-            Err(refused) => {
-                let error = ApiError::from(refused);
-                items.end(error.outcome(), error.code());
-                return Err(error);
-            }
+            Err(refused) => return Err(items.refused(refused.into())),
         };
-        match self.publisher.publish(&tenant, &envelope).await {
+        let new = fence::Accepted { org: tenant.org_id(), received_at, items: cost.items, envelope: &envelope };
+        match self.publisher.publish(&tenant, &new).await {
             Ok(()) => {
                 charge.kept();
-                items.end(Outcome::Accepted, "appended");
+                items.taken();
                 Ok(standing)
             }
             Err(error) => {
                 charge.refunded().await;
-                items.end(error.outcome(), error.code());
-                Err(error)
+                Err(items.refused(error))
             }
         }
+    }
+}
+
+/// The items of a request that was understood. What was set aside is told to the client when the rest is taken; if the request is
+/// refused, all of it comes again.
+struct Fate {
+    accepted: Items,
+    set_aside: Items,
+}
+
+impl Fate {
+    fn taken(self) {
+        self.accepted.end(Outcome::Accepted, "appended");
+        self.set_aside.end(Outcome::Rejected, "set_aside");
+    }
+
+    fn refused(self, error: ApiError) -> ApiError {
+        self.accepted.end(error.outcome(), error.code());
+        self.set_aside.end(error.outcome(), error.code());
+        error
     }
 }
 

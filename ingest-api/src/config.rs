@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tenant::api_key::PresentedKey;
+use tenant::clickhouse::ClickHouseUrl;
 use tenant::mode::DeploymentMode;
 use tenant::secret::{Secret, SecretUrl};
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
@@ -111,6 +112,7 @@ fn static_api_key(text: &str) -> Result<String, String> {
 pub struct Config {
     pub pg_dsn: SecretUrl,
     pub redis_url: SecretUrl,
+    pub clickhouse_url: ClickHouseUrl,
     pub deployment_mode: DeploymentMode,
     pub ingest_listen: SocketAddr,
     pub otlp_grpc_listen: SocketAddr,
@@ -133,6 +135,7 @@ impl Config {
         let config = Self {
             pg_dsn: values.get(&settings::PG_DSN)?,
             redis_url: values.get(&settings::REDIS_URL)?,
+            clickhouse_url: values.get(&settings::CLICKHOUSE_URL)?,
             deployment_mode: values.get(&settings::DEPLOYMENT_MODE)?,
             ingest_listen: values.get(&INGEST_LISTEN)?,
             otlp_grpc_listen: values.get(&OTLP_GRPC_LISTEN)?,

@@ -8,6 +8,7 @@ use http::StatusCode;
 use schema::translate::batch::TooLarge;
 use tenant::ResolveError;
 use tenant::admission::Refused;
+use tenant::ledger::LedgerError;
 use tenant::outcome::Outcome;
 
 /// Why a request was refused.
@@ -44,6 +45,8 @@ pub enum ApiError {
     Defect,
     #[error("the data cannot be stored at the moment; try again")]
     Unavailable(#[source] redis::RedisError),
+    #[error("the ledger cannot be read at the moment; try again")]
+    NoLedger(#[source] LedgerError),
 }
 
 /// Bytes of a message in which the client's own text can be, of any length.
@@ -84,7 +87,8 @@ impl ApiError {
             ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
             ApiError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Overloaded | ApiError::Moving | ApiError::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Overloaded | ApiError::Moving => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Unavailable(_) | ApiError::NoLedger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Defect => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -130,6 +134,7 @@ impl ApiError {
             ApiError::Moving => "org_moving",
             ApiError::Defect => "defect",
             ApiError::Unavailable(_) => "storage_unavailable",
+            ApiError::NoLedger(_) => "ledger_unavailable",
         }
     }
 

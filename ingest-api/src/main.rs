@@ -11,6 +11,8 @@ use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
 use ingest_api::{grpc, prices, routes, server};
 use tenant::admission::Admission;
+use tenant::clickhouse::Records;
+use tenant::ledger::Books;
 use tenant::outcome::{self, Ledger};
 use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};
 use tenant::{Resolver, mode::DeploymentMode, service};
@@ -37,7 +39,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let admission = Admission::new(redis.clone(), config.deployment_mode.enforces_quotas());
     let ledger = Ledger::new();
     let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), budget, health.clone());
-    let operator = Operator::new(redis.clone(), config.admin_key, health);
+    let books = Books::new(redis.clone(), Records::new(&config.clickhouse_url));
+    let operator = Operator::new(redis.clone(), config.admin_key, health, books);
     let (end_ledger, ledger_ends) = watch::channel(false);
     let ledger = tokio::spawn(outcome::run(ledger, redis.clone(), ledger_ends));
 

@@ -2,11 +2,10 @@
 
 use std::time::Instant;
 
-use schema::envelope::ENVELOPE_FIELD;
 use tenant::TenantContext;
 use tenant::redis::Redis;
 use tenant::shard::ShardRouter;
-use tenant::shard::fence::{Appended, Fence};
+use tenant::shard::fence::{Accepted, Appended, Fence};
 
 use crate::error::ApiError;
 use crate::metrics;
@@ -25,11 +24,10 @@ impl Publisher {
 
     /// Appends an envelope. When this returns, Redis has it. After an error it may have it too: the client's retry then
     /// writes the same rows again, which collapse into one.
-    pub(crate) async fn publish(&self, tenant: &TenantContext, envelope: &[u8]) -> Result<(), ApiError> {
+    pub(crate) async fn publish(&self, tenant: &TenantContext, new: &Accepted<'_>) -> Result<(), ApiError> {
         let begun = Instant::now();
-        let shard = ShardRouter::shard_of(tenant);
-        let appended = self.shards.append(shard, tenant.org_id(), ENVELOPE_FIELD, envelope).await;
-        metrics::appended(begun.elapsed(), envelope.len(), matches!(appended, Ok(Appended::Kept)));
+        let appended = self.shards.accept(ShardRouter::shard_of(tenant), new).await;
+        metrics::appended(begun.elapsed(), new.envelope.len(), matches!(appended, Ok(Appended::Kept)));
         match appended {
             Ok(Appended::Kept) => Ok(()),
             Ok(Appended::Closed) => Err(ApiError::Moving),
