@@ -189,7 +189,8 @@ impl App {
         let standing = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
-                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items());
+                let stored =
+                    self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items());
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }

@@ -72,9 +72,10 @@ const DRAIN_MAX: Setting<Duration> = Setting::new(
 const ROLES: Setting<Roles> = Setting::new(
     "TRACEBILITY_WORKER_ROLES",
     Roles::parse,
-    "What this worker does: shards (inserts), quota (sums up monthly usage), audit (copies and checks the audit trail).",
+    "What this worker does: shards (inserts), quota (sums up monthly usage), audit (copies and checks the audit trail), ledger \
+     (looks whether everything that was accepted is somewhere).",
 )
-.default("shards,quota,audit");
+.default("shards,quota,audit,ledger");
 const QUOTA_EVERY: Setting<Duration> = Setting::new(
     "TRACEBILITY_QUOTA_EVERY",
     parse::duration::<100, 3_600_000>,
@@ -99,6 +100,19 @@ const AUDIT_RECONCILE_EVERY: Setting<Duration> = Setting::new(
     "How often it is checked that every audit event is in ClickHouse, by one worker of all.",
 )
 .default("24h");
+
+const LEDGER_EVERY: Setting<Duration> = Setting::new(
+    "TRACEBILITY_LEDGER_EVERY",
+    parse::duration::<100, 86_400_000>,
+    "How often it is looked whether everything that was accepted is somewhere, by one worker of all.",
+)
+.default("60s");
+const LEDGER_SETTLE: Setting<Duration> = Setting::new(
+    "TRACEBILITY_LEDGER_SETTLE",
+    parse::duration::<0, 86_400_000>,
+    "How long accepted items may be missing, or there twice, before an alarm is raised.",
+)
+.default("2m");
 
 /// The program, for `--help` and `--check-config`.
 pub const PROGRAM: Program = Program {
@@ -132,6 +146,8 @@ const TABLE: &[&dyn Declared] = &[
     &QUOTA_SETTLE,
     &AUDIT_PUBLISH_EVERY,
     &AUDIT_RECONCILE_EVERY,
+    &LEDGER_EVERY,
+    &LEDGER_SETTLE,
     &settings::LOG,
 ];
 
@@ -188,6 +204,8 @@ impl Config {
             quota_settle: values.get(&QUOTA_SETTLE)?,
             audit_publish_every: values.get(&AUDIT_PUBLISH_EVERY)?,
             audit_reconcile_every: values.get(&AUDIT_RECONCILE_EVERY)?,
+            ledger_every: values.get(&LEDGER_EVERY)?,
+            ledger_settle: values.get(&LEDGER_SETTLE)?,
         };
         let parked_bytes_max = Some(values.get(&PARKED_BYTES_MAX)?).filter(|_| chores.mode.enforces_quotas());
         Ok(Self {

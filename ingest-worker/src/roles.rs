@@ -1,4 +1,4 @@
-//! What a worker does beside its shards: summing up quotas, and looking after the audit trail.
+//! What a worker does beside its shards: summing up quotas, looking after the audit trail, and balancing the ledger.
 //!
 //! Each runs as a task of its own, on connections of its own, and repeats what fails: whatever becomes of it, the shards go
 //! on. In a fleet one worker does each at a time.
@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tenant::audit::{AuditReconciler, Publisher};
 use tenant::clickhouse::{ClickHouseUrl, Records};
+use tenant::ledger::{Books, Watch};
 use tenant::mode::DeploymentMode;
 use tenant::reconcile::{Job, QuotaReconciler, Turn};
 use tenant::registry::Registry;
@@ -21,18 +22,20 @@ pub struct Roles {
     pub shards: bool,
     pub quota: bool,
     pub audit: bool,
+    pub ledger: bool,
 }
 
 impl Roles {
     /// Reads a list such as `shards,quota`.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut roles = Self { shards: false, quota: false, audit: false };
+        let mut roles = Self { shards: false, quota: false, audit: false, ledger: false };
         for role in text.split(',').map(str::trim) {
             match role {
                 "shards" => roles.shards = true,
                 "quota" => roles.quota = true,
                 "audit" => roles.audit = true,
-                _ => return Err("is not a list of shards, quota and audit, such as shards,quota".to_owned()),
+                "ledger" => roles.ledger = true,
+                _ => return Err("is not a list of shards, quota, audit and ledger, such as shards,quota".to_owned()),
             }
         }
         Ok(roles)
@@ -51,19 +54,30 @@ pub struct Chores {
     pub quota_settle: Duration,
     pub audit_publish_every: Duration,
     pub audit_reconcile_every: Duration,
+    pub ledger_every: Duration,
+    pub ledger_settle: Duration,
 }
 
 impl Chores {
     /// Starts those that this worker has. No I/O happens here: a store that is away is waited for.
     pub fn start(&self, roles: Roles, stop: &watch::Receiver<bool>) -> anyhow::Result<JoinSet<()>> {
         let mut tasks = JoinSet::new();
-        if !roles.quota && !roles.audit {
+        if !roles.quota && !roles.audit && !roles.ledger {
             return Ok(tasks);
         }
         let registry = Registry::new(tenant::postgres::pool(&self.pg_dsn)?);
         let redis = tenant::redis::connect(&self.redis_url)?;
         let records = Records::new(&self.clickhouse_url);
         let turn = Turn::new(self.pg_dsn.clone(), redis.clone());
+        if roles.ledger {
+            let books = Books::new(redis.clone(), records.clone());
+            let watch = Watch::new(books, redis.clone(), registry.clone(), self.ledger_settle);
+            let (turn, every, stop) = (turn.clone(), self.ledger_every, stop.clone());
+            tasks.spawn(turn.repeat(Job::Ledger, every, stop, move || {
+                let watch = watch.clone();
+                async move { watch.look().await }
+            }));
+        }
         if roles.quota {
             let quotas = QuotaReconciler::new(registry.clone(), redis, records.clone(), self.mode.enforces_quotas());
             let quotas = quotas.with_settle(self.quota_settle);
@@ -93,9 +107,9 @@ mod tests {
 
     #[test]
     fn roles_are_named_and_checked() {
-        let roles = |shards, quota, audit| Ok(Roles { shards, quota, audit });
-        assert_eq!(Roles::parse("shards,quota,audit"), roles(true, true, true));
-        assert_eq!(Roles::parse("audit, quota"), roles(false, true, true));
+        let roles = |shards, quota, audit, ledger| Ok(Roles { shards, quota, audit, ledger });
+        assert_eq!(Roles::parse("shards,quota,audit,ledger"), roles(true, true, true, true));
+        assert_eq!(Roles::parse("audit, quota"), roles(false, true, true, false));
         for bad in ["", "shards,", "all", "Shards"] {
             assert!(Roles::parse(bad).is_err(), "{bad}");
         }

@@ -11,7 +11,7 @@ use tenant::settings::parse;
 
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
-use crate::{audit, dlq, idp, keys, limits, orgs, products, projects, quota, shards, workspaces};
+use crate::{audit, dlq, idp, keys, ledger, limits, orgs, products, projects, quota, shards, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
@@ -33,7 +33,7 @@ pub(crate) const REDIS: &str = "TRACEBILITY_REDIS_URL";
         tracectl projects create acme website\n  \
         tracectl keys create acme website --name 'production' --expires 90d\n  \
         tracectl orgs list --output json\n\n\
-        Exit status: 0 done, 1 failed, 2 the command line is wrong or a yes is missing."
+        Exit status: 0 done, 1 failed, 2 the command line is wrong or a yes is missing, 3 done, and something is wrong."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]
@@ -94,6 +94,13 @@ enum Noun {
     /// Dead letters: what could not be stored.
     #[command(subcommand, after_help = "Examples:\n  tracectl dlq ls\n  tracectl dlq replay --org acme")]
     Dlq(dlq::Command),
+    /// Whether everything that was accepted is somewhere, per org and hour.
+    ///
+    /// Counts what was accepted, stored, set aside, dead-lettered and is in flight, each by itself. What does not add up is a
+    /// residue: above zero something is missing, below zero there is more than was accepted. docs/ledger.md says what to do.
+    #[command(after_help = "Examples:\n  tracectl ledger\n  tracectl ledger acme --hours 48\n  \
+        tracectl ledger --watch\n\nExit status: 3 when a residue has lasted for longer than --settle.")]
+    Ledger(ledger::Command),
 }
 
 impl Cli {
@@ -115,6 +122,7 @@ impl Cli {
             Noun::Keys(command) => command.run(&registry).await,
             Noun::Shards(command) => command.run(&registry, self.global.redis()?).await,
             Noun::Dlq(command) => command.run(&registry, self.global.redis()?, &self.global.actor()).await,
+            Noun::Ledger(command) => command.run(&registry, self.global.redis()?, self.global.output).await,
         };
         if let Some(reason) = registry.unannounced() {
             let seconds = POSITIVE_TTL.as_secs();

@@ -13,6 +13,8 @@ use crate::output::printable;
 const FAILED: u8 = 1;
 /// The command line is wrong, or a yes is missing.
 const USAGE: u8 = 2;
+/// It was done, and found something that somebody must look at.
+const ALARM: u8 = 3;
 
 /// Why a command failed. Prints in one line.
 #[derive(Debug)]
@@ -32,6 +34,11 @@ impl Failure {
     /// It was not tried.
     pub(crate) fn usage(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code: USAGE, ..Self::new(what, next) }
+    }
+
+    /// It was done, and found something that somebody must look at.
+    pub(crate) fn alarm(what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code: ALARM, ..Self::new(what, next) }
     }
 
     /// The registry could not be opened. Says where it was looked for, without the password.

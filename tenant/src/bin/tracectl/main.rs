@@ -7,6 +7,7 @@
 //! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
 //! | `shards` | moving orgs between shards, and planning it |
 //! | `dlq` | dead letters: looked at, sent again, thrown away, written to a file |
+//! | `ledger` | whether everything that was accepted is somewhere |
 //! | `stores` | the other stores, for `quota`, `audit` and `dlq` |
 //! | `config` | JSON documents from the command line or a file |
 //! | `when` | moments and spans of time as people write them |
@@ -27,6 +28,7 @@ mod dlq;
 mod failure;
 mod idp;
 mod keys;
+mod ledger;
 mod limits;
 mod orgs;
 mod output;

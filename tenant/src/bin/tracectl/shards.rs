@@ -287,7 +287,7 @@ async fn loads(registry: &Registry, redis: &Redis, periods: [u32; 2]) -> Result<
 }
 
 /// Every page of a list, sorted by slug as this program compares texts.
-async fn every_page<T>(
+pub(crate) async fn every_page<T>(
     page: impl AsyncFn(Option<&str>) -> Result<Vec<T>, tenant::registry::RegistryError>,
     slug: fn(&T) -> &String,
 ) -> Result<Vec<T>, Failure> {

@@ -1,5 +1,6 @@
 //! `tracectl`, the program itself, on real Postgres.
 
+mod ledger;
 mod life;
 mod printing;
 mod refusals;
