@@ -14,7 +14,7 @@ use schema::model::Meter;
 use schema::tables::{Table, period};
 use tenant::clickhouse::{InsertError, Inserter, Records, Refusal};
 use tenant::clock::hour_of;
-use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason};
+use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason, Source};
 use tenant::outcome::{Ledger, Outcome};
 use tenant::quota::{self, Aside, ParkedId};
 use tenant::redis::Redis;
@@ -143,7 +143,7 @@ impl Carrier {
         tracing::error!(shard = shard.number(), entry, reason, "an entry is not readable; it goes to the dead letters");
         self.write("park an entry", Write::Park(letter)).await?;
         self.ledger.refused_unread(letter.org, Outcome::DeadLettered, letter.reason.as_str());
-        self.parked.note(shard, letter);
+        self.parked.note(Source::Shard(shard), letter);
         metrics::parked(shard, 1);
         Ok(())
     }
@@ -155,7 +155,7 @@ impl Carrier {
             if let Some(org) = letter.org {
                 self.ledger.open(org, letter.items).end(Outcome::DeadLettered, letter.reason.as_str());
             }
-            self.parked.note(self.stream.shard(), letter);
+            self.parked.note(Source::Shard(self.stream.shard()), letter);
         }
         metrics::parked(self.stream.shard(), letters.len());
         Ok(())

@@ -69,6 +69,12 @@ const DRAIN_MAX: Setting<Duration> = Setting::new(
     "How long the last batches may take to be inserted after SIGTERM. What is not stays in Redis.",
 )
 .default("20s");
+const DUAL_READ_LEGACY: Setting<bool> = Setting::new(
+    "TRACEBILITY_INGEST_DUAL_READ_LEGACY",
+    parse::boolean,
+    "Whether the stream of envelopes written before tenancy is drained too, until somebody flips the switch of that name.",
+)
+.default("true");
 const ROLES: Setting<Roles> = Setting::new(
     "TRACEBILITY_WORKER_ROLES",
     Roles::parse,
@@ -140,6 +146,7 @@ const TABLE: &[&dyn Declared] = &[
     &PARKED_BYTES_MAX,
     &INSERTS_MAX,
     &DRAIN_MAX,
+    &DUAL_READ_LEGACY,
     &ROLES,
     &settings::DEPLOYMENT_MODE,
     &QUOTA_EVERY,
@@ -180,6 +187,7 @@ pub struct Config {
     pub parked_bytes_max: Option<u64>,
     pub inserts_max: usize,
     pub drain_max: Duration,
+    pub dual_read_legacy: bool,
     pub roles: Roles,
     pub chores: Chores,
 }
@@ -223,6 +231,7 @@ impl Config {
             parked_bytes_max,
             inserts_max: size(&INSERTS_MAX)?,
             drain_max: values.get(&DRAIN_MAX)?,
+            dual_read_legacy: values.get(&DUAL_READ_LEGACY)?,
             roles: values.get(&ROLES)?,
             chores,
         })

@@ -3,7 +3,8 @@
 //! Which shards are this worker's, [`lease`] says. Per shard one task ([`shard`]) reads its stream ([`feed`], [`window`]), gathers
 //! envelopes ([`batch`]) and has them delivered: what is to be done is [`delivery`]'s to say, and `carrier` does it, against Redis
 //! ([`stream`]) and ClickHouse, at a [`pace`] that it can follow. What cannot be
-//! stored is parked as dead letters, and [`parked`] tells of it. Beside that a worker may have [`roles`].
+//! stored is parked as dead letters, and [`parked`] tells of it. What was written before there were shards, [`legacy`] moves into
+//! them. Beside that a worker may have [`roles`].
 
 mod backoff;
 pub mod batch;
@@ -13,6 +14,7 @@ pub mod delivery;
 pub mod feed;
 pub mod health;
 pub mod lease;
+pub mod legacy;
 pub mod metrics;
 pub mod pace;
 pub mod parked;

@@ -6,11 +6,14 @@ use std::sync::Arc;
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
 use ingest_worker::health::{self, Health};
+use ingest_worker::legacy::Legacy;
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
 use ingest_worker::pace::Pace;
 use ingest_worker::parked::Parked;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
 use tenant::clickhouse::{Inserter, Records};
+use tenant::flags::{Flag, Flags};
+use tenant::legacy::Projects;
 use tenant::outcome::{self, Ledger};
 use tenant::registry::Registry;
 use tenant::{audit, service};
@@ -30,6 +33,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Build. A store that is away makes us not ready, and every operation is repeated until it is back.
     let metrics = service::collect_metrics(&INSERT_BUCKETS_SECONDS)?;
     let redis = tenant::redis::connect(&config.redis_url)?;
+    let postgres = tenant::postgres::pool(&config.chores.pg_dsn)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         limits: config.limits,
@@ -55,7 +59,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // What is told of the work ends after it.
     let (end_telling, telling_ends) = watch::channel(false);
     let (end_audit, audit_ends) = watch::channel(false);
-    let (trail, writing) = audit::writer(Registry::new(tenant::postgres::pool(&config.chores.pg_dsn)?));
+    let (trail, writing) = audit::writer(Registry::new(postgres.clone()));
     let writing = tokio::spawn(writing.run(audit_ends));
     let mut telling = JoinSet::new();
     telling.spawn(outcome::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
@@ -65,12 +69,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let mut chores = config.chores.start(config.roles, &stopping)?;
     let mut shards = JoinSet::new();
     if config.roles.shards {
-        let stores = shard::Stores {
-            redis_url: config.redis_url,
-            redis,
-            dlq_bytes_max: config.dlq_bytes_max,
-            parked_bytes_max: config.parked_bytes_max,
-        };
+        let dlq_bytes_max = config.dlq_bytes_max;
+        let open = Flags::new(postgres.clone()).follow(Flag::DualReadLegacy, config.dual_read_legacy, stopping.clone());
+        let projects = Projects::new(postgres);
+        let legacy = Legacy::new(redis.clone(), projects, open, dlq_bytes_max, &shared.ledger, &shared.parked);
+        let parked_bytes_max = config.parked_bytes_max;
+        let stores = shard::Stores { redis_url: config.redis_url, redis, dlq_bytes_max, parked_bytes_max, legacy };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
     let signal = service::stop_signal().await;

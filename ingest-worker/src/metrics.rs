@@ -1,8 +1,9 @@
 //! Every metric of `ingest-worker`. Labels are from fixed sets.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
+use tenant::legacy::Left;
 use tenant::shard::Shard;
 
 /// Upper bounds of the insert histogram, in seconds.
@@ -63,4 +64,31 @@ pub fn shard_taken_over() {
 /// `tracebility_lease_losses_total`: shards that this worker had and lost without giving them up.
 pub fn lease_lost() {
     counter!("tracebility_lease_losses_total").increment(1);
+}
+
+/// `tracebility_legacy_entries{state}`, what is left of the legacy stream: `waiting`, or `straggling` when it is closed; `moving`; and
+/// `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`.
+pub fn legacy_left(left: &Left, is_open: bool) {
+    let (waiting, straggling) = if is_open { (left.entries, 0) } else { (0, left.entries) };
+    let pending = left.groups.iter().map(|group| group.pending).sum();
+    for (state, entries) in
+        [("waiting", waiting), ("straggling", straggling), ("moving", left.moving), ("pending", pending)]
+    {
+        gauge!("tracebility_legacy_entries", "state" => state).set(entries as f64);
+    }
+    let age = left.first.map_or(Duration::ZERO, |first| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        since.saturating_sub(Duration::from_millis(first.ms()))
+    });
+    gauge!("tracebility_legacy_oldest_seconds").set(age.as_secs_f64());
+}
+
+/// `tracebility_legacy_entries_total{became}`: entries of the legacy stream that were `moved` into a shard, `dead_lettered`, or `empty`.
+pub fn legacy_moved(entries: usize, became: &'static str) {
+    counter!("tracebility_legacy_entries_total", "became" => became).increment(entries as u64);
+}
+
+/// `tracebility_legacy_failures_total`: turns of draining the legacy stream that had to be repeated.
+pub fn legacy_failed() {
+    counter!("tracebility_legacy_failures_total").increment(1);
 }

@@ -8,8 +8,7 @@ use std::time::{Duration, Instant};
 use schema::ids::OrgId;
 use serde_json::json;
 use tenant::audit::{AuditWriter, EventType, NewEvent};
-use tenant::dlq::{Description, Reason};
-use tenant::shard::Shard;
+use tenant::dlq::{Description, Reason, Source};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -22,7 +21,9 @@ const ORGS_MAX: usize = 4_096;
 /// Who is said to have done it.
 const ACTOR: &str = "ingest-worker";
 
-type Whose = (Shard, Option<OrgId>);
+type Whose = (Source, Option<OrgId>);
+/// Envelopes and their items, by reason and ClickHouse's code.
+type Sums = BTreeMap<(Reason, u32), (u64, u64)>;
 
 /// What is to be told. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -30,17 +31,16 @@ pub struct Parked(Arc<Mutex<HashMap<Whose, Untold>>>);
 
 #[derive(Debug, Default)]
 struct Untold {
-    /// Envelopes and their items, by reason and ClickHouse's code.
-    sums: BTreeMap<(Reason, u32), (u64, u64)>,
+    sums: Sums,
     told: Option<Instant>,
 }
 
 impl Parked {
-    /// An envelope of a shard became a dead letter.
-    pub(crate) fn note(&self, shard: Shard, letter: &Description) {
+    /// An envelope became a dead letter.
+    pub(crate) fn note(&self, source: Source, letter: &Description) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = all.len() < ORGS_MAX || all.contains_key(&(shard, letter.org));
-        let untold = all.entry((shard, letter.org.filter(|_| known))).or_default();
+        let known = all.len() < ORGS_MAX || all.contains_key(&(source, letter.org));
+        let untold = all.entry((source, letter.org.filter(|_| known))).or_default();
         let (envelopes, items) = untold.sums.entry((letter.reason, letter.code)).or_default();
         *envelopes += 1;
         *items += letter.items;
@@ -67,7 +67,7 @@ impl Parked {
     }
 
     /// Takes out what is to be told now, and forgets who has been quiet.
-    fn due(&self, now: Instant, all: bool) -> Vec<(Whose, BTreeMap<(Reason, u32), (u64, u64)>)> {
+    fn due(&self, now: Instant, all: bool) -> Vec<(Whose, Sums)> {
         let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
         untold.retain(|whose, untold| {
@@ -85,7 +85,7 @@ impl Parked {
     }
 
     /// There was no room in the queue: it is told later, with what comes until then.
-    fn put_back(&self, whose: Whose, sums: BTreeMap<(Reason, u32), (u64, u64)>) {
+    fn put_back(&self, whose: Whose, sums: Sums) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let untold = all.entry(whose).or_default();
         for (why, (envelopes, items)) in sums {
@@ -95,16 +95,21 @@ impl Parked {
     }
 }
 
-fn event((shard, org): Whose, sums: &BTreeMap<(Reason, u32), (u64, u64)>) -> NewEvent {
+fn event((source, org): Whose, sums: &Sums) -> NewEvent {
     let parked = sums.iter().map(|((reason, code), (envelopes, items))| {
         json!({ "reason": reason, "code": code, "envelopes": envelopes, "items": items })
     });
-    let detail = json!({ "shard": shard, "parked": parked.collect::<Vec<_>>() });
-    NewEvent::new(org, EventType::DlqParked, ACTOR).target(&format!("shard {shard}")).detail(detail)
+    let parked = parked.collect::<Vec<_>>();
+    let (target, detail) = match source {
+        Source::Shard(shard) => (format!("shard {shard}"), json!({ "shard": shard, "parked": parked })),
+        Source::Legacy => ("the legacy stream".to_owned(), json!({ "parked": parked })),
+    };
+    NewEvent::new(org, EventType::DlqParked, ACTOR).target(&target).detail(detail)
 }
 
 #[cfg(test)]
 mod tests {
+    use tenant::shard::Shard;
     use tenant::shard::fence::EntryId;
 
     use super::*;
@@ -112,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_flood_of_an_org_is_told_once_a_minute_and_no_envelope_is_forgotten() {
-        let (parked, shard, org) = (Parked::default(), Shard::new(3).unwrap(), Some(OrgId(uuid::Uuid::from_u128(7))));
+        let (parked, shard, org) =
+            (Parked::default(), Source::Shard(Shard::new(3).unwrap()), Some(OrgId(uuid::Uuid::from_u128(7))));
         let mut refused = letter(EntryId::ZERO, org, Reason::Refused, 469, "");
         refused.items = 5;
         let told = |at, all| parked.due(at, all);
@@ -138,7 +144,7 @@ mod tests {
 
     #[test]
     fn too_many_orgs_are_told_of_together() {
-        let (parked, shard) = (Parked::default(), Shard::new(0).unwrap());
+        let (parked, shard) = (Parked::default(), Source::Legacy);
         for n in 0..=ORGS_MAX as u128 + 1 {
             parked.note(shard, &letter(EntryId::ZERO, Some(OrgId(uuid::Uuid::from_u128(n))), Reason::Refused, 1, ""));
         }

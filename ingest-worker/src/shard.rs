@@ -7,6 +7,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::future::OptionFuture;
 use schema::block::Block;
 use schema::envelope::{Envelope, org_of};
 use tenant::clickhouse::{Inserter, Records};
@@ -23,6 +24,7 @@ use crate::carrier::{Carrier, Gone, letter};
 use crate::delivery::Delivery;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
+use crate::legacy::{DRAINED_BY, Legacy};
 use crate::pace::Pace;
 use crate::parked::Parked;
 use crate::quota::Quotas;
@@ -68,6 +70,8 @@ pub struct Stores {
     pub dlq_bytes_max: u64,
     /// Bytes of envelopes of an org that is over its quota; none where a monthly limit refuses nobody.
     pub parked_bytes_max: Option<u64>,
+    /// What drains the stream of envelopes written before tenancy.
+    pub legacy: Legacy,
 }
 
 /// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
@@ -108,11 +112,15 @@ pub fn serve(
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
         let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
+        let legacy = (shard == DRAINED_BY).then(|| stores.legacy.clone().drain(tenure.clone()));
         async move {
             match reader {
                 Ok(reader) => {
-                    let feed = Feed::new(shard, reader, shared.window_max);
-                    run(feed, Carrier::new(tenure, stream, redis, &shared), quotas, shared).await;
+                    let working = async {
+                        let feed = Feed::new(shard, reader, shared.window_max);
+                        run(feed, Carrier::new(tenure, stream, redis, &shared), quotas, shared).await;
+                    };
+                    tokio::join!(working, OptionFuture::from(legacy));
                 }
                 Err(error) => tracing::error!(shard = shard.number(), %error, "cannot work on a shard"),
             }

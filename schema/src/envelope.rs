@@ -52,6 +52,11 @@ impl Source {
     const ALL: [Source; 5] =
         [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc, Source::LangSmith];
 
+    /// The protocol of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|source| source.as_str() == name)
+    }
+
     /// The name stored in the `source` column.
     pub const fn as_str(self) -> &'static str {
         match self {

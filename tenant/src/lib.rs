@@ -19,6 +19,8 @@
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
 //! | [`dlq`] | envelopes that could not be stored |
+//! | [`legacy`] | envelopes that were written before tenancy |
+//! | [`flags`] | switches that are flipped while the services run |
 //! | [`audit`] | what was done, by whom: told, copied, and looked for |
 //! | [`quota`] | accepted data of orgs that are over a monthly limit |
 //! | [`reconcile`] | monthly usage, summed up from what is billed |
@@ -45,9 +47,11 @@ pub mod clickhouse;
 pub mod clock;
 pub mod dlq;
 pub mod eval;
+pub mod flags;
 pub mod invalidate;
 pub mod keys;
 pub mod ledger;
+pub mod legacy;
 pub mod mode;
 pub mod outcome;
 pub mod postgres;

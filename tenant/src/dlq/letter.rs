@@ -30,6 +30,10 @@ words! {
         Unreadable = "unreadable",
         /// ClickHouse will never take its rows of a table.
         Refused = "refused",
+        /// Nobody knows its project, which alone says whose it is.
+        UnknownProject = "unknown_project",
+        /// It names an org or a workspace that its project is not in.
+        WrongOrg = "wrong_org",
     }
 }
 

@@ -34,6 +34,9 @@ pub const SHARDS: u8 = 16;
 pub struct Shard(u8);
 
 impl Shard {
+    /// The first one.
+    pub const FIRST: Self = Self(0);
+
     /// The shard of that number, 0 to 15.
     pub const fn new(number: u8) -> Option<Self> {
         if number < SHARDS { Some(Self(number)) } else { None }

@@ -13,8 +13,15 @@ use crate::support::{World, bound, fill, url};
 const DIRECTORY: [&str; 4] = ["tenants", "workspaces", "tenant_projects", "shard_map"];
 
 /// The functions that run as the owner, each with its reason in docs/registry.md.
-const DOORS: [&str; 6] =
-    ["ensure_default_org", "find_api_key", "mark_published", "org_ids", "outbox_events", "record_event_of_no_org"];
+const DOORS: [&str; 7] = [
+    "ensure_default_org",
+    "find_api_key",
+    "find_project",
+    "mark_published",
+    "org_ids",
+    "outbox_events",
+    "record_event_of_no_org",
+];
 
 /// A table whose rows belong to orgs, and the column that says to which.
 struct Table {
@@ -91,6 +98,7 @@ async fn there_is_no_other_way_past_the_policies() {
     .await
     .unwrap();
     let lookup = "(public_id = NULLIF(current_setting('app.key_lookup'::text, true), ''::text))";
+    let project = "(id = (NULLIF(current_setting('app.project_lookup'::text, true), ''::text))::uuid)";
     let open = |door: &str| format!("(current_setting('app.{door}'::text, true) = 'open'::text)");
     assert_eq!(
         more,
@@ -107,6 +115,7 @@ async fn there_is_no_other_way_past_the_policies() {
             ),
             &format!("outbox_publish audit_outbox UPDATE {{tracebility_owner}} {}", open("outbox")),
             &format!("outbox_read audit_outbox SELECT {{tracebility_owner}} {}", open("outbox")),
+            &format!("project_lookup tenant_projects SELECT {{tracebility_owner}} {project}"),
         ]
     );
     let views: Vec<String> = sqlx::query_scalar(

@@ -1,0 +1,242 @@
+//! An envelope of before tenancy, read and written anew. Pure.
+//!
+//! It is a JSON object: `project_id`, `payload` (a native batch), and, as its writer knew them, `org_id`, `workspace_id`,
+//! `api_key_id`, `received_at` and `source`. What it says of its org is compared with its project's and never believed.
+
+use std::borrow::Cow;
+
+use schema::envelope::{Header, Source, exempt};
+use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use schema::model::UnixNanos;
+use schema::tables::framed_hash_128;
+use schema::translate::batch::Batch;
+use schema::translate::native::{self, Aside};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tenant::dlq::Reason;
+use tenant::legacy::Place;
+use tenant::shard::fence::EntryId;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use uuid::{Builder, Uuid};
+
+const DAY: UnixNanos = 86_400 * 1_000_000_000;
+/// How much later than its entry an envelope may say that it was received: two machines' clocks. Rows are partitioned by that time.
+const RECEIVED_LATE_MAX: UnixNanos = DAY;
+/// How much earlier: so long may an envelope have waited.
+const RECEIVED_EARLY_MAX: UnixNanos = 10 * 366 * DAY;
+
+/// Why an entry becomes a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub(super) struct Flaw {
+    /// In one word.
+    pub(super) reason: Reason,
+    /// In a sentence.
+    pub(super) detail: String,
+}
+
+impl Flaw {
+    fn unreadable(detail: impl ToString) -> Self {
+        Self { reason: Reason::Unreadable, detail: detail.to_string() }
+    }
+
+    /// Nobody knows the project.
+    pub(super) fn unknown_project(project: ProjectId) -> Self {
+        Self { reason: Reason::UnknownProject, detail: format!("there is no project {project}") }
+    }
+}
+
+#[derive(Deserialize)]
+struct Json<'a> {
+    org_id: Option<Uuid>,
+    workspace_id: Option<Uuid>,
+    project_id: Uuid,
+    api_key_id: Option<Uuid>,
+    #[serde(borrow)]
+    received_at: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    source: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+/// An entry of the legacy stream that could be read.
+pub(super) struct Old<'a> {
+    id: EntryId,
+    data: &'a [u8],
+    json: Json<'a>,
+    received_at: UnixNanos,
+}
+
+impl<'a> Old<'a> {
+    /// Reads an entry.
+    pub(super) fn read(id: EntryId, data: &'a [u8]) -> Result<Self, Flaw> {
+        let json: Json<'a> = serde_json::from_slice(data).map_err(Flaw::unreadable)?;
+        let appended_at = i64::try_from(id.ms()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+        let received_at = match &json.received_at {
+            Some(text) => unix_nanos(text)?,
+            // Its writer appended it as soon as it had received it.
+            None => appended_at,
+        };
+        let earliest = appended_at.saturating_sub(RECEIVED_EARLY_MAX);
+        if !(earliest..=appended_at.saturating_add(RECEIVED_LATE_MAX)).contains(&received_at) {
+            let said = json.received_at.unwrap_or_default();
+            return Err(Flaw::unreadable(format!("`received_at` {said} is not about when it was appended")));
+        }
+        Ok(Self { id, data, json, received_at })
+    }
+
+    /// Which project alone says whose it is.
+    pub(super) fn project(&self) -> ProjectId {
+        ProjectId(self.json.project_id)
+    }
+
+    /// The envelope of today; `None` if there is nothing in it. `place` is its project's.
+    ///
+    /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time, so today's
+    /// do not hold for it.
+    pub(super) fn translate(&self, place: &Place) -> Result<Option<Vec<u8>>, Flaw> {
+        let Json { org_id, workspace_id, project_id, api_key_id, source, payload, .. } = &self.json;
+        let said = |what: &str, said: Uuid, is: Uuid| Flaw {
+            reason: Reason::WrongOrg,
+            detail: format!("it says {what} {said}, but its project {project_id} is of {is}"),
+        };
+        // Some writers wrote zeros for what they did not know.
+        let known = |id: &Option<Uuid>| id.filter(|id| !id.is_nil());
+        if let Some(org) = known(org_id).filter(|org| OrgId(*org) != place.org_id) {
+            return Err(said("org", org, place.org_id.0));
+        }
+        if let Some(workspace) = known(workspace_id).filter(|workspace| WorkspaceId(*workspace) != place.workspace_id) {
+            return Err(said("workspace", workspace, place.workspace_id.0));
+        }
+        let id = framed_hash_128(&[b"legacy", self.id.to_string().as_bytes(), self.data]);
+        let header = Header {
+            envelope_id: EnvelopeId(Builder::from_custom_bytes(id).into_uuid()),
+            org_id: place.org_id,
+            workspace_id: place.workspace_id,
+            project_id: self.project(),
+            api_key_id: ApiKeyId(api_key_id.unwrap_or_default()),
+            received_at: self.received_at,
+            source: source.as_deref().and_then(Source::named).unwrap_or(Source::Native),
+        };
+        let payload = payload.get();
+        let envelope = Batch::with(|batch| {
+            native::decode(payload.as_bytes(), header.project_id, header.received_at, Aside::Kept, batch)
+                .map_err(Flaw::unreadable)?;
+            batch.envelope(&header, payload.len()).map_err(Flaw::unreadable)
+        })?;
+        Ok(envelope.map(|mut envelope| {
+            exempt(&mut envelope);
+            envelope
+        }))
+    }
+}
+
+/// An RFC 3339 time; one without an offset is in UTC.
+fn unix_nanos(text: &str) -> Result<UnixNanos, Flaw> {
+    let parsed = OffsetDateTime::parse(text, &Rfc3339);
+    let parsed = parsed.or_else(|error| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339).map_err(|_| error));
+    let at =
+        parsed.map_err(|error| Flaw::unreadable(format!("`received_at` {text:?} is no RFC 3339 time: {error}")))?;
+    UnixNanos::try_from(at.unix_timestamp_nanos()).map_err(|_| Flaw::unreadable("`received_at` is out of range"))
+}
+
+#[cfg(test)]
+mod tests {
+    use schema::envelope::Envelope;
+    use schema::model::Meter;
+    use serde_json::{Value, json};
+    use tenant::shard::Shard;
+
+    use super::*;
+
+    const ORG: Uuid = Uuid::from_u128(1);
+    const WORKSPACE: Uuid = Uuid::from_u128(2);
+    const PROJECT: Uuid = Uuid::from_u128(3);
+    /// 2026-11-21T16:00:00Z
+    const APPENDED_MS: u64 = 1_795_276_800_000;
+
+    fn place() -> Place {
+        let shard = Shard::new(1).unwrap();
+        Place { org_id: OrgId(ORG), workspace_id: WorkspaceId(WORKSPACE), shard }
+    }
+
+    fn old() -> Value {
+        let run = |n: u128, name: &str| json!({"run_id": Uuid::from_u128(n), "name": name, "kind": "llm", "start_time": "2026-11-20T00:00:00Z"});
+        json!({
+            "project_id": PROJECT, "api_key_id": Uuid::from_u128(4), "received_at": "2026-11-20T10:00:00.5+00:00",
+            "source": "native", "extra": 1,
+            "payload": {"schema_version": 1, "sdk": "old", "runs": [run(7, "a"), run(8, "b"), {"name": "bad"}], "spans": []},
+        })
+    }
+
+    fn translated(json: &Value) -> Result<Option<Vec<u8>>, Flaw> {
+        let data = serde_json::to_vec(json).unwrap();
+        Old::read(EntryId::new(APPENDED_MS, 1), &data)?.translate(&place())
+    }
+
+    fn with(field: &str, value: Value) -> Value {
+        let mut json = old();
+        json[field] = value;
+        json
+    }
+
+    #[test]
+    fn it_becomes_an_envelope_of_its_projects_org() {
+        let bytes = translated(&old()).unwrap().unwrap();
+        let envelope = Envelope::decode(&bytes).unwrap();
+        let Header { org_id, workspace_id, project_id, api_key_id, received_at, source, .. } = envelope.header;
+        assert_eq!(
+            (org_id.0, workspace_id.0, project_id.0, api_key_id.0),
+            (ORG, WORKSPACE, PROJECT, Uuid::from_u128(4))
+        );
+        assert_eq!((received_at, source), (1_795_168_800_500_000_000, Source::Native));
+        assert!(envelope.is_exempt);
+        assert_eq!(envelope.billed(Meter::SpanIngested), 2);
+        let rows: Vec<_> = envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect();
+        assert_eq!(rows, [("run", 2), ("set_aside", 1), ("billing_meter", 2)], "nobody else keeps what is bad");
+        assert_eq!(translated(&old()).unwrap().unwrap(), bytes, "the same each time");
+        for same in
+            [with("org_id", json!(ORG)), with("workspace_id", json!(WORKSPACE)), with("org_id", json!(Uuid::nil()))]
+        {
+            assert!(translated(&same).unwrap().is_some(), "{same}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_stored_for_an_org_that_the_project_is_not_of() {
+        for field in ["org_id", "workspace_id"] {
+            let flaw = translated(&with(field, json!(Uuid::from_u128(9)))).unwrap_err();
+            assert_eq!(flaw.reason, Reason::WrongOrg, "{flaw}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (json, why) in [
+            (with("project_id", json!(null)), "project_id"),
+            (with("payload", json!("text")), "not a batch"),
+            (with("payload", json!({"schema_version": 2})), "`schema_version` 2"),
+            (with("received_at", json!("yesterday")), "RFC 3339"),
+            (with("received_at", json!("2026-11-23T00:00:00Z")), "when it was appended"),
+            (with("received_at", json!("2001-01-01T00:00:00Z")), "when it was appended"),
+        ] {
+            let flaw = translated(&json).unwrap_err();
+            assert_eq!(flaw.reason, Reason::Unreadable);
+            assert!(flaw.detail.contains(why), "{flaw}");
+        }
+        assert!(Old::read(EntryId::ZERO, b"{").is_err());
+    }
+
+    #[test]
+    fn times_are_read_as_their_writers_wrote_them() {
+        for text in ["2026-11-20T10:00:00.5", "2026-11-20T10:00:00.5Z", "2026-11-20T11:00:00.5+01:00"] {
+            assert_eq!(unix_nanos(text).unwrap(), 1_795_168_800_500_000_000, "{text}");
+        }
+        let without = with("received_at", json!(null));
+        let bytes = translated(&without).unwrap().unwrap();
+        assert_eq!(Envelope::decode(&bytes).unwrap().header.received_at, APPENDED_MS as i64 * 1_000_000);
+        assert_eq!(translated(&with("payload", json!({}))).unwrap(), None, "an empty batch has no rows");
+    }
+}

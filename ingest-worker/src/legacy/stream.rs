@@ -1,0 +1,197 @@
+//! The legacy stream in Redis: reading it, noting where its entries go, taking them out.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::LazyLock;
+
+use redis::streams::StreamRangeReply;
+use redis::{FromRedisValue, RedisError, Script};
+use schema::ids::OrgId;
+use tenant::dlq::LEGACY_FIELD;
+use tenant::keys::RedisKey;
+use tenant::redis::Redis;
+use tenant::shard::Shard;
+use tenant::shard::fence::EntryId;
+
+static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("note.lua")));
+
+/// How many bytes one page aims at.
+const PAGE_BYTES: usize = 8 << 20;
+/// Entries of one page.
+const PAGE_ENTRIES_MAX: usize = 128;
+/// Entries of the first page, when their size is not known yet.
+const PAGE_ENTRIES_FIRST: usize = 8;
+/// Entries of which one look finds that readers of older releases never acknowledged them.
+const FORGOTTEN_MAX: usize = 1_000;
+
+/// Where an entry goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Goal {
+    /// Into a shard, for an org.
+    Shard(Shard, OrgId),
+    /// Into the dead letters.
+    Letters,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shard(shard, org) => write!(f, "{shard} {org}"),
+            Self::Letters => f.write_str("dlq"),
+        }
+    }
+}
+
+impl FromStr for Goal {
+    type Err = RedisError;
+
+    fn from_str(text: &str) -> Result<Self, RedisError> {
+        let shard = || {
+            let (shard, org) = text.split_once(' ')?;
+            Some(Self::Shard(Shard::new(shard.parse().ok()?)?, org.parse().ok()?))
+        };
+        match text {
+            "dlq" => Ok(Self::Letters),
+            _ => shard().ok_or_else(|| unexpected("a note of the legacy stream is not of this release")),
+        }
+    }
+}
+
+fn unexpected(what: &'static str) -> RedisError {
+    RedisError::from((redis::ErrorKind::UnexpectedReturnType, what))
+}
+
+fn entry_id(text: &str) -> Result<EntryId, RedisError> {
+    text.parse().map_err(|_| unexpected("not an id of a stream"))
+}
+
+/// The legacy stream.
+pub(super) struct LegacyStream {
+    redis: Redis,
+    stream: RedisKey,
+    moving: RedisKey,
+    entries: usize,
+}
+
+impl LegacyStream {
+    /// The one in that Redis.
+    pub(super) fn new(redis: Redis) -> Self {
+        let (stream, moving) = (RedisKey::legacy_stream(), RedisKey::legacy_moving());
+        Self { redis, stream, moving, entries: PAGE_ENTRIES_FIRST }
+    }
+
+    /// The last entry, if there is one.
+    pub(super) async fn last(&self) -> Result<Option<EntryId>, RedisError> {
+        let mut command = redis::cmd("XREVRANGE");
+        command.arg(&self.stream).arg("+").arg("-").arg("COUNT").arg(1);
+        let reply: StreamRangeReply = command.query_async(&mut self.redis.clone()).await?;
+        reply.ids.first().map(|entry| entry_id(&entry.id)).transpose()
+    }
+
+    /// The next entries, from `from` to `to`, with their JSON.
+    pub(super) async fn page(&mut self, from: EntryId, to: EntryId) -> Result<Vec<(EntryId, Vec<u8>)>, RedisError> {
+        let mut command = redis::cmd("XRANGE");
+        command.arg(&self.stream).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(self.entries);
+        let reply: Result<StreamRangeReply, _> = command.query_async(&mut self.redis.clone()).await;
+        if reply.is_err() {
+            // The way may be too narrow for so much at a time.
+            self.entries = (self.entries / 2).max(1);
+        }
+        let reply = reply?;
+        let mut page = Vec::with_capacity(reply.ids.len());
+        for mut entry in reply.ids {
+            // One without the field is no envelope, and will be found unreadable.
+            let data = entry.map.remove(LEGACY_FIELD).map(Vec::<u8>::from_redis_value).transpose()?;
+            page.push((entry_id(&entry.id)?, data.unwrap_or_default()));
+        }
+        if let Some(mean) = page.iter().map(|(_, data)| data.len()).sum::<usize>().checked_div(page.len()) {
+            self.entries = (PAGE_BYTES / mean.max(1)).clamp(1, PAGE_ENTRIES_MAX.min(2 * self.entries));
+        }
+        Ok(page)
+    }
+
+    /// Notes where entries go, in place of an older note if one is named. Answers per entry where it goes, which is what was noted
+    /// first; `None` if it is in the stream no more.
+    pub(super) async fn note(&self, goals: &[(EntryId, Goal, Option<Goal>)]) -> Result<Vec<Option<Goal>>, RedisError> {
+        let mut call = NOTE.key(&self.stream);
+        call.key(&self.moving);
+        for (id, to, instead_of) in goals {
+            let instead_of = instead_of.map(|goal| goal.to_string()).unwrap_or_default();
+            call.arg(id.to_string()).arg(to.to_string()).arg(instead_of);
+        }
+        let noted: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
+        if noted.len() != goals.len() {
+            return Err(unexpected("not a note per entry"));
+        }
+        noted.iter().map(|goal| if goal.is_empty() { Ok(None) } else { goal.parse().map(Some) }).collect()
+    }
+
+    /// Takes entries out that are elsewhere by now. Nobody else will be given them.
+    pub(super) async fn take(&self, ids: &[EntryId], groups: &[String]) -> Result<(), RedisError> {
+        let mut pipe = redis::pipe();
+        // Acknowledged first: what is acknowledged and still there is moved once more, to no effect.
+        let ids = texts(ids);
+        for group in groups {
+            pipe.cmd("XACK").arg(&self.stream).arg(group).arg(&ids);
+        }
+        pipe.cmd("XDEL").arg(&self.stream).arg(&ids);
+        pipe.exec_async(&mut self.redis.clone()).await
+    }
+
+    /// Forgets where entries went.
+    pub(super) async fn forget(&self, ids: &[EntryId]) -> Result<(), RedisError> {
+        let mut command = redis::cmd("HDEL");
+        command.arg(&self.moving).arg(texts(ids)).exec_async(&mut self.redis.clone()).await
+    }
+
+    /// Entries that were taken out and not forgotten, and where they went: somebody died in between.
+    pub(super) async fn gone(&self) -> Result<Vec<(EntryId, Goal)>, RedisError> {
+        let mut command = redis::cmd("HGETALL");
+        let noted: Vec<(String, String)> = command.arg(&self.moving).query_async(&mut self.redis.clone()).await?;
+        let mut gone = Vec::new();
+        for (id, goal) in noted {
+            let mut command = redis::cmd("XRANGE");
+            command.arg(&self.stream).arg(&id).arg(&id);
+            let found: StreamRangeReply = command.query_async(&mut self.redis.clone()).await?;
+            if found.ids.is_empty() {
+                gone.push((entry_id(&id)?, goal.parse()?));
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Acknowledges what a group's readers have deleted and not acknowledged. To be called when the stream is empty and they are
+    /// gone.
+    pub(super) async fn acknowledge_rest(&self, group: &str) -> Result<(), RedisError> {
+        let mut command = redis::cmd("XPENDING");
+        command.arg(&self.stream).arg(group).arg("-").arg("+").arg(FORGOTTEN_MAX);
+        let pending: Vec<(String, String, u64, u64)> = command.query_async(&mut self.redis.clone()).await?;
+        let ids: Vec<String> = pending.into_iter().map(|(id, ..)| id).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut command = redis::cmd("XACK");
+        command.arg(&self.stream).arg(group).arg(&ids).exec_async(&mut self.redis.clone()).await
+    }
+}
+
+/// Ids as Redis takes them.
+fn texts(ids: &[EntryId]) -> Vec<String> {
+    ids.iter().map(EntryId::to_string).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notes_are_read_as_they_are_written() {
+        let org = OrgId(uuid::Uuid::from_u128(7));
+        for goal in [Goal::Shard(Shard::new(11).unwrap(), org), Goal::Letters] {
+            assert_eq!(goal.to_string().parse::<Goal>().unwrap(), goal);
+        }
+        for bad in ["", "16 00000000-0000-0000-0000-000000000007", "3", "3 x"] {
+            assert!(bad.parse::<Goal>().is_err(), "{bad}");
+        }
+    }
+}
