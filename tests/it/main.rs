@@ -5,6 +5,7 @@
 mod cli;
 mod columns;
 mod derived;
+mod dlq;
 mod http;
 mod langsmith;
 mod limits;
