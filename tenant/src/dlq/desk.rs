@@ -15,7 +15,7 @@ use crate::keys::RedisKey;
 use crate::outcome::{KEPT_S, Outcome};
 use crate::redis::Redis;
 use crate::shard::arrival::{Arrivals, Place};
-use crate::shard::fence::EntryId;
+use crate::shard::fence::{Appended, EntryId};
 
 static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("page.lua")));
 static REPLAY: LazyLock<Script> = LazyLock::new(|| Script::new(&taking(include_str!("replay.lua"))));
@@ -108,16 +108,17 @@ impl Desk {
 
     /// Its stream is in another slot than its dead letters.
     async fn replay_legacy(&self, letter: &Letter, content: &[u8]) -> Result<bool, DlqError> {
-        let Listed { id, .. } = letter.listed;
+        let id = letter.listed.id;
         let (arrivals, token) = (Arrivals::new(self.redis.clone()), id.to_string());
-        // One that was thrown away since it was read must not come back. It cannot be thrown away between this and the next
-        // command but by somebody who does both at once.
+        // It may have been thrown away since it was read.
         if self.read(id).await?.is_none() {
             arrivals.settle(Place::Legacy, &token).await?;
             return Ok(false);
         }
-        let appended = arrivals.append(Place::Legacy, &token, id.source.field(), content).await?;
-        debug_assert_eq!(appended, crate::shard::fence::Appended::Kept, "the legacy stream is closed to nobody");
+        let Appended::Kept = arrivals.append(Place::Legacy, &token, id.source.field(), content).await? else {
+            // The legacy stream is closed to nobody.
+            return Err(DlqError::Reply);
+        };
         let (was_there, _) = self.take_out(&letter.listed, None).await?;
         arrivals.settle(Place::Legacy, &token).await?;
         Ok(was_there)

@@ -2,6 +2,7 @@
 
 mod kill;
 
+use std::collections::HashMap;
 use std::process::Command;
 
 use redis::AsyncCommands;
@@ -11,7 +12,7 @@ use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Meter, Origin, Run, Span};
 use schema::tables::{BILLING_METER, BillingRows, RUN, RunRows, SPAN, SpanRows};
 use serde_json::{Value, json};
-use tenant::dlq::{Desk, LetterId, PAGE_LETTERS, Source, Walk};
+use tenant::dlq::{Desk, LetterId, PAGE_LETTERS, Replayed, Source, Walk};
 use tenant::keys::RedisKey;
 use tenant::redis::{Redis, connect};
 use tenant::settings::parse;
@@ -335,4 +336,33 @@ async fn an_arrival_is_once_and_a_closed_shard_takes_none() {
     assert_eq!(arrivals.append(place, "c", "e", b"three").await.unwrap(), Appended::Kept);
     let kept: Vec<String> = redis.zrange(&key, 0, -1).await.unwrap();
     assert_eq!(kept, ["b", "c"]);
+}
+
+#[tokio::test]
+async fn a_cluster_takes_every_command() {
+    let cluster = stack::RedisCluster::start().await.expect("a cluster");
+    let mut redis = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
+    let (desk, org) = (Desk::new(redis.clone()), OrgId(Uuid::new_v4()));
+    let bytes = envelope(org, 2);
+    for source in Source::all() {
+        for _ in 0..2 {
+            let content = if source == Source::Legacy { &b"{}"[..] } else { &bytes };
+            letter(&mut redis, source, Some(org), 2, &[], content).await;
+        }
+    }
+    let mut walk = Walk::new(desk.clone(), Source::all());
+    while let Some(page) = walk.next().await.unwrap() {
+        let [first, second] = &page[..] else { panic!("{page:?}") };
+        let read = desk.read(first.id).await.unwrap().unwrap();
+        assert_eq!(read.listed, *first);
+        assert!(matches!(desk.replay(&read).await.unwrap(), Replayed::Sent));
+        assert!(matches!(desk.replay(&read).await.unwrap(), Replayed::Gone));
+        assert!(desk.drop(second).await.unwrap() && !desk.drop(second).await.unwrap());
+        assert!(is_empty(&desk, first.id.source).await);
+    }
+    let outcomes: HashMap<String, u64> = redis.hgetall(RedisKey::outcomes(Some(org), HOUR)).await.unwrap();
+    assert_eq!(outcomes.values().sum::<u64>(), 17 * 2, "of each source");
+    for stream in Shard::all().map(RedisKey::shard_stream).chain([RedisKey::legacy_stream()]) {
+        assert_eq!(redis.xlen::<_, u64>(&stream).await.unwrap(), 1, "{stream}");
+    }
 }

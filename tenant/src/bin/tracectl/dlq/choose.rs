@@ -24,7 +24,7 @@ pub(crate) struct Filter {
     /// Of this org: its slug or id.
     #[arg(long)]
     org: Option<String>,
-    /// For this reason: unreadable or refused.
+    /// For this reason, such as refused.
     #[arg(long)]
     reason: Option<Reason>,
 }
