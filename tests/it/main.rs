@@ -6,6 +6,7 @@ mod cli;
 mod columns;
 mod derived;
 mod dlq;
+mod faults;
 mod http;
 mod langsmith;
 mod limits;

@@ -194,11 +194,11 @@ mod tests {
         assert_eq!(with(|found| found.billed_again = 1).duplicated, 1);
         let changes: [fn(&mut Found); 6] = [
             |found| *found.billed.entry(org()).or_default() += 1,
-            |found| drop(found.rows.remove(&Row::Capture(id(2), id(2)))),
-            |found| drop(found.rows.insert(Row::Span(id(9)), 1)),
+            |found| found.rows.retain(|row, _| *row != Row::Capture(id(2), id(2))),
+            |found| found.rows.extend([(Row::Span(id(9)), 1)]),
             |found| found.under_way = 1,
             |found| found.waiting = 1,
-            |found| drop(found.billed.clear()),
+            |found| found.billed.clear(),
         ];
         for change in changes {
             let verdict = with(change);

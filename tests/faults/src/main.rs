@@ -6,6 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use faults::run::{Outcome, run, summary};
 use faults::scenarios::{SCENARIOS, Scenario};
+use faults::scene::Size;
 use faults::servers::Servers;
 
 /// Break things under load and compare what was promised with what is stored. Exits non-zero on any loss or duplicate.
@@ -38,11 +39,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> ExitCode {
     let options = Options::parse();
-    let done = tokio::select! {
-        done = all(&options) => done,
-        _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted; servers may be left in the temporary directory")),
-    };
-    match done {
+    match all(&options).await {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -67,10 +64,14 @@ async fn all(options: &Options) -> anyhow::Result<bool> {
         println!("{}", measured?);
         return Ok(true);
     }
-    let outcomes = run_all(options, &chosen, &servers).await;
+    let mut outcomes = Vec::new();
+    let done = tokio::select! {
+        () = run_all(options, &chosen, &servers, &mut outcomes) => true,
+        _ = tokio::signal::ctrl_c() => false,
+    };
     servers.down().await?;
     println!("\n{}", summary(&outcomes));
-    Ok(outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.verdict.holds())))
+    Ok(done && outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.verdict.holds())))
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
@@ -88,14 +89,15 @@ async fn run_all(
     options: &Options,
     chosen: &[&'static Scenario],
     servers: &Servers,
-) -> Vec<(&'static str, anyhow::Result<Outcome>)> {
-    let mut outcomes = Vec::new();
+    outcomes: &mut Vec<(&'static str, anyhow::Result<Outcome>)>,
+) {
+    let size = if options.full { Size::Full } else { Size::Usual };
     for time in 0..options.times {
         for scenario in chosen {
             println!("--- {}: {}", scenario.name, scenario.about);
             // A scenario that failed may have left a server dead.
             let outcome = match servers.mend().await {
-                Ok(()) => run(scenario, Some(servers), options.full, options.seed + time).await,
+                Ok(()) => run(scenario, Some(servers), size, options.seed + time).await,
                 Err(error) => Err(error),
             };
             let outcome = [(scenario.name, outcome)];
@@ -103,5 +105,4 @@ async fn run_all(
             outcomes.extend(outcome);
         }
     }
-    outcomes
 }

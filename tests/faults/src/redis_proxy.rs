@@ -14,6 +14,9 @@ use crate::clickhouse_proxy::{chance, pause};
 use crate::gate::Gate;
 use crate::hold::{Held, Hold, When};
 
+/// Bytes that are passed on at a time.
+const READ_BYTES: usize = 64 << 10;
+
 /// A command of the worker, told by the keys it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
@@ -40,6 +43,8 @@ pub struct Weather {
     pub delay_max: Duration,
     /// This share, of 1, ends in the middle, and its connection with it.
     pub cut: f64,
+    /// So many bytes a second go through each connection in each direction; 0 for as many as come.
+    pub bytes_per_second: usize,
 }
 
 /// One worker's way to Redis.
@@ -108,6 +113,8 @@ impl Plan {
         server.set_nodelay(true)?;
         let (mut up, mut down) = (BytesMut::new(), BytesMut::new());
         loop {
+            up.reserve(READ_BYTES);
+            down.reserve(READ_BYTES);
             tokio::select! {
                 read = client.read_buf(&mut up) => if read? == 0 { return Ok(()) },
                 read = server.read_buf(&mut down) => if read? == 0 { return Ok(()) },
@@ -122,10 +129,10 @@ impl Plan {
                     return Ok(());
                 }
                 self.send(&mut server, &sent).await?;
-                if let Some(held) = held {
-                    if server.read_buf(&mut down).await? == 0 || !held.wait().await {
-                        return Ok(());
-                    }
+                if let Some(held) = held
+                    && (server.read_buf(&mut down).await? == 0 || !held.wait().await)
+                {
+                    return Ok(());
                 }
             }
             if !down.is_empty() {
@@ -144,6 +151,9 @@ impl Plan {
     async fn send(&self, to: &mut TcpStream, bytes: &[u8]) -> std::io::Result<()> {
         let weather = self.state().weather;
         pause(weather.delay_max).await;
+        if weather.bytes_per_second > 0 {
+            tokio::time::sleep(Duration::from_secs_f64(bytes.len() as f64 / weather.bytes_per_second as f64)).await;
+        }
         if chance(weather.cut) {
             to.write_all(&bytes[..bytes.len() / 2]).await?;
             return Err(std::io::ErrorKind::ConnectionAborted.into());

@@ -6,7 +6,7 @@ use load::table::Table;
 
 use crate::check::{Found, Verdict};
 use crate::scenarios::Scenario;
-use crate::scene::{Moment, Scene};
+use crate::scene::{Moment, Scene, Size};
 use crate::servers::Servers;
 
 /// What came of a scenario.
@@ -21,8 +21,8 @@ pub struct Outcome {
 }
 
 /// Runs a scenario. It fails if it could not be carried out; what it found is in its outcome.
-pub async fn run(scenario: &Scenario, servers: Option<&Servers>, is_full: bool, seed: u64) -> anyhow::Result<Outcome> {
-    let mut scene = Scene::start(servers, scenario.workers, is_full, seed).await?;
+pub async fn run(scenario: &Scenario, servers: Option<&Servers>, size: Size, seed: u64) -> anyhow::Result<Outcome> {
+    let mut scene = Scene::start(servers, scenario.workers, size, seed).await?;
     let judged = judge(scenario, &mut scene).await;
     if judged.as_ref().map_or(true, |outcome| !outcome.verdict.holds()) {
         for number in 0..scene.workers() {
@@ -60,9 +60,14 @@ pub fn summary(outcomes: &[(&'static str, anyhow::Result<Outcome>)]) -> Table {
             ]),
             Err(error) => {
                 let none = || "-".to_owned();
-                table.row([name, none(), none(), none(), none(), none(), "FAILED".to_owned(), format!("{error:#}")]);
+                table.row([name, none(), none(), none(), none(), none(), "FAILED".to_owned(), first_line(error)]);
             }
         }
     }
     table
+}
+
+/// What went wrong without the logs that follow it.
+fn first_line(error: &anyhow::Error) -> String {
+    format!("{error:#}").lines().next().unwrap_or_default().to_owned()
 }

@@ -61,6 +61,7 @@ scenarios! {
     "network-lost-replies", 2, network::lost_replies, "ClickHouse stores, and every third answer is lost";
     "network-cut-bodies", 2, network::cut_bodies, "every third insert is cut in mid-body";
     "network-slow", 2, network::slow, "everything is slow, and some of it is cut or lost, on both ways";
+    "network-narrow", 2, network::narrow, "a backlog in Redis behind a way that is too narrow for the usual reads";
     "redis-killed", 2, redis::killed, "kill -9 of Redis, and its start from its append-only file";
     "group-destroyed", 2, redis::group_destroyed, "somebody makes and destroys consumer groups on the streams";
     "poison", 2, poison::poison, "envelopes that ClickHouse refuses, and entries that are none, among good ones";

@@ -56,6 +56,24 @@ pub struct Ways {
     pub redis: RedisProxy,
 }
 
+/// How long and how often things go wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Size {
+    /// For a test among others.
+    Short,
+    /// For a look.
+    Usual,
+    /// For a night.
+    Full,
+}
+
+impl Size {
+    /// The value for this size of those for each.
+    pub const fn of<T: Copy>(self, values: [T; 3]) -> T {
+        values[self as usize]
+    }
+}
+
 /// Everything that takes part.
 #[derive(Debug)]
 pub struct Scene<'s> {
@@ -65,8 +83,8 @@ pub struct Scene<'s> {
     pub ways: Vec<Ways>,
     /// The load.
     pub traffic: Traffic,
-    /// Longer, and more of everything.
-    pub is_full: bool,
+    /// How long and how often.
+    pub size: Size,
     /// What is worth telling beside the figures.
     pub notes: Vec<String>,
     /// The longest time from a fault's end until what was waiting then was stored.
@@ -80,7 +98,7 @@ pub struct Scene<'s> {
 
 impl<'s> Scene<'s> {
     /// Starts so many workers and the load, on servers of its own or on those of the test run.
-    pub async fn start(servers: Option<&'s Servers>, workers: usize, is_full: bool, seed: u64) -> anyhow::Result<Self> {
+    pub async fn start(servers: Option<&'s Servers>, workers: usize, size: Size, seed: u64) -> anyhow::Result<Self> {
         let (urls, db): (Urls, _) = match servers {
             Some(servers) => (servers.fresh().await?, None),
             None => {
@@ -108,7 +126,7 @@ impl<'s> Scene<'s> {
             world,
             ways,
             traffic,
-            is_full,
+            size,
             notes: Vec::new(),
             recovery: Duration::ZERO,
             unreadable: 0,

@@ -8,12 +8,12 @@ use stack::Name;
 use crate::clickhouse_proxy::Weather;
 use crate::scene::{Moment, Scene};
 
-const OUTAGE: Duration = Duration::from_secs(4);
-const OUTAGE_FULL: Duration = Duration::from_secs(30);
-const LONG_OUTAGE: Duration = Duration::from_secs(30);
-const LONG_OUTAGE_FULL: Duration = Duration::from_secs(600);
-/// How much slower the load is in the longest outage, so that Redis is not full before its end.
-const SLOWER_FULL: u64 = 10;
+const OUTAGE: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(30)];
+const LONG_OUTAGE: [Duration; 3] = [Duration::from_secs(15), Duration::from_secs(30), Duration::from_secs(600)];
+/// How much slower the load is in such an outage: Redis is not to be full before its end.
+const SLOWER: [u64; 3] = [1, 1, 10];
+/// How often ClickHouse is killed.
+const KILLS: [usize; 3] = [1, 2, 5];
 /// Until then the windows fill up; from then on memory is compared.
 const FILLED: Duration = Duration::from_secs(5);
 /// By how much a worker may be larger at the end of an outage than it was when its windows were full, in bytes.
@@ -21,7 +21,7 @@ const GROWTH_MAX: u64 = 48 << 20;
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
 
 async fn outage(scene: &Scene<'_>) {
-    tokio::time::sleep(if scene.is_full { OUTAGE_FULL } else { OUTAGE }).await;
+    tokio::time::sleep(scene.size.of(OUTAGE)).await;
 }
 
 async fn recovered(scene: &mut Scene<'_>) -> anyhow::Result<()> {
@@ -30,7 +30,7 @@ async fn recovered(scene: &mut Scene<'_>) -> anyhow::Result<()> {
 }
 
 pub(super) async fn killed(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    for _ in 0..if scene.is_full { 5 } else { 2 } {
+    for _ in 0..scene.size.of(KILLS) {
         scene.servers()?.kill(Name::Clickhouse).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         scene.servers()?.start(Name::Clickhouse).await?;
@@ -76,8 +76,8 @@ pub(super) async fn too_many_parts(scene: &mut Scene<'_>) -> anyhow::Result<()> 
 }
 
 pub(super) async fn outage_memory(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    let (lasts, slower) = if scene.is_full { (LONG_OUTAGE_FULL, SLOWER_FULL) } else { (LONG_OUTAGE, 1) };
-    scene.traffic.dials.slower(slower);
+    let lasts = scene.size.of(LONG_OUTAGE);
+    scene.traffic.dials.slower(scene.size.of(SLOWER));
     let pid = scene.worker(0).pid().context("the worker does not run")?;
     scene.servers()?.kill(Name::Clickhouse).await?;
     let (begun, mut early, mut late) = (Instant::now(), 0, 0);

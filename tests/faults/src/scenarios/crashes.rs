@@ -7,8 +7,9 @@ use crate::redis_proxy::Command;
 use crate::scene::{Moment, Scene, Ways};
 
 /// How often a process is killed at a point.
-const KILLS: usize = 3;
-const KILLS_FULL: usize = 10;
+const KILLS: [usize; 3] = [1, 3, 10];
+/// The same of the API, which is back at once.
+const API_KILLS: [usize; 3] = [2, 6, 30];
 
 pub(super) async fn before_insert(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     at(scene, |ways| ways.clickhouse.hold(When::Before, "run")).await
@@ -60,7 +61,7 @@ pub(super) async fn at_random(scene: &mut Scene<'_>) -> anyhow::Result<()> {
 /// One worker and then the other, as often as one is killed.
 fn victims(scene: &Scene<'_>) -> impl Iterator<Item = usize> + use<> {
     let workers = scene.workers();
-    (0..if scene.is_full { KILLS_FULL } else { KILLS }).map(move |kill| kill % workers)
+    (0..scene.size.of(KILLS)).map(move |kill| kill % workers)
 }
 
 /// Kills a worker and waits until the others have its shards, and have stored what was waiting in them. Says how long the
@@ -74,7 +75,7 @@ async fn kill(scene: &mut Scene<'_>, victim: usize) -> anyhow::Result<Duration> 
 }
 
 pub(super) async fn api(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    for _ in 0..if scene.is_full { 30 } else { 6 } {
+    for _ in 0..scene.size.of(API_KILLS) {
         tokio::time::sleep(Duration::from_millis(rand::random_range(100..600))).await;
         scene.world.api.kill().await?;
         scene.world.api.start().await?;

@@ -6,14 +6,13 @@ use stack::Service;
 
 use crate::scene::{Moment, Scene};
 
-const RESTARTS: usize = 20;
-const RESTARTS_FULL: usize = 100;
+const RESTARTS: [usize; 3] = [6, 20, 100];
 /// Requests that are accepted between two restarts.
-const BETWEEN: u64 = 10;
+const BETWEEN: u64 = 40;
 
 /// Every second time a worker is asked to stop, and else killed.
 pub(super) async fn rolling(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    let restarts = if scene.is_full { RESTARTS_FULL } else { RESTARTS };
+    let restarts = scene.size.of(RESTARTS);
     let (mut stopping, begun) = (Duration::ZERO, Instant::now());
     for restart in 0..restarts {
         let workers = scene.workers();
@@ -45,7 +44,7 @@ pub(super) async fn started_twice(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     for _ in 0..2 {
         let mut second = Service::ingest_worker(&scene.world.urls, &env).await?;
         scene.settled(2).await?;
-        scene.more(2 * BETWEEN).await?;
+        scene.more(BETWEEN).await?;
         second.kill().await?;
         let killed = Moment::now();
         scene.settled(1).await?;

@@ -7,20 +7,18 @@ use crate::redis_proxy::Command;
 use crate::scene::{Moment, Scene, Ways};
 
 /// How long a worker stands still. Longer than any lease.
-const PAUSED: Duration = Duration::from_secs(10);
-const PAUSED_FULL: Duration = Duration::from_secs(60);
+const PAUSED: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(10), Duration::from_secs(60)];
 /// How long a worker that goes on is watched for what it does late.
 const AFTERMATH: Duration = Duration::from_secs(2);
 /// How often something is late.
-const TIMES: usize = 2;
-const TIMES_FULL: usize = 6;
+const TIMES: [usize; 3] = [1, 2, 6];
 
 pub(super) async fn paused(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     scene.worker(0).signal("STOP")?;
     let stopped = Moment::now();
     let taken_over = scene.settled(1).await?;
     scene.recovers(stopped).await?;
-    tokio::time::sleep(if scene.is_full { PAUSED_FULL } else { PAUSED }).await;
+    tokio::time::sleep(scene.size.of(PAUSED)).await;
     scene.worker(0).signal("CONT")?;
     let going_on = Moment::now();
     scene.settled(2).await?;
@@ -43,7 +41,7 @@ pub(super) async fn late_announce(scene: &mut Scene<'_>) -> anyhow::Result<()> {
 
 /// Stops a worker that has sent something, holds that until the other worker has stored all of it, and then lets it arrive.
 async fn late(scene: &mut Scene<'_>, hold: fn(&Ways) -> Hold) -> anyhow::Result<()> {
-    for time in 0..if scene.is_full { TIMES_FULL } else { TIMES } {
+    for time in 0..scene.size.of(TIMES) {
         let late = time % 2;
         let mut held = hold(&scene.ways[late]);
         held.caught().await?;
@@ -61,7 +59,7 @@ async fn late(scene: &mut Scene<'_>, hold: fn(&Ways) -> Hold) -> anyhow::Result<
 }
 
 pub(super) async fn cut_off(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    for time in 0..if scene.is_full { TIMES_FULL } else { TIMES } {
+    for time in 0..scene.size.of(TIMES) {
         let ways = &scene.ways[time % 2];
         ways.redis.gate.shut();
         let cut = Moment::now();

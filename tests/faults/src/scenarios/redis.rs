@@ -8,9 +8,12 @@ use tenant::shard::Shard;
 
 use crate::scene::{Moment, Scene};
 
+/// How often it is killed.
+const KILLS: [usize; 3] = [1, 2, 5];
+
 /// It is started from what it had appended to its file, which it does before it replies.
 pub(super) async fn killed(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    for _ in 0..if scene.is_full { 5 } else { 2 } {
+    for _ in 0..scene.size.of(KILLS) {
         scene.servers()?.kill(Name::Redis).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         scene.servers()?.start(Name::Redis).await?;
