@@ -1,8 +1,15 @@
 //! The faults that need no servers of their own, shortly: `just faults` has all of them, and for longer.
 
 use faults::run::run;
-use faults::scenarios::SCENARIOS;
+use faults::scenarios::{CONTROL, SCENARIOS};
 use faults::scene::Size;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_twice_is_found() -> anyhow::Result<()> {
+    let outcome = run(&CONTROL, None, Size::Short, 1).await?;
+    assert!(outcome.verdict.duplicated > 0 && outcome.verdict.lost == 0, "{outcome:?}");
+    Ok(())
+}
 
 async fn holds(name: &str) -> anyhow::Result<()> {
     let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name).unwrap();

@@ -28,6 +28,14 @@ pub struct Scenario {
     pub(crate) fault: for<'a> fn(&'a mut Scene<'_>) -> Doing<'a>,
 }
 
+/// What must be found: lost replies, and a ClickHouse that forgets tokens. Without it nobody knows that duplicates are seen.
+pub const CONTROL: Scenario = Scenario {
+    name: "control",
+    about: "replies are lost, and ClickHouse recognises nothing that it has",
+    workers: 1,
+    fault: |scene| Box::pin(network::forgetful(scene)),
+};
+
 macro_rules! scenarios {
     ($($name:literal, $workers:literal, $fault:path, $about:literal;)*) => {
         /// Every scenario there is, in the order in which they are run.

@@ -23,8 +23,9 @@ const SHARDS: [u8; 8] = [0, 3, 3, 6, 9, 9, 12, 15];
 /// Small batches, so that a worker is always in the middle of something.
 const WORKER: [(&str, &str); 3] =
     [("TRACEBILITY_BATCH_ROWS_MAX", "200"), ("TRACEBILITY_BATCH_AGE_MAX", "150ms"), ("TRACEBILITY_WINDOW_MAX", "1MiB")];
+/// The tables that the load fills.
+pub(crate) const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_meter"];
 /// No part is ever merged, or a merge would hide what was stored twice; and there may be as many as that makes.
-const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_meter"];
 const NO_MERGES: &str = "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1, \
                          parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000, max_parts_in_total = 10000000";
 /// How many requests are answered before anything is done.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clickhouse_proxy::Weather;
 use crate::redis_proxy;
-use crate::scene::{Moment, Scene};
+use crate::scene::{Moment, Scene, TABLES};
 
 const LASTS: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(6), Duration::from_secs(60)];
 /// Of a narrow way, a second and connection.
@@ -16,6 +16,12 @@ const SLOWER: u64 = 8;
 
 pub(super) async fn lost_replies(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     through(scene, Weather { lost_replies: 0.33, ..Weather::default() }, redis_proxy::Weather::default()).await
+}
+
+pub(super) async fn forgetful(scene: &mut Scene<'_>) -> anyhow::Result<()> {
+    let forget = "ALTER TABLE {} MODIFY SETTING non_replicated_deduplication_window = 0";
+    scene.alter(&TABLES, forget).await?;
+    lost_replies(scene).await
 }
 
 pub(super) async fn cut_bodies(scene: &mut Scene<'_>) -> anyhow::Result<()> {
