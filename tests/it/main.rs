@@ -4,6 +4,7 @@
 
 mod cli;
 mod columns;
+mod cutover;
 mod derived;
 mod dlq;
 mod faults;

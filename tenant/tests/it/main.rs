@@ -10,6 +10,7 @@ mod audit;
 mod bad_input;
 mod clickhouse;
 mod constraints;
+mod cutover;
 mod dlq;
 mod eval;
 mod fleet;

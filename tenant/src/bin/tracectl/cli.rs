@@ -11,7 +11,7 @@ use tenant::settings::parse;
 
 use crate::failure::Failure;
 use crate::output::{Answer, Format};
-use crate::{audit, dlq, idp, keys, ledger, limits, orgs, products, projects, quota, shards, workspaces};
+use crate::{audit, cutover, dlq, idp, keys, ledger, limits, orgs, products, projects, quota, shards, workspaces};
 
 /// The variable that names Postgres, as people who change the registry.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
@@ -94,6 +94,9 @@ enum Noun {
     /// Dead letters: what could not be stored.
     #[command(subcommand, after_help = "Examples:\n  tracectl dlq ls\n  tracectl dlq replay --org acme")]
     Dlq(dlq::Command),
+    /// Draining the stream of envelopes that were written before tenancy, and closing it: docs/cutover.md.
+    #[command(subcommand, after_help = "Examples:\n  tracectl cutover status\n  tracectl cutover verify")]
+    Cutover(cutover::Command),
     /// Whether everything that was accepted is somewhere, per org and hour.
     ///
     /// Counts what was accepted, stored, set aside, dead-lettered and is in flight, each by itself. What does not add up is a
@@ -122,6 +125,10 @@ impl Cli {
             Noun::Keys(command) => command.run(&registry).await,
             Noun::Shards(command) => command.run(&registry, self.global.redis()?).await,
             Noun::Dlq(command) => command.run(&registry, self.global.redis()?, &self.global.actor()).await,
+            Noun::Cutover(command) => {
+                let (redis, actor) = (self.global.redis()?, self.global.actor());
+                command.run(redis, self.global.output, &actor).await
+            }
             Noun::Ledger(command) => command.run(&registry, self.global.redis()?, self.global.output).await,
         };
         if let Some(reason) = registry.unannounced() {

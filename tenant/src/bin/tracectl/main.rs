@@ -7,6 +7,7 @@
 //! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
 //! | `shards` | moving orgs between shards, and planning it |
 //! | `dlq` | dead letters: looked at, sent again, thrown away, written to a file |
+//! | `cutover` | closing the stream of envelopes written before tenancy |
 //! | `ledger` | whether everything that was accepted is somewhere |
 //! | `stores` | the other stores, for `quota`, `audit` and `dlq` |
 //! | `config` | JSON documents from the command line or a file |
@@ -24,6 +25,7 @@ mod audit;
 mod cli;
 mod config;
 mod confirm;
+mod cutover;
 mod dlq;
 mod failure;
 mod idp;

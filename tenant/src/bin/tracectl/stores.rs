@@ -2,7 +2,9 @@
 
 use clap::Args;
 use tenant::clickhouse::{ClickHouseUrl, Records};
-use tenant::registry::Registry;
+use tenant::flags::Flags;
+use tenant::registry::{Registry, RegistryError};
+use tenant::secret::SecretUrl;
 use tenant::settings::parse;
 
 use crate::failure::Failure;
@@ -30,12 +32,27 @@ pub(crate) struct Clickhouse {
 
 impl Services {
     pub(crate) async fn registry(&self) -> Result<Registry, Failure> {
+        Registry::connect(&self.dsn()?).await.map_err(|error| refused(&error))
+    }
+
+    /// The switches, which only the services may flip: an event of no org goes with it.
+    pub(crate) async fn flags(&self) -> Result<Flags, Failure> {
+        let dsn = self.dsn()?;
+        let checked = tenant::postgres::check_role(&dsn).await.map_err(RegistryError::from);
+        checked.and_then(|role| Ok(role?)).map_err(|error| refused(&error))?;
+        let pool = tenant::postgres::pool(&dsn).map_err(RegistryError::from);
+        pool.map(Flags::new).map_err(|error| refused(&error))
+    }
+
+    fn dsn(&self) -> Result<SecretUrl, Failure> {
         let dsn = given(self.service_dsn.as_deref(), "Postgres is for the services' role", SERVICE_DSN)?;
         let wrong = |what: String| Failure::usage(what, format!("correct {SERVICE_DSN}"));
-        let dsn = parse::postgres_url(dsn).map_err(|reason| wrong(format!("the services' URL {reason}")))?;
-        let opened = Registry::connect(&dsn).await;
-        opened.map_err(|error| Failure::new(format!("as the services' role: {error}"), format!("check {SERVICE_DSN}")))
+        parse::postgres_url(dsn).map_err(|reason| wrong(format!("the services' URL {reason}")))
     }
+}
+
+fn refused(error: &RegistryError) -> Failure {
+    Failure::new(format!("as the services' role: {error}"), format!("check {SERVICE_DSN}"))
 }
 
 impl Clickhouse {
