@@ -14,6 +14,7 @@ mod cutover;
 mod dlq;
 mod eval;
 mod fleet;
+mod quota;
 mod reconcile;
 mod redis;
 mod refusals;

@@ -115,7 +115,7 @@ impl Cli {
             Noun::Limits(command) => command.run(&registry).await,
             Noun::Quota(command) => {
                 let redis = self.global.redis()?;
-                command.run(&registry, redis).await
+                command.run(&registry, redis, &self.global.actor()).await
             }
             Noun::Audit(command) => command.run().await,
             Noun::Workspaces(command) => command.run(&registry).await,

@@ -1,5 +1,7 @@
 //! `tracectl quota`.
 
+mod parked;
+
 use clap::Subcommand;
 use serde::Serialize;
 use tenant::mode::DeploymentMode;
@@ -21,6 +23,28 @@ pub(crate) enum Command {
     Show {
         /// The org: its slug or id.
         org: String,
+    },
+    /// Show what is parked, per org and month of receipt: accepted data of orgs that turned out to be over a monthly limit.
+    #[command(after_help = "Examples:\n  tracectl quota parked\n  tracectl quota parked acme")]
+    Parked {
+        /// The org: its slug or id. Without it all orgs.
+        org: Option<String>,
+    },
+    /// Have parked data of an org stored, as far as its monthly limits allow now.
+    ///
+    /// It may be interrupted and repeated: every envelope is stored once.
+    #[command(
+        after_help = "Examples:\n  tracectl quota release acme\n  tracectl quota release acme --limit 1000 --force"
+    )]
+    Release {
+        /// The org: its slug or id.
+        org: String,
+        /// At most so many envelopes, the oldest of each shard first.
+        #[arg(long, value_name = "N")]
+        limit: Option<u64>,
+        /// Also what is over the limits.
+        #[arg(long)]
+        force: bool,
     },
     /// Sum up an org's usage now, and set its counters to it.
     ///
@@ -50,13 +74,19 @@ struct Line {
 }
 
 impl Command {
-    pub(crate) async fn run(self, registry: &Registry, redis: Option<Redis>) -> Result<Answer, Failure> {
+    pub(crate) async fn run(self, registry: &Registry, redis: Option<Redis>, actor: &str) -> Result<Answer, Failure> {
+        let needed = |what: &str| {
+            let unknown = format!("it is not known where Redis is, which has {what}");
+            redis.clone().ok_or_else(|| Failure::usage(unknown, format!("set {REDIS}")))
+        };
         match self {
             Self::Show { org } => show(registry, redis, &org).await,
+            Self::Parked { org } => parked::list(registry, needed("what is parked")?, org.as_deref()).await,
+            Self::Release { org, limit, force } => {
+                parked::release(registry, needed("what is parked")?, &org, limit, force, actor).await
+            }
             Self::Reconcile { org, mode, services, clickhouse } => {
-                let redis = redis.ok_or_else(|| {
-                    Failure::usage("it is not known where Redis is, which has the counters", format!("set {REDIS}"))
-                })?;
+                let redis = needed("the counters")?;
                 let records = clickhouse.records()?;
                 let org = registry.find_org(&org).await?;
                 let services = services.registry().await?;

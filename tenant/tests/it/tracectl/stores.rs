@@ -4,10 +4,13 @@ use std::process::Command;
 
 use schema::migrate::{Options, Target};
 use serde_json::Value;
+use tenant::quota::{Parked, ParkedId};
 use tenant::registry::{MeterUsage, Registry};
+use tenant::settings::parse;
 use time::OffsetDateTime;
 
 use super::{Run, with};
+use crate::quota::envelope;
 use crate::support::{World, stores};
 
 /// With every store's URL.
@@ -80,4 +83,43 @@ async fn a_store_that_is_not_known_is_named() {
     command.env("TRACEBILITY_PG_DSN", &world.db.pg_owner_dsn);
     let refused = run(command, &["audit", "reconcile"]);
     assert!(refused.code == Some(1) && refused.err.contains("log in as tracebility_app"), "{}", refused.err);
+}
+
+#[tokio::test]
+async fn what_is_parked_is_shown_and_released_as_far_as_it_fits() {
+    let world = World::new().await;
+    let org = world.org.org_id;
+    let redis = tenant::redis::connect(&parse::redis_url(&world.db.redis_url).unwrap()).unwrap();
+    let parked = Parked::new(redis);
+    for (n, name) in ["7/1-0", "7/2-0", "9/1-0"].into_iter().enumerate() {
+        let id: ParkedId = name.parse().unwrap();
+        parked.park(org, id, &envelope(org, 10 + n as u64)).await.unwrap();
+    }
+    let shown: Value =
+        serde_json::from_str(&run(with_stores(&world), &["quota", "parked", "--output", "json"]).done()).unwrap();
+    let line = &shown["parked"][0];
+    let found = [&line["slug"], &line["month"], &line["envelopes"], &line["items"]];
+    assert_eq!(found, [&Value::from("acme"), &202_611.into(), &3.into(), &33.into()], "{shown}");
+
+    run(with_stores(&world), &["limits", "set", "acme", "--meter", "span_ingested=9"]).done();
+    run(with_stores(&world), &["quota", "release", "acme"]).refused(
+        1,
+        "tracectl: acme would be over its monthly limits again; raise its limits (tracectl limits set acme), wait for next \
+         month, or use --force\n",
+    );
+    run(with_stores(&world), &["limits", "set", "acme", "--meter", "span_ingested=21"]).done();
+    let released = run(with_stores(&world), &["quota", "release", "acme", "--output", "json"]);
+    assert!(released.err.contains("with more, acme would be over"), "{}", released.err);
+    let released: Value = serde_json::from_str(&released.done()).unwrap();
+    assert_eq!(
+        (&released["released"], &released["items"], &released["still_parked"]),
+        (&2.into(), &21.into(), &1.into())
+    );
+    let released = run(with_stores(&world), &["quota", "release", "acme", "--force"]).done();
+    assert!(released.contains("released      1"), "{released}");
+    assert_eq!(parked.held(org).await.unwrap().envelopes, 0);
+    let events = world.registry.events(org, 100).await.unwrap();
+    assert_eq!(events.iter().filter(|event| event.event_type == "quota.release").count(), 2);
+    let nothing = run(with_stores(&world), &["quota", "release", "acme"]).done();
+    assert!(nothing.contains("released      0"), "{nothing}");
 }
