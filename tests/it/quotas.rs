@@ -4,10 +4,16 @@ use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
 use load::corpus::Corpus;
+use redis::streams::StreamRangeReply;
+use schema::ids::OrgId;
 use tenant::invalidate::Invalidator;
 use tenant::keys::RedisKey;
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter, Registry};
+use tenant::quota::{self, Held, Parked, ParkedId};
+use tenant::redis::Redis;
+use tenant::registry::{Limit, LimitChange, LimitEdit, Meter, OverQuota, Registry};
+use tenant::shard::ShardRouter;
 use tests::{Org, STORED_WITHIN, World, now};
+use uuid::Uuid;
 
 /// Everything at once, so that a test need not wait for it.
 const WORKER: [(&str, &str); 3] = [
@@ -127,5 +133,142 @@ async fn roles_can_be_divided_among_workers() -> anyhow::Result<()> {
     world.worker.start().await?;
     world.until_drained().await?;
     assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 3);
+    Ok(())
+}
+
+/// Two orgs of one shard.
+async fn neighbours(world: &World) -> anyhow::Result<(Org, Org)> {
+    let (one, shard) = (OrgId(Uuid::new_v4()), |org: OrgId| ShardRouter::home(org));
+    let mut ids = std::iter::repeat_with(|| OrgId(Uuid::new_v4()));
+    let other = ids.find(|id| shard(*id) == shard(one)).unwrap();
+    Ok((world.org_with_id(one, "over").await?, world.org_with_id(other, "neighbour").await?))
+}
+
+/// Starts a world in which nobody reads the shards yet, so that what is sent stays in flight.
+async fn in_flight() -> anyhow::Result<World> {
+    let settings = [&WORKER[..], &[("TRACEBILITY_WORKER_ROLES", "quota,audit")]].concat();
+    World::start_with(&[], &settings).await
+}
+
+/// Lets the worker read the shards, and waits until it has.
+async fn drain(world: &mut World) -> anyhow::Result<()> {
+    world.worker.set_env("TRACEBILITY_WORKER_ROLES", "shards,quota,audit");
+    world.worker.stop().await?;
+    world.worker.start().await?;
+    world.until_drained().await
+}
+
+async fn send(world: &World, org: &Org, corpus: &mut Corpus, requests: usize) -> anyhow::Result<()> {
+    for _ in 0..requests {
+        anyhow::ensure!(world.post_otlp(&org.key, corpus.request(10, now()).body).await?.status.is_success());
+    }
+    Ok(())
+}
+
+/// Waits until the reconciler has found an org to be over, or not.
+async fn until_flag(redis: &Redis, org: &Org, wanted: Option<OverQuota>) -> anyhow::Result<()> {
+    let period = schema::tables::period(i64::try_from(now())?);
+    until("the flag", async || Ok(quota::read(redis, org.org_id, period).await? == wanted)).await
+}
+
+/// Rows of an org, and what it is billed, without FINAL.
+async fn stored(world: &World, org: &Org) -> anyhow::Result<(u64, u64)> {
+    let spans = format!("SELECT count() FROM span WHERE org_id = '{}'", org.org_id);
+    let billed =
+        format!("SELECT sum(quantity) FROM billing_meter WHERE meter = 'span_ingested' AND org_id = '{}'", org.org_id);
+    Ok((world.clickhouse.number(&spans).await?, world.clickhouse.number(&billed).await?))
+}
+
+/// What the ledger counts as dropped, or parked.
+async fn set_aside(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
+    let key = RedisKey::outcomes(Some(org.org_id), tenant::clock::unix_hour());
+    let sums: Vec<(String, u64)> = redis::cmd("HGETALL").arg(key).query_async(&mut redis.clone()).await?;
+    let suffix = format!(":over_quota:{how}");
+    Ok(sums.iter().filter(|(field, _)| field.ends_with(&suffix)).map(|(_, items)| items).sum())
+}
+
+/// The limit falls below what is in flight: that org's envelopes wait until it is raised, and its neighbour's do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::Result<()> {
+    let mut world = in_flight().await?;
+    let (org, neighbour) = neighbours(&world).await?;
+    let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
+    send(&world, &org, &mut corpus, 3).await?;
+    send(&world, &neighbour, &mut corpus, 2).await?;
+    limit(&registry, &org, 29).await?;
+    until_flag(&redis, &org, Some(OverQuota::Park)).await?;
+
+    // Somebody has parked the second envelope already, and the third was even released, when the shard's next owner finds them:
+    // as if an owner had crashed before it was done with its batch, or came late.
+    let (parked, shard) = (Parked::new(redis.clone()), ShardRouter::home(org.org_id));
+    let stream = RedisKey::shard_stream(shard);
+    let all: StreamRangeReply =
+        redis::cmd("XRANGE").arg(&stream).arg("-").arg("+").query_async(&mut redis.clone()).await?;
+    for entry in &all.ids[1..3] {
+        let (id, envelope) = (ParkedId { shard, entry: entry.id.parse()? }, entry.get::<Vec<u8>>("e").unwrap());
+        parked.park(org.org_id, id, &envelope).await?;
+        if entry.id == all.ids[2].id {
+            parked.release(org.org_id, id, envelope).await?;
+        }
+    }
+    drain(&mut world).await?;
+    assert_eq!(stored(&world, &neighbour).await?, (20, 20), "the neighbour is stored");
+    assert_eq!(stored(&world, &org).await?, (10, 10), "what was released is stored, and nothing else");
+    let ids = parked.ids(org.org_id).await?;
+    assert_eq!(
+        (ids.len(), parked.held(org.org_id).await?.envelopes, set_aside(&redis, &org, "parked").await?),
+        (2, 2, 30)
+    );
+    until("the audit trail knows", async || Ok(told(&world, &org, "quota.park").await? >= 1)).await?;
+
+    limit(&registry, &org, 1_000).await?;
+    for id in ids {
+        let envelope = parked.read(org.org_id, id).await?.unwrap();
+        // Twice, as after a crash in the middle.
+        parked.release(org.org_id, id, envelope.clone()).await?;
+        parked.release(org.org_id, id, envelope).await?;
+    }
+    world.until_drained().await?;
+    assert_eq!(stored(&world, &org).await?, (30, 30));
+    assert_eq!(parked.held(org.org_id).await?, Held::default());
+    send(&world, &org, &mut corpus, 1).await?;
+    world.until_drained().await?;
+    assert_eq!(stored(&world, &org).await?, (40, 40), "it goes on as before");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_a_lowered_limit_is_dropped_where_the_org_says_so_and_counted() -> anyhow::Result<()> {
+    let mut world = in_flight().await?;
+    let (org, neighbour) = neighbours(&world).await?;
+    let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
+    let policy = LimitChange { over_quota: Some(OverQuota::Drop), ..LimitChange::default() };
+    registry.set_limits(org.org_id, &policy).await?;
+    send(&world, &org, &mut corpus, 3).await?;
+    send(&world, &neighbour, &mut corpus, 2).await?;
+    limit(&registry, &org, 29).await?;
+    until_flag(&redis, &org, Some(OverQuota::Drop)).await?;
+    drain(&mut world).await?;
+    assert_eq!((stored(&world, &org).await?, stored(&world, &neighbour).await?), ((0, 0), (20, 20)));
+    assert_eq!(set_aside(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
+    assert_eq!(Parked::new(redis.clone()).held(org.org_id).await?, Held::default());
+    until("the audit trail knows", async || Ok(told(&world, &org, "quota.drop").await? >= 1)).await?;
+    let items = "SELECT max(JSONExtractUInt(detail, 'items')) FROM audit_log FINAL WHERE event_type = 'quota.drop'";
+    world.until_number(items, 30).await
+}
+
+/// Lost counters: the edge lets pass what it should not, until the reconciler has summed up. Where nothing is parked, for want of
+/// room, all of it is stored.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_finds_no_room_is_stored() -> anyhow::Result<()> {
+    let mut world = in_flight().await?;
+    let org = world.org("roomless").await?;
+    let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
+    send(&world, &org, &mut corpus, 2).await?;
+    limit(&registry, &org, 19).await?;
+    until_flag(&redis, &org, Some(OverQuota::Park)).await?;
+    world.worker.set_env("TRACEBILITY_QUOTA_PARKED_BYTES_MAX", "0B");
+    drain(&mut world).await?;
+    assert_eq!((stored(&world, &org).await?, set_aside(&redis, &org, "parked").await?), ((20, 20), 0));
     Ok(())
 }
