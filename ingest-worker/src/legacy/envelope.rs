@@ -51,7 +51,7 @@ impl Flaw {
 struct Json<'a> {
     org_id: Option<Uuid>,
     workspace_id: Option<Uuid>,
-    project_id: Uuid,
+    project_id: Option<Uuid>,
     api_key_id: Option<Uuid>,
     #[serde(borrow)]
     received_at: Option<Cow<'a, str>>,
@@ -66,6 +66,7 @@ pub(super) struct Old<'a> {
     id: EntryId,
     data: &'a [u8],
     json: Json<'a>,
+    project: ProjectId,
     received_at: UnixNanos,
 }
 
@@ -73,6 +74,7 @@ impl<'a> Old<'a> {
     /// Reads an entry.
     pub(super) fn read(id: EntryId, data: &'a [u8]) -> Result<Self, Flaw> {
         let json: Json<'a> = serde_json::from_slice(data).map_err(Flaw::unreadable)?;
+        let project = json.project_id.map(ProjectId).ok_or_else(|| Flaw::unreadable("`project_id` is missing"))?;
         let appended_at = i64::try_from(id.ms()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
         let received_at = match &json.received_at {
             Some(text) => unix_nanos(text)?,
@@ -84,12 +86,12 @@ impl<'a> Old<'a> {
             let said = json.received_at.unwrap_or_default();
             return Err(Flaw::unreadable(format!("`received_at` {said} is not about when it was appended")));
         }
-        Ok(Self { id, data, json, received_at })
+        Ok(Self { id, data, json, project, received_at })
     }
 
     /// Which project alone says whose it is.
     pub(super) fn project(&self) -> ProjectId {
-        ProjectId(self.json.project_id)
+        self.project
     }
 
     /// The envelope of today; `None` if there is nothing in it. `place` is its project's.
@@ -97,10 +99,10 @@ impl<'a> Old<'a> {
     /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time, so today's
     /// do not hold for it.
     pub(super) fn translate(&self, place: &Place) -> Result<Option<Vec<u8>>, Flaw> {
-        let Json { org_id, workspace_id, project_id, api_key_id, source, payload, .. } = &self.json;
+        let Json { org_id, workspace_id, api_key_id, source, payload, .. } = &self.json;
         let said = |what: &str, said: Uuid, is: Uuid| Flaw {
             reason: Reason::WrongOrg,
-            detail: format!("it says {what} {said}, but its project {project_id} is of {is}"),
+            detail: format!("it says {what} {said}, but its project {} is of {is}", self.project),
         };
         // Some writers wrote zeros for what they did not know.
         let known = |id: &Option<Uuid>| id.filter(|id| !id.is_nil());
@@ -215,7 +217,7 @@ mod tests {
     #[test]
     fn what_cannot_be_read_says_why() {
         for (json, why) in [
-            (with("project_id", json!(null)), "project_id"),
+            (with("project_id", json!(null)), "`project_id` is missing"),
             (with("payload", json!("text")), "not a batch"),
             (with("payload", json!({"schema_version": 2})), "`schema_version` 2"),
             (with("received_at", json!("yesterday")), "RFC 3339"),

@@ -128,11 +128,13 @@ impl Legacy {
                     tracing::warn!(%error, "could not drain the legacy stream; trying again");
                     metrics::legacy_failed();
                     if backoff.pause(&tenure).await.is_err() {
-                        return;
+                        break;
                     }
                 }
             }
         }
+        // What is left is for the next one to tell.
+        metrics::legacy_left(&Left::default(), true);
     }
 
     /// Looks what there is, and does it. True if something was moved.
