@@ -26,7 +26,7 @@ impl Publisher {
     /// writes the same rows again, which collapse into one.
     pub(crate) async fn publish(&self, tenant: &TenantContext, new: &Accepted<'_>) -> Result<(), ApiError> {
         let begun = Instant::now();
-        let appended = self.shards.accept(ShardRouter::shard_of(tenant), new).await;
+        let appended = self.shards.append(ShardRouter::shard_of(tenant), new).await;
         metrics::appended(begun.elapsed(), new.envelope.len(), matches!(appended, Ok(Appended::Kept)));
         match appended {
             Ok(Appended::Kept) => Ok(()),

@@ -10,6 +10,7 @@ mod dlq;
 mod faults;
 mod http;
 mod langsmith;
+mod ledger;
 mod limits;
 mod native;
 mod openapi;

@@ -12,7 +12,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use redis::{Pipeline, RedisError, Script};
+use redis::{RedisError, Script};
 use schema::envelope::ENVELOPE_FIELD;
 use schema::ids::OrgId;
 use schema::model::UnixNanos;
@@ -135,29 +135,18 @@ impl Fence {
         Self { redis }
     }
 
-    /// Appends an entry of one field that was accepted before, and comes back. After an error it may be there or not.
-    pub async fn append(&self, shard: Shard, org: OrgId, field: &str, value: &[u8]) -> Result<Appended, RedisError> {
-        let stream = RedisKey::shard_stream(shard);
-        let mut redis = self.redis.clone();
-        let pipe = appending(&stream, shard, org, field, value);
-        let (id, state): (String, Option<String>) = pipe.query_async(&mut redis).await?;
-        if is_open(state) {
-            return Ok(Appended::Kept);
-        }
-        if let Err(error) = redis::cmd("XDEL").arg(&stream).arg(id).exec_async(&mut redis).await {
-            still_there(&error);
-        }
-        Ok(Appended::Closed)
-    }
-
     /// Appends an envelope that is accepted by that, and counts its items, for [`crate::ledger`]. Both happen or neither does.
     /// After an error they may have happened or not.
-    pub async fn accept(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, RedisError> {
+    pub async fn append(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, RedisError> {
         let stream = RedisKey::shard_stream(shard);
         let counts = RedisKey::shard_accepted(shard, hour_of(new.received_at));
         let mut redis = self.redis.clone();
-        let mut pipe = appending(&stream, shard, new.org, ENVELOPE_FIELD, new.envelope);
-        pipe.atomic().cmd("HINCRBY").arg(&counts).arg(new.org.to_string()).arg(new.items);
+        let org = new.org.to_string();
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        pipe.cmd("XADD").arg(&stream).arg("*").arg(ENVELOPE_FIELD).arg(new.envelope);
+        pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(&org);
+        pipe.cmd("HINCRBY").arg(&counts).arg(&org).arg(new.items);
         let (id, state, sum): (String, Option<String>, i64) = pipe.query_async(&mut redis).await?;
         if sum <= i64::try_from(new.items).unwrap_or(i64::MAX) {
             // The first of the org in that hour, perhaps of all orgs.
@@ -167,13 +156,13 @@ impl Fence {
                 tracing::warn!(%error, "counts of accepted items will be kept for longer than needed");
             }
         }
-        if is_open(state) {
+        if state.is_none_or(|state| state.ends_with(OPEN_MARK)) {
             return Ok(Appended::Kept);
         }
         let mut retract = RETRACT.key(&stream);
-        retract.key(&counts).arg(id).arg(new.org.to_string()).arg(new.items);
+        retract.key(&counts).arg(id).arg(org).arg(new.items);
         if let Err(error) = retract.invoke_async::<()>(&mut redis).await {
-            still_there(&error);
+            tracing::warn!(%error, "an entry that nobody was told of could not be taken out again");
         }
         Ok(Appended::Closed)
     }
@@ -202,22 +191,6 @@ impl Fence {
         call.arg(org.to_string()).arg(version);
         call.invoke_async(&mut self.redis.clone()).await
     }
-}
-
-/// An append, and the question whether it holds.
-fn appending(stream: &RedisKey, shard: Shard, org: OrgId, field: &str, value: &[u8]) -> Pipeline {
-    let mut pipe = redis::pipe();
-    pipe.cmd("XADD").arg(stream).arg("*").arg(field).arg(value);
-    pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(org.to_string());
-    pipe
-}
-
-fn is_open(state: Option<String>) -> bool {
-    state.is_none_or(|state| state.ends_with(OPEN_MARK))
-}
-
-fn still_there(error: &RedisError) {
-    tracing::warn!(%error, "an entry that nobody was told of could not be taken out again");
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use tenant::redis::{Redis, connect};
 use tenant::registry::{Registry, RegistryError};
 use tenant::resolver::{DEFAULT_ORG, PostgresSource};
 use tenant::settings::parse;
-use tenant::shard::fence::{Appended, Fence};
+use tenant::shard::fence::{Accepted, Appended, Fence};
 use tenant::shard::moving::{MoveError, Mover, Progress};
 use tenant::shard::{Shard, ShardRouter};
 use uuid::Uuid;
@@ -35,6 +35,11 @@ fn shard(number: u8) -> Shard {
     Shard::new(number).unwrap()
 }
 
+/// A request of that org.
+fn of(org: OrgId, envelope: &[u8]) -> Accepted<'_> {
+    Accepted { org, received_at: 0, items: 1, envelope }
+}
+
 /// What a worker would find in a shard, in order.
 async fn waiting(redis: &Redis, shard: Shard) -> Vec<(String, String)> {
     let all: StreamRangeReply = redis.clone().xrange_all(RedisKey::shard_stream(shard)).await.unwrap();
@@ -49,7 +54,7 @@ async fn store(redis: &Redis, shard: Shard, id: &str) {
 async fn a_closed_shard_takes_nothing_of_that_org(redis: Redis) {
     let fence = Fence::new(redis.clone());
     let (org, other, here) = (OrgId(Uuid::new_v4()), OrgId(Uuid::new_v4()), shard(3));
-    let append = async |org, text: &str| fence.append(here, org, FIELD, text.as_bytes()).await.unwrap();
+    let append = async |org, text: &str| fence.append(here, &of(org, text.as_bytes())).await.unwrap();
     assert_eq!(append(org, "before").await, Appended::Kept);
     assert_eq!(append(other, "of another").await, Appended::Kept);
     let closed = fence.close(here, org, 7).await.unwrap().unwrap();
@@ -148,7 +153,7 @@ async fn order_is_kept(redis: Redis, seeds: std::ops::Range<u64>) {
                 // A client sends its next number, or the same again after a refusal.
                 0..35 => {
                     let Some(shard) = believed[random.random_range(0..PROCESSES)] else { continue };
-                    match fence.append(shard, org, FIELD, number.to_string().as_bytes()).await.unwrap() {
+                    match fence.append(shard, &of(org, number.to_string().as_bytes())).await.unwrap() {
                         Appended::Kept => {
                             answered.push(number);
                             number += 1;
@@ -224,7 +229,7 @@ async fn order_is_kept(redis: Redis, seeds: std::ops::Range<u64>) {
         }
         for shard in ever {
             let expected = if shard == settled { Appended::Kept } else { Appended::Closed };
-            assert_eq!(fence.append(shard, org, FIELD, b"at last").await.unwrap(), expected, "seed {seed}, {shard}");
+            assert_eq!(fence.append(shard, &of(org, b"at last")).await.unwrap(), expected, "seed {seed}, {shard}");
         }
     }
     assert!(refused > 5 * runs && arrived > runs, "{refused} refused, {arrived} moves in {runs} runs");
@@ -300,7 +305,7 @@ async fn a_move_waits_for_what_was_sent_before_and_for_nothing_else() {
     let org = world.org.org_id;
     let home = ShardRouter::home(org);
     let away = shard((home.number() + 1) % 16);
-    assert_eq!(fence.append(home, org, FIELD, b"before").await.unwrap(), Appended::Kept);
+    assert_eq!(fence.append(home, &of(org, b"before")).await.unwrap(), Appended::Kept);
     registry.assign_shard(org, Some(away)).await.unwrap();
     let mut told = Vec::new();
     let error = mover.finish(org, Duration::ZERO, &mut |progress| told.push(progress)).await.unwrap_err();
@@ -309,7 +314,7 @@ async fn a_move_waits_for_what_was_sent_before_and_for_nothing_else() {
     // Interrupted, and taken back: the org goes on where it is, without waiting for anything.
     registry.abort_shard_move(org).await.unwrap();
     mover.finish(org, Duration::ZERO, &mut |_| {}).await.unwrap();
-    assert_eq!(fence.append(home, org, FIELD, b"after").await.unwrap(), Appended::Kept);
+    assert_eq!(fence.append(home, &of(org, b"after")).await.unwrap(), Appended::Kept);
 
     // Interrupted, and taken up again by another process.
     registry.assign_shard(org, Some(away)).await.unwrap();
@@ -325,7 +330,7 @@ async fn a_move_waits_for_what_was_sent_before_and_for_nothing_else() {
     assert_eq!(count, 2);
     finishing.finish(org, Duration::from_secs(60), &mut |_| {}).await.unwrap();
     assert_eq!(registry.shard_place(org).await.unwrap().unwrap().shard, away);
-    assert_eq!(fence.append(home, org, FIELD, b"late").await.unwrap(), Appended::Closed);
-    assert_eq!(fence.append(away, org, FIELD, b"there").await.unwrap(), Appended::Kept);
+    assert_eq!(fence.append(home, &of(org, b"late")).await.unwrap(), Appended::Closed);
+    assert_eq!(fence.append(away, &of(org, b"there")).await.unwrap(), Appended::Kept);
     finishing.finish(org, Duration::ZERO, &mut |_| panic!("nothing to do")).await.unwrap();
 }

@@ -26,7 +26,7 @@ async fn lose(world: &World, org: OrgId, items: u64, at: OffsetDateTime) {
     let redis = connect(&parse::redis_url(&world.db.redis_url).unwrap()).unwrap();
     let received_at = i64::try_from(at.unix_timestamp_nanos()).unwrap();
     let new = Accepted { org, received_at, items, envelope: b"nothing" };
-    assert_eq!(Fence::new(redis).accept(ShardRouter::home(org), &new).await.unwrap(), Appended::Kept);
+    assert_eq!(Fence::new(redis).append(ShardRouter::home(org), &new).await.unwrap(), Appended::Kept);
 }
 
 #[tokio::test]
