@@ -105,7 +105,7 @@ impl Quotas {
                     held <= self.bytes_max && known.held.envelopes + in_batch.envelopes < quota::ENVELOPES_MAX;
                 if !is_room {
                     metrics::over_quota_stored();
-                    tracing::warn!(org_id = %whose.0, held = known.held.bytes, "an org over its quota has no room left for parked envelopes; they are stored");
+                    tracing::warn!(org_id = %whose.0, held = known.held.bytes, "no room to park more of an org; it is stored");
                     return None;
                 }
                 *in_batch = Held { envelopes: in_batch.envelopes + 1, bytes: in_batch.bytes + bytes };
