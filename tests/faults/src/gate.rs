@@ -61,9 +61,9 @@ where
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            _ = until(&mut shut, false) => {
+            is_shut = until(&mut shut, false) => {
                 drop(listener);
-                if !until(&mut open, true).await {
+                if !is_shut || !until(&mut open, true).await {
                     return;
                 }
                 listener = listen_again(port).await;
