@@ -119,13 +119,10 @@ impl Command {
                 let rows = lines(&limits).map(|line| {
                     [line.name.to_owned(), line.limit.to_string(), line.per.to_owned(), line.source.to_string()]
                 });
+                // What becomes of accepted data that turns out to be over a monthly limit.
+                let policy = ["over_quota".to_owned(), limits.over_quota.to_string(), String::new(), "org".to_owned()];
                 let headings = ["LIMIT", "VALUE", "PER", "FROM"];
-                let what = match limits.over_quota {
-                    OverQuota::Park => "parked until the limit is raised",
-                    OverQuota::Drop => "dropped",
-                };
-                let answer = Answer::table(serde_json::to_value(&limits)?, &headings, rows.collect());
-                Ok(answer.note(format!("accepted data that turns out to be over a monthly limit is {what}")))
+                Ok(Answer::table(serde_json::to_value(&limits)?, &headings, rows.chain([policy]).collect()))
             }
             Self::Set { org, own } => change(registry, &org, &own.change()).await,
             Self::Clear { org, which } => change(registry, &org, &which.change()).await,

@@ -24,7 +24,7 @@ const SHOWS: [(&[&str], &[&str]); 10] = [
     (&["projects", "list", "acme"], &["next", "projects"]),
     (&["products", "list", "acme"], &["next", "products"]),
     (&["keys", "list", "acme"], &["keys", "next"]),
-    (&["limits", "show", "acme"], &["burst", "eval_slots", "meters", "rps"]),
+    (&["limits", "show", "acme"], &["burst", "eval_slots", "meters", "over_quota", "rps"]),
     (&["idp", "show", "acme"], &["config", "enabled", "kind", "updated_at"]),
     (
         &["orgs", "show", "acme"],
@@ -126,7 +126,8 @@ async fn tables_are_aligned() {
          span_bytes         268435456000  month   plan\n\
          eval_judge_call    500000        month   plan\n\
          eval_judge_tokens  unlimited     month   default\n\
-         replay_run         unlimited     month   default\n"
+         replay_run         unlimited     month   default\n\
+         over_quota         park                  org\n"
     );
     assert_eq!(run(&world, &["keys", "list", "acme", "--after", "nobody"]).done().lines().count(), 1, "only a header");
 }
