@@ -16,14 +16,16 @@
 //!     the segments' bytes
 //! ```
 
-use uuid::Uuid;
-
-use crate::columns::{MAX_SEGMENTS, Segment, SegmentBytes};
+use crate::columns::{MAX_SEGMENTS, SegmentBytes};
 use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use crate::model::{Meter, UnixNanos};
 use crate::tables::{BILLING_METER, Rows, Table};
 
+mod check;
 mod raw;
+mod read;
+
+use read::Reader;
 
 pub use raw::{exempt, keep_tables, org_of, received_at_of};
 
@@ -33,7 +35,8 @@ const MAGIC: &[u8; 4] = b"TBE1";
 /// Rows of one table in an envelope. The edge refuses requests beyond it, because an envelope is never split: its rows
 /// must fit into one insert.
 pub const SECTION_ROWS_MAX: u32 = 500_000;
-/// Bytes of an envelope's rows once written out ([`Envelope::expanded_len`]); likewise.
+/// Bytes of an envelope's rows once written out ([`Envelope::expanded_len`]); likewise. The edge refuses more, and so does
+/// [`Envelope::decode`]: one row may stand for all of a section, so a few bytes could ask for any amount of memory.
 pub const EXPANDED_BYTES_MAX: usize = 160 << 20;
 
 /// The protocol a request came in by. Stored by name in the `source` column.
@@ -158,8 +161,10 @@ pub enum DecodeError {
     Table { id: u8, version: u16 },
     #[error("{table}: {rows} rows, more than {SECTION_ROWS_MAX}")]
     Rows { table: &'static str, rows: u32 },
-    #[error("{table}.{column}: segment {segment} has {bytes} bytes, which does not fit its {elements} elements")]
+    #[error("{table}.{column}: segment {segment} has {bytes} bytes, which are not its {elements} elements")]
     Segment { table: &'static str, column: &'static str, segment: usize, bytes: usize, elements: u64 },
+    #[error("its rows are {0} bytes when they are written out, more than {EXPANDED_BYTES_MAX}")]
+    Expanded(usize),
 }
 
 /// A decoded envelope, borrowing its bytes.
@@ -194,13 +199,13 @@ pub struct ColumnBytes<'a> {
 impl<'a> Envelope<'a> {
     /// Bytes its rows will have in blocks, roughly: constant columns are written out there.
     pub fn expanded_len(&self) -> usize {
-        self.sections.iter().map(Section::expanded_len).sum()
+        self.sections.iter().map(Section::expanded_len).fold(0, usize::saturating_add)
     }
 
-    /// Reads an envelope. Every length is checked, so that appending a section to a block cannot fail; whether a string
-    /// segment really holds that many strings is left to the server.
+    /// Reads an envelope. Every length is checked, and every string is counted, so that appending a section to a block cannot
+    /// fail, takes no more memory than a small multiple of [`EXPANDED_BYTES_MAX`], and puts each value into its own row.
     pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader { bytes, at: 0 };
+        let mut reader = Reader::new(bytes);
         if reader.take(4)? != MAGIC {
             return Err(DecodeError::Magic);
         }
@@ -221,9 +226,13 @@ impl<'a> Envelope<'a> {
         };
         let [count] = reader.array()?;
         let sections = (0..count).map(|_| reader.section()).collect::<Result<_, _>>()?;
-        match bytes.len() - reader.at {
-            0 => Ok(Self { header, is_exempt, sections }),
-            left => Err(DecodeError::Trailing(left)),
+        if reader.left() > 0 {
+            return Err(DecodeError::Trailing(reader.left()));
+        }
+        let envelope = Self { header, is_exempt, sections };
+        match envelope.expanded_len() {
+            ..=EXPANDED_BYTES_MAX => Ok(envelope),
+            expanded => Err(DecodeError::Expanded(expanded)),
         }
     }
 }
@@ -261,115 +270,19 @@ impl Section<'_> {
     fn expanded_len(&self) -> usize {
         let times = |s: &SegmentBytes<'_>| if s.constant { self.rows as usize } else { 1 };
         let segments = self.columns.iter().flat_map(|c| &c.segments);
-        segments.map(|s| s.bytes.len().saturating_mul(times(s))).sum()
+        segments.map(|s| s.bytes.len().saturating_mul(times(s))).fold(0, usize::saturating_add)
     }
-}
-
-struct Reader<'a> {
-    bytes: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], DecodeError> {
-        let end = self.at.checked_add(n).filter(|end| *end <= self.bytes.len());
-        let end = end.ok_or(DecodeError::Truncated(self.bytes.len()))?;
-        let taken = &self.bytes[self.at..end];
-        self.at = end;
-        Ok(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
-        let mut array = [0; N];
-        array.copy_from_slice(self.take(N)?);
-        Ok(array)
-    }
-
-    fn uuid(&mut self) -> Result<Uuid, DecodeError> {
-        Ok(Uuid::from_bytes(self.array()?))
-    }
-
-    fn u32(&mut self) -> Result<u32, DecodeError> {
-        Ok(u32::from_le_bytes(self.array()?))
-    }
-
-    fn section(&mut self) -> Result<Section<'a>, DecodeError> {
-        let [id] = self.array()?;
-        let version = u16::from_le_bytes(self.array()?);
-        let rows = self.u32()?;
-        let length = self.u32()? as usize;
-        let mut body = Reader { bytes: self.take(length)?, at: 0 };
-        let table = Table::find(id, version).ok_or(DecodeError::Table { id, version })?;
-        if rows > SECTION_ROWS_MAX {
-            return Err(DecodeError::Rows { table: table.name, rows });
-        }
-        let mut columns = Vec::with_capacity(table.columns.len());
-        for spec in table.columns {
-            let [constant] = body.array()?;
-            let types = spec.ty.segments();
-            let mut lengths = [0; MAX_SEGMENTS];
-            for length in &mut lengths[..types.len()] {
-                *length = body.u32()? as usize;
-            }
-            let mut segments = [SegmentBytes { bytes: &[], constant: false }; MAX_SEGMENTS];
-            for (i, segment) in segments.iter_mut().enumerate() {
-                *segment = SegmentBytes { bytes: body.take(lengths[i])?, constant: constant >> i & 1 == 1 };
-            }
-            let column = ColumnBytes { segments };
-            check_segments(types, rows, &column).map_err(|(segment, elements)| DecodeError::Segment {
-                table: table.name,
-                column: spec.name,
-                segment,
-                bytes: lengths[segment],
-                elements,
-            })?;
-            columns.push(column);
-        }
-        match length - body.at {
-            0 => Ok(Section { table, rows, columns }),
-            left => Err(DecodeError::Trailing(left)),
-        }
-    }
-}
-
-/// Checks that segments have the size their element counts say. Fails with (segment, elements).
-fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<'_>) -> Result<(), (usize, u64)> {
-    // How many elements the segment has in all rows, and in one row if that is the same for every row.
-    let (mut all, mut per_row) = (u64::from(rows), Some(1));
-    for (i, kind) in types.iter().enumerate() {
-        let SegmentBytes { bytes, constant } = column.segments[i];
-        let held = match (constant, per_row) {
-            (false, _) => all,
-            (true, Some(per_row)) => per_row,
-            // One row cannot stand for rows of different lengths, unless there is nothing in any of them.
-            (true, None) if bytes.is_empty() => all,
-            (true, None) => return Err((i, all)),
-        };
-        let fits = match kind {
-            Segment::Fixed(width) => bytes.len() as u64 == held * *width as u64,
-            Segment::Lengths => bytes.len() as u64 == held * 4,
-            Segment::Strings => bytes.len() as u64 >= held,
-        };
-        if !fits {
-            return Err((i, held));
-        }
-        if *kind == Segment::Lengths {
-            let sum: u64 = lengths(bytes).map(u64::from).sum();
-            // What is too much to count is too much to be there.
-            let repeated = sum.saturating_mul(u64::from(rows));
-            (all, per_row) = if constant { (repeated, Some(sum)) } else { (sum, None) };
-        }
-    }
-    Ok(())
 }
 
 /// The values of a lengths segment.
-pub(crate) fn lengths(bytes: &[u8]) -> impl Iterator<Item = u32> {
+pub(crate) fn lengths(bytes: &[u8]) -> impl Iterator<Item = u32> + Clone {
     bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::model::{Attribute, Event, Llm, Meter, Origin, Run, Span, Value};
     use crate::tables::{BillingRows, RunRows, SpanRows};
@@ -456,14 +369,44 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn more_elements_than_can_be_counted_are_refused() {
-        const MAPS: u32 = 9_000;
-        let (maps, each) = (MAPS.to_le_bytes(), u32::MAX.to_le_bytes().repeat(MAPS as usize));
-        let constant = |bytes| SegmentBytes { bytes, constant: true };
-        let strings = SegmentBytes { bytes: b"few", constant: false };
-        let column = ColumnBytes { segments: [constant(&maps), constant(&each), strings, strings] };
-        let refused = check_segments(crate::columns::ColumnType::ArrayMap.segments(), SECTION_ROWS_MAX, &column);
-        assert_eq!(refused, Err((2, u64::MAX)));
+    fn a_row_count_that_was_raised_is_refused() {
+        let mut spans = SpanRows::default();
+        let span = Span { name: "x".repeat(1_000).into(), ..Default::default() };
+        spans.push(header().project_id, &Origin::default(), false, &span);
+        let mut writer = Writer::new(&header(), 0);
+        writer.section(&spans);
+        let bytes = writer.finish();
+        let rows_at = SECTIONS_AT + 1 + 3;
+        assert_eq!(bytes[rows_at..rows_at + 4], 1_u32.to_le_bytes());
+        let with_rows = |rows: u32| {
+            let mut changed = bytes.clone();
+            changed[rows_at..rows_at + 4].copy_from_slice(&rows.to_le_bytes());
+            changed
+        };
+        // Every column of one row is constant, so any number of rows fits.
+        let taken = with_rows(2);
+        assert_eq!(Envelope::decode(&taken).unwrap().sections[0].rows, 2);
+        let expanded = Envelope::decode(&with_rows(SECTION_ROWS_MAX)).err();
+        assert!(matches!(expanded, Some(DecodeError::Expanded(bytes)) if bytes > EXPANDED_BYTES_MAX), "{expanded:?}");
+        let more = Envelope::decode(&with_rows(SECTION_ROWS_MAX + 1)).err();
+        assert_eq!(more, Some(DecodeError::Rows { table: "span", rows: SECTION_ROWS_MAX + 1 }));
+    }
+
+    /// Their names are the same bytes in the same order, so they are kept once, but they are grouped differently.
+    #[test]
+    fn events_that_share_the_names_of_their_attributes_are_read() {
+        let header = header();
+        let mut spans = SpanRows::default();
+        for has_attribute in [[true, false], [false, true]] {
+            let attribute = Attribute { key: "k".into(), value: Value::Int(1) };
+            let events = has_attribute
+                .map(|has| Event { attributes: vec![attribute.clone(); has.into()], ..Default::default() });
+            let span = Span { events: events.to_vec(), ..Default::default() };
+            spans.push(header.project_id, &Origin::default(), false, &span);
+        }
+        let mut writer = Writer::new(&header, 0);
+        writer.section(&spans);
+        assert_eq!(Envelope::decode(&writer.finish()).unwrap().sections[0].rows, 2);
     }
 
     #[test]

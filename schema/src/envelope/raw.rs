@@ -36,7 +36,7 @@ pub fn exempt(bytes: &mut [u8]) {
 
 /// The same envelope with its rows of those tables, by number, and no others.
 pub fn keep_tables(bytes: &[u8], tables: &[u8]) -> Result<Vec<u8>, DecodeError> {
-    let mut reader = Reader { bytes, at: 0 };
+    let mut reader = Reader::new(bytes);
     let head = reader.take(SECTIONS_AT)?;
     if !head.starts_with(MAGIC) {
         return Err(DecodeError::Magic);
@@ -46,7 +46,7 @@ pub fn keep_tables(bytes: &[u8], tables: &[u8]) -> Result<Vec<u8>, DecodeError> 
     kept.extend_from_slice(head);
     kept.push(0);
     for _ in 0..count {
-        let from = reader.at;
+        let from = reader.at();
         let [table] = reader.array()?;
         // Its version and how many rows it has, which are kept as they are.
         reader.take(2 + 4)?;
@@ -54,10 +54,10 @@ pub fn keep_tables(bytes: &[u8], tables: &[u8]) -> Result<Vec<u8>, DecodeError> 
         reader.take(length)?;
         if tables.contains(&table) {
             kept[SECTIONS_AT] += 1;
-            kept.extend_from_slice(&bytes[from..reader.at]);
+            kept.extend_from_slice(&bytes[from..reader.at()]);
         }
     }
-    match bytes.len() - reader.at {
+    match reader.left() {
         0 => Ok(kept),
         left => Err(DecodeError::Trailing(left)),
     }

@@ -221,11 +221,6 @@ impl Batch {
             let what = "number of runs, spans, calls, scores or attachments in the request";
             return Err(TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
-        let expanded = self.origin_bytes.max(self.expanded_len());
-        if expanded > EXPANDED_BYTES_MAX {
-            let what = "request with its resource attributes repeated for every span";
-            return Err(TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
-        }
         if runs + spans + scores + attachments + aside == 0 {
             return Ok(None);
         }
@@ -234,6 +229,11 @@ impl Batch {
         for (meter, quantity) in bills.into_iter().filter(|(_, quantity)| *quantity > 0) {
             let Header { project_id, api_key_id, envelope_id, received_at, .. } = *header;
             self.bills.push(project_id, api_key_id, envelope_id, received_at, meter, quantity);
+        }
+        let expanded = self.origin_bytes.max(self.expanded_len());
+        if expanded > EXPANDED_BYTES_MAX {
+            let what = "request with its resource attributes repeated for every span";
+            return Err(TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
         }
         let mut writer = Writer::new(header, self.byte_len() + ENVELOPE_OVERHEAD_BYTES);
         writer.section(&self.runs);
@@ -264,16 +264,17 @@ impl Batch {
     }
 
     fn byte_len(&self) -> usize {
-        sum(&self.bills, Column::byte_len) + self.len_of_rows(Column::byte_len)
+        self.len_of_rows(Column::byte_len)
     }
 
+    /// The same as [`crate::envelope::Envelope::expanded_len`], which is refused if it is too large.
     fn expanded_len(&self) -> usize {
         self.len_of_rows(Column::expanded_len)
     }
 
     fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
         let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.aside, &len);
-        sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside
+        sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside + sum(&self.bills, &len)
     }
 }
 

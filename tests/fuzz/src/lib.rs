@@ -8,6 +8,7 @@
 
 mod against_prost;
 pub mod corpus;
+mod native_block;
 pub mod seeds;
 mod stored;
 

@@ -2,12 +2,13 @@
 
 use ingest_api::error::ApiError;
 use schema::block::Block;
-use schema::columns::Segment;
-use schema::envelope::{Envelope, Header, Section, Source};
+use schema::envelope::{Envelope, Header, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
 use schema::translate::batch::{Counts, REASONS_MAX};
 use uuid::Uuid;
+
+use crate::native_block;
 
 /// What one answer may say, in bytes: a client must not get its body back.
 const ANSWER_BYTES_MAX: usize = 24 << 10;
@@ -62,7 +63,6 @@ fn stored(header: &Header, counts: &Counts, bytes: &[u8]) {
     assert!((counts.runs..=counts.runs + counts.spans).contains(&rows(&RUN)), "{} runs", rows(&RUN));
     for section in &envelope.sections {
         assert!(section.rows > 0, "an empty section");
-        strings_read_back(section);
     }
     appended(&envelope);
 }
@@ -76,6 +76,7 @@ pub(crate) fn append(bytes: &[u8]) {
 
 fn appended(envelope: &Envelope<'_>) {
     let expanded = envelope.expanded_len();
+    assert!(expanded <= schema::envelope::EXPANDED_BYTES_MAX);
     if expanded > EXPANDED_BYTES_MAX {
         return;
     }
@@ -87,47 +88,7 @@ fn appended(envelope: &Envelope<'_>) {
         assert!(block.byte_len() <= 2 * expanded + 64 * block.rows(), "{} bytes of {expanded}", block.byte_len());
         let sealed = block.seal();
         assert_eq!(sealed.rows(), section.rows as usize);
+        native_block::check(&sealed);
         assert_eq!(sealed.reuse().byte_len(), 0);
     }
-}
-
-/// Walks the segments that [`Envelope::decode`] leaves to the server: each holds as many strings as there are elements, to
-/// its last byte.
-fn strings_read_back(section: &Section<'_>) {
-    for (spec, column) in section.table.columns.iter().zip(&section.columns) {
-        // How many elements there are in all rows, and in the one that stands for all.
-        let (mut all, mut one) = (section.rows as usize, Some(1));
-        for (segment, kind) in column.segments.iter().zip(spec.ty.segments()) {
-            let held = if segment.constant { one.unwrap_or(all) } else { all };
-            match kind {
-                Segment::Fixed(width) => assert_eq!(segment.bytes.len(), held * width, "{}", spec.name),
-                Segment::Strings => assert_eq!(strings(segment.bytes), Some(held), "{}", spec.name),
-                Segment::Lengths => {
-                    let lengths = segment.bytes.chunks_exact(4).map(|b| u32::from_le_bytes(b.try_into().unwrap()));
-                    let sum = lengths.map(|length| length as usize).sum();
-                    (all, one) = if segment.constant { (sum * section.rows as usize, Some(sum)) } else { (sum, None) };
-                }
-            }
-        }
-    }
-}
-
-/// How many strings these bytes hold; `None` if the last is cut off.
-fn strings(mut bytes: &[u8]) -> Option<usize> {
-    let mut count = 0;
-    while !bytes.is_empty() {
-        let (mut length, mut shift) = (0usize, 0);
-        loop {
-            let (byte, rest) = bytes.split_first()?;
-            bytes = rest;
-            length |= usize::from(byte & 0x7f) << shift;
-            shift += 7;
-            if *byte < 0x80 {
-                break;
-            }
-        }
-        bytes = bytes.get(length..)?;
-        count += 1;
-    }
-    Some(count)
 }

@@ -5,6 +5,9 @@
 use std::path::Path;
 
 use fuzz::TARGETS;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use schema::envelope::Envelope;
 
 #[test]
 fn seeds_pass() {
@@ -27,6 +30,41 @@ fn broken_seeds_pass() {
             let mut flipped = seed.bytes.clone();
             flipped[at] ^= 1 << (at % 8);
             (target.check)(&flipped);
+        }
+    }
+}
+
+/// Where it matters: at the beginning of every segment, and in the lengths before it, which say how it is to be read.
+#[test]
+fn changed_envelopes_become_whole_blocks_or_are_refused() {
+    const CHANGED: usize = 150;
+    const NUMBERS: [u32; 8] = [0, 1, 2, 0x7f, 0x80, 500_000, 1 << 31, u32::MAX];
+    let random = &mut StdRng::seed_from_u64(11);
+    let seeds = fuzz::seeds::all().unwrap();
+    for seed in seeds.iter().filter(|seed| seed.target == "envelope") {
+        let envelope = Envelope::decode(&seed.bytes).unwrap();
+        let columns = envelope.sections.iter().flat_map(|section| &section.columns);
+        let starts: Vec<usize> = columns
+            .flat_map(|column| &column.segments)
+            .filter(|segment| !segment.bytes.is_empty())
+            .map(|segment| segment.bytes.as_ptr() as usize - seed.bytes.as_ptr() as usize)
+            .collect();
+        for _ in 0..CHANGED {
+            let mut changed = seed.bytes.clone();
+            for _ in 0..random.random_range(1..3) {
+                let start = starts[random.random_range(0..starts.len())];
+                let at = (start - random.random_range(0..24) + random.random_range(0..16)).min(changed.len() - 4);
+                match random.random_range(0..4) {
+                    0 => changed[at] ^= 1 << random.random_range(0..8),
+                    1 => changed[at] = changed[at].wrapping_add(1),
+                    2 => changed[at] = random.random(),
+                    _ => {
+                        let number = NUMBERS[random.random_range(0..NUMBERS.len())];
+                        changed[at..at + 4].copy_from_slice(&number.to_le_bytes());
+                    }
+                }
+            }
+            fuzz::envelope(&changed);
         }
     }
 }
