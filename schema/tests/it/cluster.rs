@@ -1,6 +1,6 @@
 //! What `--cluster` sends. There is no Keeper here, so it is read by the real parser and not run.
 
-use schema::migrate::{self, Change, Count, Options, Target};
+use schema::migrate::{self, CLICKHOUSE, Change, Count, Options, Target};
 
 use crate::support::{clickhouse, empty, must, run, stores};
 
@@ -30,10 +30,11 @@ async fn every_statement_is_for_the_cluster_and_clickhouse_can_read_it() {
     let client = clickhouse(&db.clickhouse_url);
     let statements = statements().await;
     let count = |start: &str| statements.iter().filter(|sql| sql.starts_with(start)).count();
-    // Eight tables in 0001; in 0002 each again, up and down; two in 0003; one, and one view, in 0004 and in 0005 each.
+    // Eight tables in 0001; in 0002 each again, up and down; two in 0003; one, and one view, in 0004 and in 0005 each. In 0006
+    // the settings of all twelve, up, and down in two statements each.
     assert_eq!(count("CREATE TABLE"), 8 + 8 + 8 + 2 + 1 + 1);
     assert_eq!((count("CREATE VIEW"), count("DROP VIEW")), (5, 5));
-    assert_eq!((count("EXCHANGE TABLES"), count("RENAME TABLE"), count("ALTER TABLE")), (16, 8, 24));
+    assert_eq!((count("EXCHANGE TABLES"), count("RENAME TABLE"), count("ALTER TABLE")), (16, 8, 24 + 12 * 3));
     for sql in &statements {
         assert!(sql.contains(" ON CLUSTER 'main'"), "{sql}");
         assert!(!sql.contains("{uuid}") || sql.contains("'/clickhouse/tables/{uuid}/{shard}', '{replica}'"), "{sql}");
@@ -55,8 +56,9 @@ async fn rows_are_not_brought_over_on_a_cluster() {
     let insert =
         "INSERT INTO run (org_id, project_id, received_at) SELECT generateUUIDv4(), generateUUIDv4(), now64(9)";
     clickhouse(&db.clickhouse_url).query_raw(insert).execute().await.unwrap();
-    // 0003 to 0005 have things to drop on a cluster that is not there; 0002 is refused before anything is sent.
-    must(&stores, &["down", "3", "--target", "clickhouse", "--yes"]).await;
+    // 0003 and later have things to change on a cluster that is not there; 0002 is refused before anything is sent.
+    let later = (CLICKHOUSE.len() - 2).to_string();
+    must(&stores, &["down", &later, "--target", "clickhouse", "--yes"]).await;
     let refused = run(&stores, &["down", "1", "--target", "clickhouse", "--yes", "--cluster", "main"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(

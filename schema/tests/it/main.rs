@@ -7,6 +7,7 @@
 mod catalogue;
 mod cli;
 mod cluster;
+mod durable;
 mod kill;
 mod postgres;
 mod proxy;
