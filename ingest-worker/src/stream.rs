@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use redis::{RedisError, Script, Value};
 use schema::envelope::ENVELOPE_FIELD;
 use tenant::dlq::{DEAD_LETTER_LUA, Description};
+use tenant::entries::{self, Entry};
 use tenant::keys::RedisKey;
 use tenant::redis::Redis;
 use tenant::shard::Shard;
@@ -20,9 +21,6 @@ static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("s
 static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/note.lua")));
 static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/commit.lua"))));
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/park.lua"))));
-
-/// Entries that are fetched by one round trip.
-const FETCH_ENTRIES: usize = 256;
 
 /// A full Redis must be emptied, so these scripts may run on one (allow-oom).
 fn dead_lettering(script: &str) -> String {
@@ -165,16 +163,11 @@ impl Stream {
     /// answered for.
     pub async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, StreamError> {
         let mut found = HashMap::with_capacity(entries.len());
-        for some in entries.chunks(FETCH_ENTRIES) {
-            let mut pipe = redis::pipe();
-            for entry in some {
-                let id = entry.to_string();
-                pipe.cmd("XRANGE").arg(&self.key).arg(&id).arg(&id);
-            }
-            let replies: Vec<Value> = pipe.query_async(&mut self.redis.clone()).await?;
-            for reply in replies {
-                found.extend(entries_of(reply).ok_or(StreamError::Reply { command: "XRANGE" })?);
-            }
+        let mut left = entries;
+        while !left.is_empty() {
+            let (looked_at, some) = entries::pick(&mut self.redis.clone(), &self.key, ENVELOPE_FIELD, left).await?;
+            found.extend(some);
+            left = left.get(looked_at.max(1)..).unwrap_or_default();
         }
         Ok(found)
     }
@@ -184,9 +177,6 @@ fn described(letter: &Description) -> String {
     // A description is numbers and texts, which always have a JSON.
     serde_json::to_string(letter).unwrap_or_default()
 }
-
-/// An entry's id and its envelope; empty bytes if it has none, which is unreadable.
-pub(crate) type Entry = (EntryId, Vec<u8>);
 
 /// The entries in the reply to a read of one stream. Taken apart by hand because the driver's own types copy every
 /// envelope into a map.
@@ -206,8 +196,7 @@ pub(crate) fn entries_of_read(reply: Value) -> Option<Vec<Entry>> {
     }
 }
 
-/// The entries in the reply to a range.
-pub(crate) fn entries_of(list: Value) -> Option<Vec<Entry>> {
+fn entries_of(list: Value) -> Option<Vec<Entry>> {
     let Value::Array(list) = list else { return None };
     list.into_iter().map(entry).collect()
 }

@@ -13,6 +13,7 @@
 //! | [`ledger`] | whether everything that was accepted is somewhere |
 //! | [`eval`] | how many evaluations of an org run at the same time |
 //! | [`shard`] | which stream an org's envelopes go to |
+//! | [`entries`] | reading entries of a stream, bounded in bytes |
 //! | [`invalidate`] | announcing that keys must be looked up anew |
 //! | [`keys`] | every Redis key there is |
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
@@ -46,6 +47,7 @@ pub mod audit;
 pub mod clickhouse;
 pub mod clock;
 pub mod dlq;
+pub mod entries;
 pub mod eval;
 pub mod flags;
 pub mod invalidate;

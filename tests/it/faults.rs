@@ -35,4 +35,5 @@ faults! {
     late_insert = "late-insert";
     network_slow = "network-slow";
     poison = "poison";
+    sizes_shift = "sizes-shift";
 }

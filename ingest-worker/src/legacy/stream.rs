@@ -5,9 +5,10 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use redis::streams::StreamRangeReply;
-use redis::{FromRedisValue, RedisError, Script};
+use redis::{RedisError, Script};
 use schema::ids::OrgId;
 use tenant::dlq::LEGACY_FIELD;
+use tenant::entries::{self, Entry, PageMax, READ_BYTES_MAX};
 use tenant::keys::RedisKey;
 use tenant::redis::Redis;
 use tenant::shard::Shard;
@@ -15,12 +16,12 @@ use tenant::shard::fence::EntryId;
 
 static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("note.lua")));
 
-/// How many bytes one page aims at.
-const PAGE_BYTES: usize = 8 << 20;
+/// Bytes of a page at least, however often reading has failed.
+const PAGE_BYTES_MIN: usize = 16 << 10;
 /// Entries of one page.
 const PAGE_ENTRIES_MAX: usize = 128;
-/// Entries of the first page, when their size is not known yet.
-const PAGE_ENTRIES_FIRST: usize = 8;
+/// Notes of which one look finds whose entry is gone. Of what is on its way at a time there are hardly more.
+const NOTES_MAX: usize = 1_000;
 /// Entries of which one look finds that readers of older releases never acknowledged them.
 const FORGOTTEN_MAX: usize = 1_000;
 
@@ -70,14 +71,14 @@ pub(super) struct LegacyStream {
     redis: Redis,
     stream: RedisKey,
     moving: RedisKey,
-    entries: usize,
+    page_bytes: usize,
 }
 
 impl LegacyStream {
     /// The one in that Redis.
     pub(super) fn new(redis: Redis) -> Self {
         let (stream, moving) = (RedisKey::legacy_stream(), RedisKey::legacy_moving());
-        Self { redis, stream, moving, entries: PAGE_ENTRIES_FIRST }
+        Self { redis, stream, moving, page_bytes: READ_BYTES_MAX }
     }
 
     /// The last entry, if there is one.
@@ -89,25 +90,14 @@ impl LegacyStream {
     }
 
     /// The next entries, from `from` to `to`, with their JSON.
-    pub(super) async fn page(&mut self, from: EntryId, to: EntryId) -> Result<Vec<(EntryId, Vec<u8>)>, RedisError> {
-        let mut command = redis::cmd("XRANGE");
-        command.arg(&self.stream).arg(from.to_string()).arg(to.to_string()).arg("COUNT").arg(self.entries);
-        let reply: Result<StreamRangeReply, _> = command.query_async(&mut self.redis.clone()).await;
-        if reply.is_err() {
-            // The way may be too narrow for so much at a time.
-            self.entries = (self.entries / 2).max(1);
-        }
-        let reply = reply?;
-        let mut page = Vec::with_capacity(reply.ids.len());
-        for mut entry in reply.ids {
-            // One without the field is no envelope, and will be found unreadable.
-            let data = entry.map.remove(LEGACY_FIELD).map(Vec::<u8>::from_redis_value).transpose()?;
-            page.push((entry_id(&entry.id)?, data.unwrap_or_default()));
-        }
-        if let Some(mean) = page.iter().map(|(_, data)| data.len()).sum::<usize>().checked_div(page.len()) {
-            self.entries = (PAGE_BYTES / mean.max(1)).clamp(1, PAGE_ENTRIES_MAX.min(2 * self.entries));
-        }
-        Ok(page)
+    pub(super) async fn page(&mut self, from: EntryId, to: EntryId) -> Result<Vec<Entry>, RedisError> {
+        let max = PageMax { entries: PAGE_ENTRIES_MAX, bytes: self.page_bytes };
+        // One without the field is no envelope, and will be found unreadable.
+        let page = entries::page(&mut self.redis, &self.stream, LEGACY_FIELD, from, Some(to), max).await;
+        // The way may be too narrow for so much at a time.
+        let bytes = if page.is_ok() { self.page_bytes.saturating_mul(2) } else { self.page_bytes / 2 };
+        self.page_bytes = bytes.clamp(PAGE_BYTES_MIN, READ_BYTES_MAX);
+        Ok(page?.entries)
     }
 
     /// Notes where entries go, in place of an older note if one is named. Answers per entry where it goes, which is what was noted
@@ -146,8 +136,9 @@ impl LegacyStream {
 
     /// Entries that were taken out and not forgotten, and where they went: somebody died in between.
     pub(super) async fn gone(&self) -> Result<Vec<(EntryId, Goal)>, RedisError> {
-        let mut command = redis::cmd("HGETALL");
-        let noted: Vec<(String, String)> = command.arg(&self.moving).query_async(&mut self.redis.clone()).await?;
+        let mut command = redis::cmd("HRANDFIELD");
+        command.arg(&self.moving).arg(NOTES_MAX).arg("WITHVALUES");
+        let noted: Vec<(String, String)> = command.query_async(&mut self.redis.clone()).await?;
         let mut gone = Vec::new();
         for (id, goal) in noted {
             let mut command = redis::cmd("XRANGE");

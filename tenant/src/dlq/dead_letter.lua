@@ -2,12 +2,13 @@
 --
 -- `entries` is {id, description, id, description, …}. Returns false when there is no room; an entry that is not in the stream any
 -- more is passed over. What is added is no more than what goes, but for the description, so a full Redis may do it.
+-- Entries are read twice, one at a time: all of a batch's at once would be in memory beyond `maxmemory`.
 local function dead_letter(stream, letters, size, cap, entries)
     local found, bytes = {}, 0
     for i = 1, #entries, 2 do
         local entry = redis.call('XRANGE', stream, entries[i], entries[i])[1]
         if entry then
-            found[#found + 1] = {entries[i], entries[i + 1], entry[2]}
+            found[#found + 1] = i
             for j = 2, #entry[2], 2 do
                 bytes = bytes + #entry[2][j]
             end
@@ -18,9 +19,10 @@ local function dead_letter(stream, letters, size, cap, entries)
     if #found > 0 and held > 0 and held + bytes > tonumber(cap) then
         return false
     end
-    for _, entry in ipairs(found) do
-        redis.call('XADD', letters, '*', 'm', entry[2], unpack(entry[3]))
-        redis.call('XDEL', stream, entry[1])
+    for _, i in ipairs(found) do
+        local entry = redis.call('XRANGE', stream, entries[i], entries[i])[1]
+        redis.call('XADD', letters, '*', 'm', entries[i + 1], unpack(entry[2]))
+        redis.call('XDEL', stream, entries[i])
     end
     if bytes > 0 then
         redis.call('INCRBY', size, bytes)

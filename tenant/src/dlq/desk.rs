@@ -11,6 +11,7 @@ use thiserror::Error;
 
 use super::letter::Unreadable;
 use super::{DESCRIPTION_FIELD, Letter, LetterId, Listed, Source};
+use crate::entries::READ_BYTES_MAX;
 use crate::keys::RedisKey;
 use crate::outcome::{KEPT_S, Outcome};
 use crate::redis::Redis;
@@ -168,7 +169,7 @@ impl Desk {
         let mut call = PAGE.key(source.letters());
         call.arg(after.map_or_else(|| "-".to_owned(), |after| format!("({after}")));
         call.arg(until.map_or_else(|| "+".to_owned(), |until| until.to_string()));
-        call.arg(PAGE_LETTERS).arg(source.field()).arg(HEAD_BYTES);
+        call.arg(PAGE_LETTERS).arg(source.field()).arg(HEAD_BYTES).arg(READ_BYTES_MAX);
         let reply: Vec<Value> = call.invoke_async(&mut self.redis.clone()).await?;
         let mut reply = reply.into_iter();
         let last: String = redis::from_redis_value(reply.next().ok_or(DlqError::Reply)?).map_err(RedisError::from)?;

@@ -30,6 +30,8 @@ words! {
         Unreadable = "unreadable",
         /// ClickHouse will never take its rows of a table.
         Refused = "refused",
+        /// Worker after worker crashed as soon as it looked at it.
+        CrashedWorker = "crashed_worker",
         /// Nobody knows its project, which alone says whose it is.
         UnknownProject = "unknown_project",
         /// It names an org or a workspace that its project is not in.

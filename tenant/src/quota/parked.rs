@@ -25,6 +25,8 @@ static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("for
 
 /// Parked envelopes of one org. Beyond it they are stored.
 pub const ENVELOPES_MAX: u64 = 100_000;
+/// Releases that broke off, of which one command tells.
+const OPEN_PAGE: usize = 1_000;
 
 /// Which envelope: the shard and the entry that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -117,13 +119,17 @@ impl Parked {
 
     /// Ends releases that broke off when the envelope was in its stream already.
     pub async fn end_releases(&self, org: OrgId) -> Result<(), RedisError> {
-        let mut open = redis::cmd("ZRANGEBYSCORE");
-        open.arg(RedisKey::quota_released(org)).arg("+inf").arg("+inf");
-        let open: Vec<String> = open.query_async(&mut self.redis.clone()).await?;
-        for id in open {
-            self.end_release(org, id.parse()?).await?;
+        loop {
+            let mut open = redis::cmd("ZRANGEBYSCORE");
+            open.arg(RedisKey::quota_released(org)).arg("+inf").arg("+inf").arg("LIMIT").arg(0).arg(OPEN_PAGE);
+            let open: Vec<String> = open.query_async(&mut self.redis.clone()).await?;
+            for id in &open {
+                self.end_release(org, id.parse()?).await?;
+            }
+            if open.len() < OPEN_PAGE {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     async fn end_release(&self, org: OrgId, id: ParkedId) -> Result<(), RedisError> {

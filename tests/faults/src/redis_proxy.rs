@@ -1,5 +1,6 @@
 //! Between a worker and Redis: passes bytes on, and can hold, cut and delay them.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +61,8 @@ pub struct RedisProxy {
 struct Plan {
     target: (String, u16),
     state: Mutex<State>,
+    /// Bytes of the largest reply to a read of a shard.
+    largest_read: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -73,7 +76,7 @@ impl RedisProxy {
     pub async fn start(redis_url: &str) -> anyhow::Result<Self> {
         let url = Url::parse(redis_url)?;
         let target = (url.host_str().context("no host")?.to_owned(), url.port().context("no port")?);
-        let plan = Arc::new(Plan { target, state: Mutex::default() });
+        let plan = Arc::new(Plan { target, state: Mutex::default(), largest_read: AtomicUsize::new(0) });
         let passing = Arc::clone(&plan);
         let gate = Gate::open(move |connection| {
             let plan = Arc::clone(&passing);
@@ -96,6 +99,11 @@ impl RedisProxy {
         hold
     }
 
+    /// Bytes of the largest reply to a read of a shard so far.
+    pub fn largest_read(&self) -> usize {
+        self.plan.largest_read.load(Ordering::Relaxed)
+    }
+
     /// From now on this happens to whatever is sent.
     pub fn weather(&self, weather: Weather) {
         self.plan.state().weather = weather;
@@ -112,6 +120,8 @@ impl Plan {
         let mut server = TcpStream::connect((host.as_str(), *port)).await?;
         server.set_nodelay(true)?;
         let (mut up, mut down) = (BytesMut::new(), BytesMut::new());
+        // What reads a shard has a connection of its own, on which it waits, and sends one command at a time.
+        let (mut is_reader, mut reply) = (false, 0);
         loop {
             up.reserve(READ_BYTES);
             down.reserve(READ_BYTES);
@@ -121,6 +131,8 @@ impl Plan {
             }
             if !up.is_empty() {
                 let sent = up.split();
+                is_reader |= memmem::find(&sent, b"XREAD").is_some();
+                reply = 0;
                 // A command whose keys are cut in two is passed on; the next one is held.
                 let mut held = self.held(&sent);
                 if let Some(held) = held.take_if(|held| held.when == When::Before)
@@ -137,6 +149,10 @@ impl Plan {
             }
             if !down.is_empty() {
                 let replied = down.split();
+                reply += replied.len();
+                if is_reader {
+                    self.largest_read.fetch_max(reply, Ordering::Relaxed);
+                }
                 self.send(&mut client, &replied).await?;
             }
         }

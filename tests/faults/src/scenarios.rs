@@ -12,6 +12,7 @@ mod network;
 mod owners;
 mod poison;
 mod redis;
+mod sizes;
 
 /// A fault as a future that borrows its scene.
 type Doing<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
@@ -71,6 +72,7 @@ scenarios! {
     "network-slow", 2, network::slow, "everything is slow, and some of it is cut or lost, on both ways";
     "network-narrow", 2, network::narrow, "a backlog in Redis behind a way that is too narrow for the usual reads";
     "redis-killed", 2, redis::killed, "kill -9 of Redis, and its start from its append-only file";
+    "sizes-shift", 2, sizes::shift, "a backlog of small requests, and then of some that are a thousand times larger: no read is";
     "group-destroyed", 2, redis::group_destroyed, "somebody makes and destroys consumer groups on the streams";
     "poison", 2, poison::poison, "envelopes that ClickHouse refuses, and entries that are none, among good ones";
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use load::client::Http;
-use load::corpus::Corpus;
+use load::corpus::{Corpus, text};
 use load::prost::Message;
 use schema::ids::OrgId;
 use schema::model::{RunOp, span_uuid};
@@ -31,6 +31,8 @@ const PAUSE: Duration = Duration::from_millis(25);
 const PAUSE_REFUSED: Duration = Duration::from_millis(100);
 /// The name of a span that a scenario has ClickHouse refuse.
 pub const POISON: &str = "poison";
+/// Bytes of the text of a large span: a thousand times the size of the other requests.
+pub const LARGE_BYTES: usize = 4 << 20;
 
 /// A row that a request makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +64,7 @@ pub struct Sent {
 pub struct Dials {
     acked: AtomicU64,
     poison: AtomicU64,
+    large: AtomicU64,
     slower: AtomicU64,
 }
 
@@ -81,13 +84,23 @@ impl Dials {
         self.poison.load(Ordering::Relaxed)
     }
 
+    /// So many of the next OTLP requests have a span with [`LARGE_BYTES`] of text.
+    pub fn large(&self, requests: u64) {
+        self.large.store(requests, Ordering::Relaxed);
+    }
+
+    /// How many that are still to be sent.
+    pub fn large_left(&self) -> u64 {
+        self.large.load(Ordering::Relaxed)
+    }
+
     /// Pauses between requests are this many times longer.
     pub fn slower(&self, times: u64) {
         self.slower.store(times.saturating_sub(1), Ordering::Relaxed);
     }
 
-    fn take_poison(&self) -> bool {
-        self.poison.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
+    fn take(left: &AtomicU64) -> bool {
+        left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
     }
 }
 
@@ -169,10 +182,13 @@ impl Sender {
     fn spans(&mut self, org: &Org) -> Vec<u8> {
         let mut message = self.corpus.message(SPANS, now());
         let mut rows = Vec::new();
-        let poison = self.dials.take_poison();
+        let (poison, large) = (Dials::take(&self.dials.poison), Dials::take(&self.dials.large));
         for (n, span) in message.resource_spans[0].scope_spans[0].spans.iter_mut().enumerate() {
             if poison && n == 0 {
                 span.name = POISON.to_owned();
+            }
+            if large && n == 0 {
+                span.attributes.push(text("filler", "x".repeat(LARGE_BYTES)));
             }
             let trace = Uuid::from_slice(&span.trace_id).unwrap_or_default();
             let id = span_uuid(span.span_id.as_slice().try_into().unwrap_or_default());

@@ -157,7 +157,8 @@ fn words(rng: &mut StdRng) -> String {
     text
 }
 
-fn text(key: &str, text: String) -> KeyValue {
+/// An attribute that is a text.
+pub fn text(key: &str, text: String) -> KeyValue {
     value(key, any_value::Value::StringValue(text))
 }
 
