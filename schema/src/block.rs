@@ -12,7 +12,7 @@ use crate::columns::{
     ColumnType, MAX_SEGMENTS, Segment, SegmentBytes, repeat_from, uuid_bytes, write_str, write_varint,
 };
 use crate::envelope::{ColumnBytes, Header, Section, lengths};
-use crate::tables::{STAMPS, Table};
+use crate::tables::{RUN, STAMPS, Table};
 
 /// Rows of many envelopes of one table.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Block {
     }
 
     /// Appends a section of this block's table (any other is a bug: it would put bytes under the wrong columns), stamping
-    /// its rows with the header's tenant.
+    /// its rows with the header's tenant and time of receipt; each row of `run` with a nanosecond more than the one before.
     pub fn append(&mut self, header: &Header, section: &Section<'_>) {
         assert_eq!(self.table, section.table, "a section goes into a block of its own table");
         let rows = section.rows as usize;
@@ -60,7 +60,13 @@ impl Block {
         let [org, workspace, received, source] = &mut self.stamps;
         org.append_value(&uuid_bytes(header.org_id.0), rows);
         workspace.append_value(&uuid_bytes(header.workspace_id.0), rows);
-        received.append_value(&header.received_at.to_le_bytes(), rows);
+        if self.table.id == RUN.id {
+            // `run_of` shows what was received last, and the writes of one request come in the order in which it has them.
+            let each = (0..section.rows).map(|row| header.received_at.saturating_add(row.into()));
+            received.segments[0].extend(each.flat_map(i64::to_le_bytes));
+        } else {
+            received.append_value(&header.received_at.to_le_bytes(), rows);
+        }
         let mut text = Vec::new();
         write_str(&mut text, header.source.as_str().as_bytes());
         source.append_value(&text, rows);

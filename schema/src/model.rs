@@ -283,15 +283,18 @@ pub struct Span<'a> {
     pub dropped_links: u32,
 }
 
-/// Which write of a run a row is. Both are kept, and merged when read.
+/// Which write of a run a row is. All are kept, and merged when read: a field is that of the highest of these which has it,
+/// and among equals of the one that was received last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RunOp {
     /// A creation that leaves the run open.
     Post = 1,
-    /// A later change, or a creation that is already complete; wins over a post.
+    /// A creation that tells of the end, too. In rows from before `0007_later_writes_win` also a change.
     #[default]
-    Patch = 2,
+    Complete = 2,
+    /// A change. It may arrive before the creation, which takes nothing of it back.
+    Patch = 3,
 }
 
 /// One write of a run: its creation, or a change. A field at its zero means "not provided".

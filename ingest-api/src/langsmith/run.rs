@@ -95,7 +95,11 @@ impl<'a> Write<'a> {
             run_id,
             trace_id: fields.id("trace_id"),
             parent_run_id: fields.id("parent_run_id"),
-            op: if op == Op::Patch || end_time != 0 { RunOp::Patch } else { RunOp::Post },
+            op: match op {
+                Op::Patch => RunOp::Patch,
+                Op::Post if end_time != 0 => RunOp::Complete,
+                Op::Post => RunOp::Post,
+            },
             name: fields.text("name"),
             status: match (error_message.is_empty(), end_time, op) {
                 (false, ..) => Some(Status::Error),

@@ -183,7 +183,7 @@ fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run
         run_id: span.run_id,
         trace_id: span.run_id,
         parent_run_id: Uuid::nil(),
-        op: RunOp::Patch,
+        op: RunOp::Complete,
         name: span.name.clone(),
         status: Some(span.status),
         start_time: span.start_time,

@@ -11,11 +11,12 @@ const PATH_PER_SHARD: &str = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'";
 const PATH_FOR_ALL: &str = "'/clickhouse/tables/{uuid}/all', '{shard}-{replica}'";
 
 /// How a statement that needs `ON CLUSTER` starts, and where the words go.
-const DDL: [(&str, Place); 10] = [
+const DDL: [(&str, Place); 11] = [
     ("CREATE DATABASE IF NOT EXISTS ", Place::AfterName),
     ("CREATE TABLE IF NOT EXISTS ", Place::AfterName),
     ("DROP TABLE IF EXISTS ", Place::AfterName),
     ("CREATE VIEW IF NOT EXISTS ", Place::AfterName),
+    ("CREATE OR REPLACE VIEW ", Place::AfterName),
     ("DROP VIEW IF EXISTS ", Place::AfterName),
     ("DROP TABLE ", Place::AfterName),
     ("ALTER TABLE ", Place::AfterName),

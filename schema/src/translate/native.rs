@@ -330,7 +330,7 @@ fn read_run<'a>(raw: &'a RawValue, body: &Body<'a>) -> Result<(Run<'a>, Items<'a
         run_id,
         trace_id: if parent_run_id.is_nil() { run_id } else { Uuid::nil() },
         parent_run_id,
-        op: if end_time == 0 { RunOp::Post } else { RunOp::Patch },
+        op: if end_time == 0 { RunOp::Post } else { RunOp::Complete },
         name,
         // The origin's default: a run without a status is one that ended well, unless it has not ended.
         status: Some(status.unwrap_or(if end_time == 0 { Status::Running } else { Status::Ok })),

@@ -194,7 +194,7 @@ impl Sender {
             let id = span_uuid(span.span_id.as_slice().try_into().unwrap_or_default());
             rows.extend([Row::Span(id), Row::Capture(trace, id)]);
             if span.parent_span_id.is_empty() {
-                rows.push(Row::Run(trace, RunOp::Patch as u8));
+                rows.push(Row::Run(trace, RunOp::Complete as u8));
             }
         }
         self.note(org, rows, SPANS, poison);

@@ -1,5 +1,6 @@
 //! Every captured request, against what is to be extracted from it.
 
+use schema::model::RunOp;
 use serde_json::{Map, Value, json};
 use tests::World;
 
@@ -92,7 +93,11 @@ async fn every_captured_request_is_stored_as_expected() -> anyhow::Result<()> {
         let count = world.clickhouse.number(&format!("SELECT count() FROM run {of_org}")).await?;
         assert_eq!(count, wanted.len() as u64, "{name}: runs");
         for run in &wanted {
-            let op = if run["op"] == "patch" || run["end_time"].is_string() { 2 } else { 1 };
+            let op = match (run["op"] == "patch", run["end_time"].is_string()) {
+                (true, _) => RunOp::Patch,
+                (false, true) => RunOp::Complete,
+                (false, false) => RunOp::Post,
+            } as u8;
             let query = format!("SELECT {COLUMNS} FROM run {of_org} AND run_id = {} AND op = {op}", quoted(&run["id"]));
             let [found] = &world.clickhouse.rows(&query).await?[..] else { panic!("{name}: {}", run["id"]) };
             compare(found, run, name);

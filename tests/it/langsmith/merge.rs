@@ -25,11 +25,18 @@ struct Write {
     run: Run<'static>,
     hash: u64,
     received_at: i64,
+    source: Source,
 }
 
 impl Write {
     fn place(&self) -> (u8, i64, i64, u64) {
-        (self.run.op as u8, self.run.end_time, self.received_at, self.hash)
+        (self.run.op as u8, self.received_at, self.run.end_time, self.hash)
+    }
+
+    /// How the run ended, if the write tells of it.
+    fn ending(&self) -> Option<Status> {
+        let says_only_that_it_ended = self.source == Source::LangSmith && self.run.status == Some(Status::Ok);
+        self.run.status.filter(|status| *status != Status::Running && !says_only_that_it_ended)
     }
 }
 
@@ -50,10 +57,10 @@ fn write(random: &mut StdRng, run_id: Uuid) -> Write {
     let tokens = Tokens { prompt: some(random, &[1, 2]), total: some(random, &[3, 4]), ..Tokens::default() };
     let run = Run {
         run_id,
-        op: *[RunOp::Post, RunOp::Patch].choose(random).unwrap(),
+        op: *[RunOp::Post, RunOp::Complete, RunOp::Patch].choose(random).unwrap(),
         name: some(random, &texts),
         status: *[None, Some(Status::Running), Some(Status::Ok), Some(Status::Error), Some(Status::Cancelled)]
-            .choose_weighted(random, |status| if *status == Some(Status::Error) { 1 } else { 4 })
+            .choose(random)
             .unwrap(),
         start_time: some(random, &[10, 20]),
         end_time: some(random, &[30, 40]),
@@ -73,7 +80,8 @@ fn write(random: &mut StdRng, run_id: Uuid) -> Write {
         events: some(random, &texts),
         ..Run::default()
     };
-    Write { run, hash: random.random(), received_at: random.random_range(1..4) }
+    let source = *[Source::LangSmith, Source::Native].choose(random).unwrap();
+    Write { run, hash: random.random(), received_at: random.random_range(1..4), source }
 }
 
 /// What a run is, from its writes.
@@ -92,13 +100,10 @@ fn reference(writes: &[Write]) -> serde_json::Value {
         runs.iter().map(|run| of(run)).find(|t| !t.is_empty()).unwrap_or("")
     };
     let number = |of: fn(&Run<'static>) -> i64| runs.iter().map(|run| of(run)).find(|n| *n != 0).unwrap_or(0);
-    let statuses = || runs.iter().filter_map(|run| run.status);
-    let ended = statuses().find(|status| *status != Status::Running);
     let end_time = number(|run| run.end_time);
-    let status = match (statuses().any(|s| s == Status::Error), ended, end_time) {
-        (true, ..) => Status::Error,
-        (false, Some(ended), _) => ended,
-        (false, None, 0) => Status::Running,
+    let status = match (writes.iter().find_map(|write| write.ending()), end_time) {
+        (Some(ending), _) => ending,
+        (None, 0) => Status::Running,
         _ => Status::Ok,
     };
     let mut attributes: BTreeMap<&str, &Value<'_>> = BTreeMap::new();
@@ -147,7 +152,7 @@ async fn insert(inserter: &Inserter, org: OrgId, writes: &[Write], token: &str) 
             project_id: ProjectId(id),
             api_key_id: ApiKeyId(id),
             received_at: write.received_at,
-            source: Source::LangSmith,
+            source: write.source,
         };
         let mut rows = RunRows::default();
         rows.push(header.project_id, &write.run, write.hash);
