@@ -14,6 +14,8 @@ use tenant::admission::{Admission, Cost, Standing};
 use tenant::context::scope;
 use tenant::outcome::{Items, Ledger, Outcome};
 use tenant::redis::Redis;
+use tenant::redis::ack::AckClass;
+use tenant::redis::confirm::Confirmer;
 use tenant::shard::fence;
 use tenant::{Resolver, TenantContext};
 use uuid::Uuid;
@@ -50,6 +52,8 @@ pub struct Accepted {
     pub counts: Counts,
     /// Where its key stands with its rate; `None` where no rate holds.
     pub standing: Option<Standing>,
+    /// How what was stored is kept; `None` where nothing was.
+    pub ack: Option<AckClass>,
 }
 
 impl App {
@@ -59,10 +63,11 @@ impl App {
         admission: Admission,
         ledger: Ledger,
         redis: Redis,
+        confirmer: Confirmer,
         budget: Budget,
         health: Health,
     ) -> Self {
-        Self { resolver, admission, ledger, publisher: Publisher::new(redis), budget, health }
+        Self { resolver, admission, ledger, publisher: Publisher::new(redis, confirmer), budget, health }
     }
 
     /// The budget that bodies are read under.
@@ -145,7 +150,7 @@ impl App {
         self.ledger.refused_unread(Some(tenant.org_id()), error.outcome(), error.code());
     }
 
-    /// Translates a body, pays for its rows and appends them. On `Ok` they are durable.
+    /// Translates a body, pays for its rows and appends them. On `Ok` they are kept as the ack class says.
     pub async fn store(
         &self,
         request_id: Uuid,
@@ -186,7 +191,7 @@ impl App {
         let (counts, envelope) = translated.inspect_err(|error| self.refused_unread(tenant, error))?;
         let open = |items| self.ledger.open(tenant.org_id(), items);
         let items = || Fate { accepted: open(counts.accepted()), set_aside: open(counts.set_aside) };
-        let standing = match envelope {
+        let (standing, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
                 let stored =
@@ -197,11 +202,11 @@ impl App {
             None => {
                 let standing = self.charge_request(tenant).await.map_err(|error| items().refused(error))?;
                 items().taken();
-                standing
+                (standing, None)
             }
         };
         metrics::items(&counts);
-        Ok(Accepted { counts, standing })
+        Ok(Accepted { counts, standing, ack })
     }
 
     /// All limits, then the append; and every item and every charge to its end.
@@ -212,17 +217,17 @@ impl App {
         received_at: UnixNanos,
         envelope: Vec<u8>,
         items: Fate,
-    ) -> Result<Option<Standing>, ApiError> {
+    ) -> Result<(Option<Standing>, Option<AckClass>), ApiError> {
         let (charge, standing) = match self.admission.admit(&tenant, cost, received_at).await {
             Ok(admitted) => admitted,
             Err(refused) => return Err(items.refused(refused.into())),
         };
         let new = fence::Accepted { org: tenant.org_id(), received_at, items: cost.items, envelope: &envelope };
         match self.publisher.publish(&tenant, &new).await {
-            Ok(()) => {
+            Ok(class) => {
                 charge.kept();
                 items.taken();
-                Ok(standing)
+                Ok((standing, Some(class)))
             }
             Err(error) => {
                 charge.refunded().await;

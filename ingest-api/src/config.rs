@@ -7,6 +7,7 @@ use std::time::Duration;
 use tenant::api_key::PresentedKey;
 use tenant::clickhouse::ClickHouseUrl;
 use tenant::mode::DeploymentMode;
+use tenant::redis::ack::AckPolicy;
 use tenant::secret::{Secret, SecretUrl};
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
 
@@ -78,6 +79,9 @@ pub const PROGRAM: Program = Program {
 const TABLE: &[&dyn Declared] = &[
     &settings::PG_DSN,
     &settings::REDIS_URL,
+    &settings::ACK,
+    &settings::ACK_REPLICAS,
+    &settings::ACK_TIMEOUT,
     &settings::CLICKHOUSE_URL,
     &settings::DEPLOYMENT_MODE,
     &INGEST_LISTEN,
@@ -112,6 +116,7 @@ fn static_api_key(text: &str) -> Result<String, String> {
 pub struct Config {
     pub pg_dsn: SecretUrl,
     pub redis_url: SecretUrl,
+    pub ack: AckPolicy,
     pub clickhouse_url: ClickHouseUrl,
     pub deployment_mode: DeploymentMode,
     pub ingest_listen: SocketAddr,
@@ -135,6 +140,7 @@ impl Config {
         let config = Self {
             pg_dsn: values.get(&settings::PG_DSN)?,
             redis_url: values.get(&settings::REDIS_URL)?,
+            ack: settings::ack_policy(values)?,
             clickhouse_url: values.get(&settings::CLICKHOUSE_URL)?,
             deployment_mode: values.get(&settings::DEPLOYMENT_MODE)?,
             ingest_listen: values.get(&INGEST_LISTEN)?,

@@ -2,6 +2,7 @@
 //!
 //! The client's message says what to change; the cause stays in our log.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,6 +11,8 @@ use tenant::ResolveError;
 use tenant::admission::Refused;
 use tenant::ledger::LedgerError;
 use tenant::outcome::Outcome;
+use tenant::redis::ConnectError;
+use tenant::redis::ack::AckClass;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +48,10 @@ pub enum ApiError {
     Defect,
     #[error("the data cannot be stored at the moment; try again")]
     Unavailable(#[source] redis::RedisError),
+    #[error("the data cannot be kept as promised at the moment; try again")]
+    NotDurable(#[source] Arc<ConnectError>),
+    #[error("whether the data is {class} is unknown: it was not confirmed in time; send it again")]
+    Unconfirmed { class: AckClass, why: String },
     #[error("the ledger cannot be read at the moment; try again")]
     NoLedger(#[source] LedgerError),
 }
@@ -89,6 +96,7 @@ impl ApiError {
             ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
             ApiError::Overloaded | ApiError::Moving => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Unavailable(_) | ApiError::NoLedger(_) => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::NotDurable(_) | ApiError::Unconfirmed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Defect => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -134,6 +142,8 @@ impl ApiError {
             ApiError::Moving => "org_moving",
             ApiError::Defect => "defect",
             ApiError::Unavailable(_) => "storage_unavailable",
+            ApiError::NotDurable(_) => "storage_not_ready",
+            ApiError::Unconfirmed { .. } => "storage_unconfirmed",
             ApiError::NoLedger(_) => "ledger_unavailable",
         }
     }

@@ -21,6 +21,8 @@ use schema::envelope::Source;
 use std::future::{Ready, ready};
 use uuid::Uuid;
 
+use tenant::redis::ack::AckClass;
+
 use crate::app::App;
 use crate::body::{self, Compression, ReadBody};
 use crate::error::ApiError;
@@ -70,24 +72,36 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     let request_id = Uuid::now_v7();
     let result = match Call::of(request.uri().path()) {
         Some(Call::Traces) => export(&app, request_id, request).await,
-        Some(Call::Untraced(signal)) => reject(&app, signal, request).await,
-        Some(Call::Health) => check_health(&app, request).await,
+        Some(Call::Untraced(signal)) => reject(&app, signal, request).await.map(Reply::from),
+        Some(Call::Health) => check_health(&app, request).await.map(Reply::from),
         None => Err(ApiError::MethodNotAllowed { allowed: "the methods TraceService/Export and Health/Check" }),
     };
     let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);
     metrics::answered("grpc", status, begun.elapsed());
     Ok(match result {
-        Ok(message) => success(&message),
+        Ok(reply) => success(&reply),
         Err(error) => failure(request_id, &error),
     })
 }
 
-async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
+/// A message, and how what was sent is kept.
+struct Reply {
+    message: Vec<u8>,
+    ack: Option<AckClass>,
+}
+
+impl From<Vec<u8>> for Reply {
+    fn from(message: Vec<u8>) -> Self {
+        Self { message, ack: None }
+    }
+}
+
+async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Reply, ApiError> {
     let (head, body) = request.into_parts();
     let tenant = app.admit(&head.headers).await?;
     let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
     let accepted = app.store(request_id, &tenant, &head.headers, message, Source::OtlpGrpc).await?;
-    Ok(reply::success(Encoding::Protobuf, &accepted.counts))
+    Ok(Reply { message: reply::success(Encoding::Protobuf, &accepted.counts), ack: accepted.ack })
 }
 
 async fn reject(app: &App, signal: Signal, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
@@ -147,14 +161,18 @@ fn unframe(headers: &HeaderMap, mut framed: ReadBody, app: &App) -> Result<ReadB
     body::decompress(compression, framed, app.budget())
 }
 
-fn success(message: &[u8]) -> Answer {
+fn success(Reply { message, ack }: &Reply) -> Answer {
     let mut framed = BytesMut::with_capacity(FRAME_HEAD_BYTES + message.len());
     framed.put_u8(0);
     framed.put_u32(u32::try_from(message.len()).unwrap_or_default());
     framed.put_slice(message);
     let mut trailers = HeaderMap::new();
     trailers.insert(STATUS, HeaderValue::from_static("0"));
-    response(framed.freeze(), trailers)
+    let mut answer = response(framed.freeze(), trailers);
+    if let Some(class) = ack {
+        answer.headers_mut().insert(routes::ACK_HEADER, HeaderValue::from_static(class.as_str()));
+    }
+    answer
 }
 
 fn failure(request_id: Uuid, error: &ApiError) -> Answer {

@@ -5,14 +5,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use crate::routes::{Answer, answer};
-use tenant::redis::Redis;
+use tenant::redis::readiness::Readiness;
 
 /// A question about this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Does it run?
     Alive,
-    /// Can it take requests? No while Redis is away or could evict what was acknowledged.
+    /// Can it take requests? No while Redis is away or would not keep what is acknowledged.
     Ready,
     /// What has it counted?
     Metrics,
@@ -38,7 +38,7 @@ impl Probe {
 #[derive(Clone)]
 pub struct Health {
     /// What readiness depends on.
-    pub redis: Redis,
+    pub redis: Readiness,
     /// What was counted.
     pub metrics: PrometheusHandle,
 }
@@ -46,15 +46,19 @@ pub struct Health {
 impl Health {
     /// Whether requests can be taken.
     pub async fn is_ready(&self) -> bool {
-        tenant::redis::preflight(&self.redis).await.is_ok()
+        self.redis.check().await.is_ok()
     }
 
     /// Answers a probe.
     pub async fn answer(&self, probe: Probe) -> Answer {
         match probe {
             Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),
-            Probe::Ready => match tenant::redis::preflight(&self.redis).await {
-                Ok(()) => answer(StatusCode::OK, "application/json", json!({"ready": true}).to_string().into_bytes()),
+            Probe::Ready => match self.redis.check().await {
+                Ok(fit) => {
+                    let warnings: Vec<_> = fit.warnings.iter().map(|warning| warning.text()).collect();
+                    let body = json!({"ready": true, "ack": self.redis.policy().class, "warnings": warnings});
+                    answer(StatusCode::OK, "application/json", body.to_string().into_bytes())
+                }
                 Err(error) => {
                     let body = json!({"ready": false, "reason": error.to_string()});
                     answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.to_string().into_bytes())

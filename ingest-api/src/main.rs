@@ -14,6 +14,8 @@ use tenant::admission::Admission;
 use tenant::clickhouse::Records;
 use tenant::ledger::Books;
 use tenant::outcome::{self, Ledger};
+use tenant::redis::confirm::{APPENDING, Confirmer};
+use tenant::redis::readiness::Readiness;
 use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};
 use tenant::{Resolver, mode::DeploymentMode, service};
 use tokio::net::TcpListener;
@@ -31,14 +33,17 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
     let redis = tenant::redis::connect(&config.redis_url)?;
-    let health = Health { redis: redis.clone(), metrics: service::collect_metrics(&LATENCY_BUCKETS_SECONDS)? };
+    let metrics = service::collect_metrics(&LATENCY_BUCKETS_SECONDS)?;
+    let readiness = Readiness::new(redis.clone(), config.ack);
+    let confirmer = Confirmer::new(&config.redis_url, readiness.clone(), APPENDING)?;
+    let health = Health { redis: readiness.clone(), metrics };
     let postgres = tenant::postgres::pool(&config.pg_dsn)?;
     let shared = SharedSource::new(redis.clone(), PostgresSource::new(postgres.clone()));
     let resolver = Resolver::new(FixedKey::new(config.static_api_key.as_ref(), shared)?);
     let budget = Budget::new(config.body_max, config.bodies_in_flight_max);
     let admission = Admission::new(redis.clone(), config.deployment_mode.enforces_quotas());
     let ledger = Ledger::new();
-    let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), budget, health.clone());
+    let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), confirmer, budget, health.clone());
     let books = Books::new(redis.clone(), Records::new(&config.clickhouse_url));
     let operator = Operator::new(redis.clone(), config.admin_key, health, books);
     let (end_ledger, ledger_ends) = watch::channel(false);
@@ -57,6 +62,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     // Serve until told to stop, then drain.
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(resolver::watch(resolver, config.redis_url.clone(), redis, stopping.clone()));
+    tokio::spawn(readiness.follow(stopping.clone()));
     prices::follow(config.prices, stopping.clone()).await;
     if config.deployment_mode == DeploymentMode::SelfHosted {
         tokio::spawn(tenant::mode::ensure_default_org(postgres, stopping.clone()));

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -12,6 +12,7 @@ use schema::envelope::Source;
 use schema::translate::batch::Counts;
 use serde_json::json;
 use tenant::admission::{Refused, Standing};
+use tenant::redis::ack::AckClass;
 use uuid::Uuid;
 
 use crate::app::{Accepted, App};
@@ -171,8 +172,9 @@ async fn traces(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Inc
         Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
     match app.ingest(request_id, headers, body, source).await {
-        Ok(Accepted { counts, standing }) => {
-            with_standing(answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts)), standing)
+        Ok(Accepted { counts, standing, ack }) => {
+            let answer = answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts));
+            with_ack(with_standing(answer, standing), ack)
         }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
     }
@@ -217,8 +219,9 @@ async fn runs(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incom
         return refuse(Dialect::Native, request_id, &error);
     }
     match app.ingest(request_id, headers, body, Source::Native).await {
-        Ok(Accepted { counts, standing }) => {
-            with_standing(answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)), standing)
+        Ok(Accepted { counts, standing, ack }) => {
+            let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
+            with_ack(with_standing(answer, standing), ack)
         }
         Err(error) => refuse(Dialect::Native, request_id, &error),
     }
@@ -237,12 +240,13 @@ async fn langsmith(
         Err(error) => Err(error),
     };
     match stored {
-        Ok(Accepted { counts, standing }) => {
+        Ok(Accepted { counts, standing, ack }) => {
             if counts.set_aside > 0 {
                 // Its SDKs do not read answers, so the log is where an operator can find it.
                 tracing::warn!(%request_id, set_aside = counts.set_aside, reasons = ?counts.reasons, "items were set aside");
             }
-            with_standing(answer(StatusCode::ACCEPTED, "application/json", accepted(&counts)), standing)
+            let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
+            with_ack(with_standing(answer, standing), ack)
         }
         Err(error) => refuse(Dialect::Native, request_id, &error),
     }
@@ -287,6 +291,17 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> 
 fn with_standing(mut answer: Answer, standing: Option<Standing>) -> Answer {
     if let Some(Standing { limit, remaining, reset }) = standing {
         rate_limit_headers(answer.headers_mut(), limit, remaining, seconds(reset));
+    }
+    answer
+}
+
+/// The header that says how what was sent is kept: a word of [`AckClass`].
+pub const ACK_HEADER: HeaderName = HeaderName::from_static("x-tracebility-ack");
+
+/// Tells a client how what it sent is kept. Where nothing was stored, nothing is said.
+fn with_ack(mut answer: Answer, ack: Option<AckClass>) -> Answer {
+    if let Some(class) = ack {
+        answer.headers_mut().insert(ACK_HEADER, HeaderValue::from_static(class.as_str()));
     }
     answer
 }
@@ -367,7 +382,10 @@ pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
 /// Ours is an error, the client's is a note, and so is what an operator has asked for.
 pub fn log(request_id: Uuid, error: &ApiError, status: StatusCode) {
     if status.is_server_error() && !matches!(error, ApiError::Moving) {
-        let cause = std::error::Error::source(error).map(ToString::to_string);
+        let cause = match error {
+            ApiError::Unconfirmed { why, .. } => Some(why.clone()),
+            error => std::error::Error::source(error).map(ToString::to_string),
+        };
         tracing::error!(%request_id, code = error.code(), cause, "request refused: {error}");
     } else {
         tracing::debug!(%request_id, code = error.code(), "request refused: {error}");

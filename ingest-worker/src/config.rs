@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tenant::clickhouse::ClickHouseUrl;
+use tenant::redis::ack::AckPolicy;
 use tenant::secret::SecretUrl;
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
 
@@ -134,6 +135,9 @@ pub const PROGRAM: Program = Program {
 const TABLE: &[&dyn Declared] = &[
     &settings::PG_DSN,
     &settings::REDIS_URL,
+    &settings::ACK,
+    &settings::ACK_REPLICAS,
+    &settings::ACK_TIMEOUT,
     &settings::CLICKHOUSE_URL,
     &WORKER_LISTEN,
     &WORKER_ID,
@@ -175,6 +179,7 @@ fn worker_id(text: &str) -> Result<String, String> {
 #[allow(missing_docs)]
 pub struct Config {
     pub redis_url: SecretUrl,
+    pub ack: AckPolicy,
     pub clickhouse_url: ClickHouseUrl,
     pub worker_listen: SocketAddr,
     pub worker_id: String,
@@ -218,6 +223,7 @@ impl Config {
         let parked_bytes_max = Some(values.get(&PARKED_BYTES_MAX)?).filter(|_| chores.mode.enforces_quotas());
         Ok(Self {
             redis_url,
+            ack: settings::ack_policy(values)?,
             clickhouse_url,
             worker_listen: values.get(&WORKER_LISTEN)?,
             worker_id: match values.find(&WORKER_ID)? {

@@ -11,7 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tenant::clickhouse::Inserter;
-use tenant::redis::Redis;
+use tenant::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -22,7 +22,7 @@ const CONNECTIONS_MAX: usize = 64;
 #[derive(Clone)]
 pub struct Health {
     /// Where entries come from.
-    pub redis: Redis,
+    pub redis: Readiness,
     /// Where rows go.
     pub inserter: Inserter,
     /// The collected metrics.
@@ -62,10 +62,13 @@ async fn answer(health: Health, request: Request<Incoming>) -> Result<Response<F
 }
 
 async fn readiness(health: &Health) -> (StatusCode, String) {
-    let redis = tenant::redis::preflight(&health.redis).await.map_err(|e| e.to_string());
+    let redis = health.redis.check().await.map_err(|e| e.to_string());
     let clickhouse = health.inserter.ping().await.map_err(|e| e.to_string());
-    match redis.and(clickhouse) {
-        Ok(()) => (StatusCode::OK, json!({"ready": true}).to_string()),
+    match redis.and_then(|fit| clickhouse.map(|()| fit)) {
+        Ok(fit) => {
+            let warnings: Vec<_> = fit.warnings.iter().map(|warning| warning.text()).collect();
+            (StatusCode::OK, json!({"ready": true, "warnings": warnings}).to_string())
+        }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, json!({"ready": false, "reason": reason}).to_string()),
     }
 }

@@ -15,6 +15,7 @@ use tenant::clickhouse::{Inserter, Records};
 use tenant::flags::{Flag, Flags};
 use tenant::legacy::Projects;
 use tenant::outcome::{self, Ledger};
+use tenant::redis::readiness::Readiness;
 use tenant::registry::Registry;
 use tenant::{audit, service};
 use tokio::net::TcpListener;
@@ -53,7 +54,9 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let address = config.worker_listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(worker = config.worker_id, health = %address, "working");
-    let health = Health { redis: redis.clone(), inserter: shared.inserter.clone(), metrics };
+    let readiness = Readiness::new(redis.clone(), config.ack);
+    let health = Health { redis: readiness.clone(), inserter: shared.inserter.clone(), metrics };
+    tokio::spawn(readiness.follow(stopping.clone()));
     let serving = tokio::spawn(health::serve(listener, health));
 
     // What is told of the work ends after it.

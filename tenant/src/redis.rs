@@ -1,7 +1,15 @@
-//! Connections to Redis, one node or a cluster, and the check that it may be trusted with acknowledged data.
+//! Connections to Redis: one node, the primary that Sentinel names, or a cluster.
 //!
-//! Nothing that uses a connection can tell the two apart: every key names its slot by a hash tag, and no command, script
+//! Nothing that uses a connection can tell them apart: every key names its slot by a hash tag, and no command, script
 //! or pipeline of ours has keys of two slots.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | [`readiness`] | whether Redis may be trusted with acknowledged data |
+//! | [`ack`] | what has to have happened before a request is acknowledged |
+//! | `facts` | what a server says about itself |
+//! | [`confirm`] | writes that wait for a disk or for replicas, many of them for one wait |
+//! | `sentinel` | a connection that follows a failover |
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,13 +18,22 @@ use futures_util::{Stream, StreamExt};
 use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{MultipleNodeRoutingInfo, RoutingInfo};
 use redis::{
     Client, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, Msg, Pipeline, RedisError, RedisFuture, Value,
 };
-use thiserror::Error;
 
 use crate::keys::RedisKey;
 use crate::secret::SecretUrl;
+
+pub mod ack;
+pub mod confirm;
+mod facts;
+pub mod readiness;
+mod sentinel;
+
+pub use readiness::ConnectError;
+use sentinel::Followed;
 
 /// How long one attempt to connect may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -35,28 +52,10 @@ pub const CLUSTER_SCHEME: &str = "redis-cluster";
 /// How often a command is tried on a cluster whose slots are moving, before its caller hears of it.
 pub const CLUSTER_RETRIES_MAX: u32 = 3;
 
-/// The only eviction policy under which a stream is never evicted.
-const SAFE_POLICY: &str = "noeviction";
-
-/// Why Redis cannot be used.
-#[derive(Debug, Error)]
-pub enum ConnectError {
-    /// The URL is not one that the driver can use.
-    #[error("TRACEBILITY_REDIS_URL cannot be used: {0}")]
-    Url(#[source] RedisError),
-    /// Redis did not answer.
-    #[error("redis does not answer: {0}")]
-    Unreachable(#[source] RedisError),
-    /// Redis may evict what was acknowledged.
-    #[error("redis runs with maxmemory-policy {policy:?}, under which it may evict acknowledged data; set noeviction")]
-    Evicts {
-        /// The policy it reported.
-        policy: String,
-    },
-    /// `INFO memory` named no policy.
-    #[error("redis does not tell its maxmemory-policy")]
-    PolicyUnknown,
-}
+/// The scheme of Sentinel's URL: `redis-sentinel://user:password@host:26379/name/0?nodes=host2:26379,host3:26379`. Host and
+/// `nodes` are Sentinels, `name` is what they call the primary, `0` the database (left out: 0). User and password are those of
+/// Redis; those of the Sentinels are `sentinel_user=` and `sentinel_password=`.
+pub const SENTINEL_SCHEME: &str = "redis-sentinel";
 
 /// A shared, multiplexed connection that reconnects by itself. Cloning it is cheap.
 #[derive(Clone)]
@@ -66,6 +65,7 @@ pub struct Redis(Connection);
 enum Connection {
     Node(ConnectionManager),
     Cluster(ClusterConnection),
+    Sentinel(Followed),
 }
 
 impl std::fmt::Debug for Redis {
@@ -73,6 +73,7 @@ impl std::fmt::Debug for Redis {
         f.write_str(match self.0 {
             Connection::Node(_) => "Redis(node)",
             Connection::Cluster(_) => "Redis(cluster)",
+            Connection::Sentinel(_) => "Redis(sentinel)",
         })
     }
 }
@@ -82,6 +83,7 @@ impl ConnectionLike for Redis {
         match &mut self.0 {
             Connection::Node(node) => node.req_packed_command(cmd),
             Connection::Cluster(cluster) => cluster.req_packed_command(cmd),
+            Connection::Sentinel(followed) => Box::pin(followed.command(cmd)),
         }
     }
 
@@ -94,6 +96,7 @@ impl ConnectionLike for Redis {
         match &mut self.0 {
             Connection::Node(node) => node.req_packed_commands(pipeline, offset, count),
             Connection::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+            Connection::Sentinel(followed) => Box::pin(followed.pipeline(pipeline, offset, count)),
         }
     }
 
@@ -101,11 +104,54 @@ impl ConnectionLike for Redis {
         match &self.0 {
             Connection::Node(node) => node.get_db(),
             Connection::Cluster(cluster) => cluster.get_db(),
+            Connection::Sentinel(followed) => followed.database(),
         }
     }
 }
 
-/// Connects to the node or cluster of that URL. No I/O happens here: the first command connects, so that a service can
+impl Redis {
+    /// Whether the keys are spread over several primaries.
+    pub(crate) const fn is_cluster(&self) -> bool {
+        matches!(self.0, Connection::Cluster(_))
+    }
+
+    /// Sends a command to every primary: each one's name and its reply. A single node has no name.
+    async fn on_every_primary(&self, command: &Cmd) -> Result<Vec<(String, Value)>, RedisError> {
+        let mut connection = self.0.clone();
+        let reply = match &mut connection {
+            Connection::Node(node) => node.req_packed_command(command).await?,
+            Connection::Sentinel(followed) => followed.command(command).await?,
+            Connection::Cluster(cluster) => {
+                let primaries = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
+                match cluster.route_command(command.clone(), primaries).await? {
+                    Value::Map(replies) => {
+                        let named = |(name, reply): (Value, Value)| {
+                            Ok((redis::from_redis_value(name)?, reply.extract_error()?))
+                        };
+                        return replies.into_iter().map(named).collect();
+                    }
+                    other => other,
+                }
+            }
+        };
+        Ok(vec![(String::new(), reply.extract_error()?)])
+    }
+}
+
+/// Whether a URL of a scheme that only we know says what it must. The error does not repeat it.
+pub(crate) fn check_url(url: &SecretUrl) -> Result<(), String> {
+    let checked = match url.expose().scheme() {
+        SENTINEL_SCHEME => sentinel::check(url),
+        CLUSTER_SCHEME => cluster_nodes(url).map(drop),
+        _ => Ok(()),
+    };
+    checked.map_err(|error| match error {
+        ConnectError::Url(cause) => format!("cannot be used: {}", cause.detail().unwrap_or("see its documentation")),
+        other => other.to_string(),
+    })
+}
+
+/// Connects to the node, the cluster, or the primary of that URL. No I/O happens here: the first command connects, so that a service can
 /// start, and say why it is not ready, while Redis is down. To be called within a tokio runtime.
 pub fn connect(url: &SecretUrl) -> Result<Redis, ConnectError> {
     connect_waiting(url, Duration::ZERO)
@@ -126,6 +172,9 @@ pub fn connect_waiting(url: &SecretUrl, block: Duration) -> Result<Redis, Connec
         let connection = client.get_pending_async_connection_with_config(ClusterConfig::new());
         return Ok(Redis(Connection::Cluster(connection)));
     }
+    if url.expose().scheme() == SENTINEL_SCHEME {
+        return Ok(Redis(Connection::Sentinel(Followed::new(url, response_timeout)?)));
+    }
     let client = Client::open(url.expose().as_str()).map_err(ConnectError::Url)?;
     let config = ConnectionManagerConfig::new()
         .set_connection_timeout(Some(CONNECT_TIMEOUT))
@@ -141,25 +190,28 @@ pub fn connect_waiting(url: &SecretUrl, block: Duration) -> Result<Redis, Connec
 /// The nodes that a cluster's URL names, each with the URL's user and password.
 fn cluster_nodes(url: &SecretUrl) -> Result<Vec<ConnectionInfo>, ConnectError> {
     let mut node = url.expose().clone();
-    let more: Vec<String> = node
-        .query_pairs()
-        .filter(|(name, _)| name == "nodes")
-        .flat_map(|(_, nodes)| nodes.split(',').map(str::to_owned).collect::<Vec<_>>())
-        .collect();
     node.set_query(None);
     // A scheme that the `url` crate does not know keeps its host as it is; `redis` is such a one too.
     let first = node.as_str().replacen(CLUSTER_SCHEME, "redis", 1).into_connection_info().map_err(ConnectError::Url)?;
-    let mut nodes = vec![first.clone()];
-    for address in more {
-        let (host, port) = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))).ok_or(
-            ConnectError::Url(RedisError::from((
-                redis::ErrorKind::InvalidClientConfig,
-                "nodes= takes host:port,host:port",
-            ))),
-        )?;
+    Ok([vec![first.clone()], further_nodes(url, &first)?].concat())
+}
+
+/// The nodes of a URL's `nodes=`, reached like the first.
+fn further_nodes(url: &SecretUrl, first: &ConnectionInfo) -> Result<Vec<ConnectionInfo>, ConnectError> {
+    let addresses = url.expose().query_pairs().filter(|(name, _)| name == "nodes").map(|(_, nodes)| nodes.into_owned());
+    let mut nodes = Vec::new();
+    for address in addresses.collect::<Vec<_>>().iter().flat_map(|addresses| addresses.split(',')) {
+        let (host, port) = address
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)))
+            .ok_or_else(|| ConnectError::Url(not_usable("nodes= takes host:port,host:port")))?;
         nodes.push(first.clone().set_addr(ConnectionAddr::Tcp(host.to_owned(), port)));
     }
     Ok(nodes)
+}
+
+fn not_usable(why: &'static str) -> RedisError {
+    RedisError::from((redis::ErrorKind::InvalidClientConfig, why))
 }
 
 /// Messages of one channel, on a connection of its own. On a cluster a message reaches every node, so any will do.
@@ -170,15 +222,18 @@ pub struct Subscription {
 impl Subscription {
     /// Subscribes. Fails if no node answers; ends when the connection breaks.
     pub async fn open(url: &SecretUrl, channel: &RedisKey) -> Result<Self, RedisError> {
-        let nodes = if url.expose().scheme() == CLUSTER_SCHEME {
-            cluster_nodes(url).map_err(|_| RedisError::from((redis::ErrorKind::InvalidClientConfig, "the URL")))?
-        } else {
-            vec![url.expose().as_str().into_connection_info()?]
+        let clients = match url.expose().scheme() {
+            SENTINEL_SCHEME => vec![sentinel::primary(url).await?],
+            CLUSTER_SCHEME => {
+                let nodes = cluster_nodes(url).map_err(|_| not_usable("the URL"))?;
+                nodes.into_iter().map(Client::open).collect::<Result<_, _>>()?
+            }
+            _ => vec![Client::open(url.expose().as_str())?],
         };
-        let mut failed = RedisError::from((redis::ErrorKind::InvalidClientConfig, "the URL names no node"));
-        for node in nodes {
+        let mut failed = not_usable("the URL names no node");
+        for client in clients {
             let opened = tokio::time::timeout(CONNECT_TIMEOUT, async {
-                let mut subscription = Client::open(node)?.get_async_pubsub().await?;
+                let mut subscription = client.get_async_pubsub().await?;
                 subscription.subscribe(channel).await?;
                 Ok::<_, RedisError>(subscription)
             });
@@ -199,46 +254,5 @@ impl Subscription {
                 return Some(text);
             }
         }
-    }
-}
-
-/// Checks that Redis answers and never evicts, on every primary if it is a cluster. For start-up and `/readyz`.
-pub async fn preflight(connection: &Redis) -> Result<(), ConnectError> {
-    let info = redis::cmd("INFO").arg("memory").query_async(&mut connection.clone()).await;
-    check_policies(info.map_err(ConnectError::Unreachable)?)
-}
-
-/// A node answers with a text, a cluster with one per primary.
-fn check_policies(info: Value) -> Result<(), ConnectError> {
-    match info {
-        Value::Map(nodes) => nodes.into_iter().try_for_each(|(_, info)| check_policies(info)),
-        info => check_policy(&redis::from_redis_value::<String>(info).map_err(|_| ConnectError::PolicyUnknown)?),
-    }
-}
-
-fn check_policy(info: &str) -> Result<(), ConnectError> {
-    let policy = info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:")).map(str::trim);
-    match policy {
-        Some(SAFE_POLICY) => Ok(()),
-        Some(policy) => Err(ConnectError::Evicts { policy: policy.to_owned() }),
-        None => Err(ConnectError::PolicyUnknown),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_noeviction_passes() {
-        let check = |info: &str| check_policy(info);
-        assert!(check("# Memory\r\nused_memory:1\r\nmaxmemory_policy:noeviction\r\n").is_ok());
-        for policy in ["allkeys-lru", "volatile-ttl", "noeviction2", ""] {
-            assert!(matches!(
-                check(&format!("maxmemory_policy:{policy}\r\n")),
-                Err(ConnectError::Evicts { policy: found }) if found == policy
-            ));
-        }
-        assert!(matches!(check("# Memory\r\n"), Err(ConnectError::PolicyUnknown)));
     }
 }

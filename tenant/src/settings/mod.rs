@@ -53,9 +53,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
+use std::time::Duration;
 
 use crate::clickhouse::ClickHouseUrl;
 use crate::mode::DeploymentMode;
+use crate::redis::ack::{AckClass, AckPolicy};
 use crate::secret::{REDACTED, SecretUrl};
 
 pub mod parse;
@@ -76,10 +78,44 @@ pub const PG_DSN: Setting<SecretUrl> = Setting::new(
 .secret_url();
 
 /// Redis: streams, limits, caches.
-pub const REDIS_URL: Setting<SecretUrl> =
-    Setting::new("TRACEBILITY_REDIS_URL", parse::redis_url, "Redis, which must run with maxmemory-policy noeviction.")
-        .required("redis://:secret@localhost:6379/0")
-        .secret_url();
+pub const REDIS_URL: Setting<SecretUrl> = Setting::new(
+    "TRACEBILITY_REDIS_URL",
+    parse::redis_url,
+    "Redis, with maxmemory-policy noeviction and appendonly yes: a node, redis-sentinel://host:26379/name or redis-cluster://.",
+)
+.required("redis://:secret@localhost:6379/0")
+.secret_url();
+
+/// What a 2xx stands for; see [`crate::redis::ack`].
+pub const ACK: Setting<AckClass> = Setting::new(
+    "TRACEBILITY_ACK",
+    parse::ack_class,
+    "What happens before a 2xx: queued (Redis replied), fsynced (it is on Redis' disk), replicated (replicas have it). A class \
+     that Redis cannot give makes the service not ready. The same for every service.",
+)
+.default("queued");
+
+/// How many replicas an acknowledgement waits for.
+pub const ACK_REPLICAS: Setting<u64> = Setting::new(
+    "TRACEBILITY_ACK_REPLICAS",
+    parse::count::<0, { AckPolicy::REPLICAS_MAX as u64 }>,
+    "Replicas that must have it, too: in memory for replicated (unset: 1), on disk for fsynced (unset: none).",
+);
+
+/// How long an acknowledgement waits.
+pub const ACK_TIMEOUT: Setting<Duration> = Setting::new(
+    "TRACEBILITY_ACK_TIMEOUT",
+    parse::duration::<100, 30_000>,
+    "How long disks and replicas are waited for. After that the answer is 503: stored or not is unknown, send it again.",
+)
+.default("5s");
+
+/// The three settings above, together.
+pub fn ack_policy(values: &Values) -> Result<AckPolicy, Errors> {
+    let replicas = values.find(&ACK_REPLICAS)?.map(|replicas| u8::try_from(replicas).unwrap_or(u8::MAX));
+    AckPolicy::new(values.get(&ACK)?, replicas, values.get(&ACK_TIMEOUT)?)
+        .map_err(|reason| Errors::one(&ACK_REPLICAS, reason))
+}
 
 /// ClickHouse, to write to.
 pub const CLICKHOUSE_URL: Setting<ClickHouseUrl> = Setting::new(

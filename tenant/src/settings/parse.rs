@@ -8,6 +8,7 @@ use url::Url;
 
 use crate::clickhouse::ClickHouseUrl;
 use crate::mode::DeploymentMode;
+use crate::redis::ack::AckClass;
 use crate::secret::SecretUrl;
 
 /// Any text.
@@ -79,9 +80,17 @@ pub fn postgres_url(text: &str) -> Result<SecretUrl, String> {
     secret_url(text, &["postgres", "postgresql"], "postgres://user:password@host:5432/database")
 }
 
-/// A `redis://` URL, or a `redis-cluster://` URL; see [`crate::redis::CLUSTER_SCHEME`].
+/// A `redis://` URL, or one of [`crate::redis::CLUSTER_SCHEME`] or [`crate::redis::SENTINEL_SCHEME`].
 pub fn redis_url(text: &str) -> Result<SecretUrl, String> {
-    secret_url(text, &["redis", crate::redis::CLUSTER_SCHEME], "redis://:password@host:6379/0")
+    use crate::redis::{CLUSTER_SCHEME, SENTINEL_SCHEME, check_url};
+    let url = secret_url(text, &["redis", CLUSTER_SCHEME, SENTINEL_SCHEME], "redis://:password@host:6379/0")?;
+    check_url(&url)?;
+    Ok(url)
+}
+
+/// `queued`, `fsynced` or `replicated`.
+pub fn ack_class(text: &str) -> Result<AckClass, String> {
+    text.parse::<AckClass>().map_err(|_| "is not queued, fsynced or replicated".to_owned())
 }
 
 /// A ClickHouse URL; see [`ClickHouseUrl`].
@@ -167,8 +176,11 @@ mod tests {
         assert_eq!((boolean("TRUE"), boolean("off")), (Ok(true), Ok(false)));
         assert!(boolean("maybe").is_err());
         assert!(postgres_url("postgres://u:p@h/d").is_ok());
-        assert!(redis_url("redis://h").is_ok());
-        for bad in ["", "hunter2", "http://u:hunter2@h", "redis://", "rediss://u:hunter2@h"] {
+        for good in ["redis://h", "redis-cluster://h:1/?nodes=b:2", "redis-sentinel://u:p@h/name/1?nodes=b:2,c:3"] {
+            assert!(redis_url(good).is_ok(), "{good}");
+        }
+        let no_name = "redis-sentinel://u:hunter2@h:26379";
+        for bad in ["", "hunter2", "http://u:hunter2@h", "redis://", "rediss://u:hunter2@h", no_name] {
             let error = redis_url(bad).unwrap_err();
             assert!(!error.contains("hunter2"), "{error}");
         }

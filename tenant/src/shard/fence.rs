@@ -10,9 +10,9 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
-use redis::{RedisError, Script};
+use redis::{Cmd, RedisError, Script};
 use schema::envelope::ENVELOPE_FIELD;
 use schema::ids::OrgId;
 use schema::model::UnixNanos;
@@ -21,7 +21,9 @@ use super::Shard;
 use crate::clock::hour_of;
 use crate::keys::RedisKey;
 use crate::ledger::ACCEPTED_KEPT;
-use crate::redis::Redis;
+use crate::redis::ack::Wait;
+use crate::redis::confirm::{ConfirmError, Confirmer};
+use crate::redis::{ConnectError, Redis};
 
 static CLOSE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("close.lua")));
 static OPEN: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("open.lua")));
@@ -91,6 +93,33 @@ pub enum Appended {
     Closed,
 }
 
+/// Why an append is not acknowledged.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// Redis would not keep it as promised. Nothing was appended.
+    #[error(transparent)]
+    NotReady(Arc<ConnectError>),
+    /// Redis refused it, or did not answer: then it may have been appended or not.
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// It is in the stream, but its class was not confirmed in time, so a crash may lose it.
+    #[error("{0}")]
+    Unconfirmed(String),
+    /// Too many wait for their confirmation. Nothing was appended.
+    #[error("too many appends wait for their confirmation")]
+    Busy,
+}
+
+impl From<ConfirmError> for AppendError {
+    fn from(error: ConfirmError) -> Self {
+        match error {
+            ConfirmError::Redis(error) => Self::Redis(error),
+            ConfirmError::Unconfirmed(why) => Self::Unconfirmed(why),
+            ConfirmError::Busy => Self::Busy,
+        }
+    }
+}
+
 /// An envelope that is accepted by being appended.
 #[derive(Clone, Copy, Debug)]
 pub struct Accepted<'a> {
@@ -127,27 +156,44 @@ impl Closed {
 #[derive(Clone, Debug)]
 pub struct Fence {
     redis: Redis,
+    /// `None` where whoever appends relies on the reply alone.
+    confirmer: Option<Confirmer>,
 }
 
 impl Fence {
-    /// The streams in that Redis.
+    /// The streams in that Redis, to which an append is done when Redis has replied.
     pub const fn new(redis: Redis) -> Self {
-        Self { redis }
+        Self { redis, confirmer: None }
+    }
+
+    /// The same, where an append is done when its class is given.
+    pub const fn confirmed(redis: Redis, confirmer: Confirmer) -> Self {
+        Self { redis, confirmer: Some(confirmer) }
     }
 
     /// Appends an envelope that is accepted by that, and counts its items, for [`crate::ledger`]. Both happen or neither does.
-    /// After an error they may have happened or not.
-    pub async fn append(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, RedisError> {
+    pub async fn append(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, AppendError> {
+        let wait = match &self.confirmer {
+            Some(confirmer) => confirmer.wait().await.map_err(AppendError::NotReady)?,
+            None => None,
+        };
         let stream = RedisKey::shard_stream(shard);
         let counts = RedisKey::shard_accepted(shard, hour_of(new.received_at));
         let mut redis = self.redis.clone();
         let org = new.org.to_string();
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        pipe.cmd("XADD").arg(&stream).arg("*").arg(ENVELOPE_FIELD).arg(new.envelope);
-        pipe.cmd("HGET").arg(RedisKey::shard_fence(shard)).arg(&org);
-        pipe.cmd("HINCRBY").arg(&counts).arg(&org).arg(new.items);
-        let (id, state, sum): (String, Option<String>, i64) = pipe.query_async(&mut redis).await?;
+        let (id, state, sum) = match (&self.confirmer, wait) {
+            (Some(confirmer), Some(wait)) => {
+                confirmed(confirmer, wait, shard, commands(shard, &counts, new), new.envelope.len()).await?
+            }
+            _ => {
+                let mut pipe = redis::pipe();
+                pipe.atomic();
+                for command in commands(shard, &counts, new) {
+                    pipe.add_command(command);
+                }
+                pipe.query_async(&mut redis).await?
+            }
+        };
         if sum <= i64::try_from(new.items).unwrap_or(i64::MAX) {
             // The first of the org in that hour, perhaps of all orgs.
             let mut expire = redis::cmd("EXPIRE");
@@ -191,6 +237,32 @@ impl Fence {
         call.arg(org.to_string()).arg(version);
         call.invoke_async(&mut self.redis.clone()).await
     }
+}
+
+/// The entry's id, whether the shard is closed to its org, and how many items of the org were accepted in that hour.
+type Reply = (String, Option<String>, i64);
+
+/// The three commands of an append, in their order.
+fn commands(shard: Shard, counts: &RedisKey, new: &Accepted<'_>) -> [Cmd; 3] {
+    let org = new.org.to_string();
+    let mut add = redis::cmd("XADD");
+    add.arg(RedisKey::shard_stream(shard)).arg("*").arg(ENVELOPE_FIELD).arg(new.envelope);
+    let mut state = redis::cmd("HGET");
+    state.arg(RedisKey::shard_fence(shard)).arg(&org);
+    let mut count = redis::cmd("HINCRBY");
+    count.arg(counts).arg(org).arg(new.items);
+    [add, state, count]
+}
+
+async fn confirmed(
+    confirmer: &Confirmer,
+    wait: Wait,
+    shard: Shard,
+    commands: [Cmd; 3],
+    bytes: usize,
+) -> Result<Reply, AppendError> {
+    let replies = confirmer.write(shard, wait, commands.into(), bytes).await?;
+    Ok(redis::from_redis_value(redis::Value::Array(replies).extract_error()?).map_err(RedisError::from)?)
 }
 
 #[cfg(test)]

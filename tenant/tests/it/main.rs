@@ -4,6 +4,7 @@
 // Tests look at tables as they are.
 #![allow(clippy::disallowed_types)]
 
+mod ack;
 mod admission;
 mod api_keys;
 mod audit;

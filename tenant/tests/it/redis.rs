@@ -4,16 +4,23 @@ use redis::{AsyncCommands, Script};
 use schema::ids::OrgId;
 use stack::RedisCluster;
 use tenant::keys::RedisKey;
-use tenant::redis::{ConnectError, Redis, connect, preflight};
+use tenant::redis::ack::AckPolicy;
+use tenant::redis::readiness::Readiness;
+use tenant::redis::{ConnectError, Redis, connect};
 use tenant::settings::parse;
 use tenant::shard::Shard;
 use uuid::Uuid;
 
 use crate::support::empty;
 
+fn ready(connection: &Redis) -> Readiness {
+    Readiness::new(connection.clone(), AckPolicy::QUEUED)
+}
+
 /// Everything that services do with a connection: commands, pipelines of one slot, scripts, keys of every slot.
 async fn takes_typed_keys(mut connection: Redis) {
-    preflight(&connection).await.unwrap();
+    let fit = ready(&connection).check().await.unwrap();
+    assert_eq!((fit.wait, fit.warnings), (None, vec![]));
     for shard in Shard::all() {
         let stream = RedisKey::shard_stream(shard);
         let id: String = connection.xadd(&stream, "*", &[("d", b"x".as_slice())]).await.unwrap();
@@ -51,16 +58,20 @@ async fn one_node_of_a_cluster_that_evicts_is_noticed() {
         redis::Client::open(format!("redis://{last}/")).unwrap().get_multiplexed_async_connection().await.unwrap();
     redis::cmd("CONFIG").arg("SET").arg("maxmemory-policy").arg("allkeys-lru").exec_async(&mut node).await.unwrap();
     let connection = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
-    let error = preflight(&connection).await.unwrap_err();
-    assert!(matches!(&error, ConnectError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
+    let error = ready(&connection).check().await.unwrap_err();
+    assert!(matches!(&*error, ConnectError::Evicts { policy } if policy == "allkeys-lru"), "{error}");
 }
 
 #[tokio::test]
 async fn an_absent_redis_is_told_in_time_and_without_its_password() {
-    for url in ["redis://:hunter2@127.0.0.1:1/0", "redis-cluster://:hunter2@127.0.0.1:1/?nodes=127.0.0.1:2"] {
+    for url in [
+        "redis://:hunter2@127.0.0.1:1/0",
+        "redis-cluster://:hunter2@127.0.0.1:1/?nodes=127.0.0.1:2",
+        "redis-sentinel://:hunter2@127.0.0.1:1/name?nodes=127.0.0.1:2&sentinel_password=hunter2",
+    ] {
         let connection = connect(&parse::redis_url(url).unwrap()).unwrap();
-        let error = preflight(&connection).await.unwrap_err();
-        assert!(matches!(error, ConnectError::Unreachable(_)), "{error}");
+        let error = ready(&connection).check().await.unwrap_err();
+        assert!(matches!(*error, ConnectError::Unreachable(_)), "{error}");
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
 }

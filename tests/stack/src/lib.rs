@@ -12,8 +12,9 @@
 //! | `given` | which servers the environment names instead of ours |
 //! | `postgres`, `redis`, `clickhouse`, `services` | how each is started, asked and prepared |
 //! | `redis_cluster` | three Redis nodes for the tests that need a cluster |
+//! | `redis_server` | one Redis, Valkey or Sentinel for a test that breaks it |
 //! | `containers` | the three servers as containers (feature `containers`) |
-//! | `install`, `apt`, `chdb` | what must be on the machine, and getting it there |
+//! | `install`, `apt`, `chdb`, `valkey` | what must be on the machine, and getting it there |
 //! | `binaries` | our own executables: building and finding them |
 //! | `process` | processes: started apart from us, found again, stopped with a deadline |
 //! | `layout`, `state`, `env_file`, `logs`, `lock`, `ports` | what lies in the directory, and where |
@@ -51,6 +52,7 @@ pub mod process;
 mod progress;
 mod redis;
 mod redis_cluster;
+mod redis_server;
 mod registry;
 mod service;
 mod services;
@@ -58,6 +60,7 @@ mod shared;
 mod socket;
 mod stack;
 mod state;
+mod valkey;
 mod wait;
 
 pub use containers::look_after;
@@ -67,6 +70,7 @@ pub use hold::hold;
 pub use layout::Layout;
 pub use name::Name;
 pub use redis_cluster::RedisCluster;
+pub use redis_server::{Flavour, RedisServer};
 pub use service::{Service, Services, migrate};
 pub use shared::{Shared, TestDb, shared};
 pub use stack::{Endpoints, Health, ProcessStatus, UpOptions, down, endpoints, kill, start, status, up};

@@ -119,7 +119,7 @@ fn settings(port: u16, bus: u16) -> String {
          cluster-node-timeout 5000\n\
          maxmemory 64mb\n\
          maxmemory-policy noeviction\n\
-         appendonly no\n\
+         appendonly yes\n\
          save \"\"\n"
     )
 }
