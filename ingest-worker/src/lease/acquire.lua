@@ -4,12 +4,16 @@
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
 -- ARGV  1  who asks      2  for how long, ms
 -- Reply {0, its owner, for how many ms more}       another has it
---       {1, "", epoch}                             taken: it was free, or is the asker's already
+--       {1, "", epoch}                             taken: it was free, or the asker's already
 --       {2, the former owner, epoch}               taken over: the former owner let it run out
 --
--- The epoch grows whenever the lease begins anew, also for the same owner: between two of them nobody can say who did what.
--- An owner whose lease still runs asks because a reply was lost, and keeps its epoch. The epoch is never deleted. Runs on a
--- full Redis too (allow-oom), which only workers can empty.
+-- Every time a lease is taken it gets a new epoch, also by the owner whose lease still runs: a reply was lost, or a failover
+-- brought back a lease that its owner had given up, and nobody may go on under an epoch that did something before.
+--
+-- The epoch is the time in ms, or one more than the last if that is later. So it grows on one server, and after a failover
+-- that lost the last lease it is still another one than any before, unless the new primary's clock is behind by more than the
+-- failover took. Owners' names differ as well, and every script compares both. The epoch is never deleted. Runs on a full
+-- Redis too (allow-oom), which only workers can empty.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -20,9 +24,7 @@ local runs = owner and ends > now
 if runs and owner ~= ARGV[1] then
     return {0, owner, ends - now}
 end
-if not runs then
-    epoch = epoch + 1
-end
+epoch = math.max(epoch + 1, now)
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', string.format('%d', epoch),
     'until', string.format('%d', now + ARGV[2]))
 if owner and not runs then

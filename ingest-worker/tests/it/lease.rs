@@ -250,27 +250,36 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     let shard = Shard::new(5).unwrap();
     let owner = |name: &str| Store::new(redis.clone(), Arc::from(name));
     let (a, b) = (owner("a"), owner("b"));
-    let taken = |epoch, from: Option<&str>| Acquired::Taken { epoch, from: from.map(str::to_owned) };
+    let taken = async |store: &Store, wanted: Option<&str>| match store.acquire(shard).await.unwrap() {
+        Acquired::Taken { epoch, from } => {
+            assert_eq!(from.as_deref(), wanted);
+            epoch
+        }
+        held => panic!("{held:?}"),
+    };
 
-    assert_eq!(a.acquire(shard).await.unwrap(), taken(1, None));
-    assert_eq!(a.acquire(shard).await.unwrap(), taken(1, None), "the reply was lost");
+    let lost = taken(&a, None).await;
+    let one = taken(&a, None).await;
+    assert!(one > lost, "the reply was lost: nobody works under that epoch");
     assert!(matches!(b.acquire(shard).await.unwrap(), Acquired::Held { by, left } if by == "a" && left <= LEASE_TTL));
-    assert!(a.renew(shard, 1).await.unwrap());
-    assert!(!b.renew(shard, 1).await.unwrap() && !a.renew(shard, 2).await.unwrap());
-    assert!(!b.release(shard, 1).await.unwrap() && !a.release(shard, 2).await.unwrap());
+    assert!(a.renew(shard, one).await.unwrap());
+    assert!(!b.renew(shard, one).await.unwrap() && !a.renew(shard, lost).await.unwrap());
+    assert!(!b.release(shard, one).await.unwrap() && !a.release(shard, lost).await.unwrap());
     assert_eq!(b.holder(shard).await.unwrap().as_deref(), Some("a"));
-    assert!(a.release(shard, 1).await.unwrap() && !a.release(shard, 1).await.unwrap());
+    assert!(a.release(shard, one).await.unwrap() && !a.release(shard, one).await.unwrap());
     assert_eq!(b.holder(shard).await.unwrap(), None);
-    assert_eq!(b.acquire(shard).await.unwrap(), taken(2, None));
+    let two = taken(&b, None).await;
+    assert!(two > one);
 
     let run_out = async |mut redis: Redis| redis.hset::<_, _, _, ()>(RedisKey::shard_lease(shard), "until", 1).await;
     run_out(redis.clone()).await.unwrap();
-    assert!(!b.renew(shard, 2).await.unwrap(), "nobody has taken it, but its owner has stopped to rely on it");
-    assert_eq!(b.acquire(shard).await.unwrap(), taken(3, Some("b")), "for the same owner as well");
+    assert!(!b.renew(shard, two).await.unwrap(), "nobody has taken it, but its owner has stopped to rely on it");
+    let three = taken(&b, Some("b")).await;
+    assert!(three > two, "for the same owner as well");
     run_out(redis.clone()).await.unwrap();
     assert_eq!(a.holder(shard).await.unwrap(), None);
-    assert_eq!(a.acquire(shard).await.unwrap(), taken(4, Some("b")));
-    assert!(!b.renew(shard, 3).await.unwrap() && !b.release(shard, 3).await.unwrap());
+    assert!(taken(&a, Some("b")).await > three);
+    assert!(!b.renew(shard, three).await.unwrap() && !b.release(shard, three).await.unwrap());
     assert_eq!(a.holder(shard).await.unwrap().as_deref(), Some("a"));
 
     assert_eq!(b.join().await.unwrap(), ["b"]);
@@ -279,6 +288,38 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     assert_eq!(a.join().await.unwrap(), ["a"], "who is silent is forgotten");
     a.leave().await.unwrap();
     assert_eq!(b.join().await.unwrap(), ["b"]);
+}
+
+/// A failover to a replica that had not heard of the last leases brings back older ones: an owner that had given its lease
+/// up finds it running, and epochs are counted from an older number.
+#[tokio::test]
+async fn an_epoch_is_new_after_a_failover_that_forgot_leases() {
+    let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
+    let mut redis = redis(&db.redis_url);
+    let shard = Shard::new(5).unwrap();
+    let owner = |name: &str| Store::new(redis.clone(), Arc::from(name));
+    let (a, b) = (owner("a"), owner("b"));
+    let taken = async |store: &Store| match store.acquire(shard).await.unwrap() {
+        Acquired::Taken { epoch, .. } => epoch,
+        held => panic!("{held:?}"),
+    };
+    let of_a = taken(&a).await;
+    let key = RedisKey::shard_lease(shard);
+    let replicated: HashMap<String, String> = redis.hgetall(&key).await.unwrap();
+    assert!(a.release(shard, of_a).await.unwrap());
+    let of_b = taken(&b).await;
+
+    redis.del::<_, ()>(&key).await.unwrap();
+    redis.hset_multiple::<_, _, _, ()>(&key, &replicated.into_iter().collect::<Vec<_>>()).await.unwrap();
+    assert!(!b.renew(shard, of_b).await.unwrap(), "its lease is forgotten");
+    let again = taken(&a).await;
+    assert!(again > of_a, "what was done under the old epoch is over, although its lease seems to run");
+    assert!(again > of_b, "nor is it one that somebody had meanwhile");
+    assert!(!a.renew(shard, of_a).await.unwrap() && a.renew(shard, again).await.unwrap());
+
+    redis.del::<_, ()>(&key).await.unwrap();
+    assert!(taken(&b).await >= again, "also when nothing at all is left");
+    assert!(!a.renew(shard, again).await.unwrap(), "and owners are compared as well");
 }
 
 /// A TCP proxy to Redis that can be cut.
