@@ -68,7 +68,7 @@ impl Operator {
         if presented.as_slice().ct_eq(wanted.as_slice()).into() { Ok(()) } else { Err(refused) }
     }
 
-    /// `GET /v1/admin/shards`: per shard how many envelopes wait, and how many of them a worker is at.
+    /// `GET /v1/admin/shards`: per shard how many envelopes wait, and what keeps it from making progress, if anything does.
     async fn shards(&self) -> Result<Answer, ApiError> {
         let mut redis = self.redis.clone();
         let mut shards = Vec::new();
@@ -81,7 +81,16 @@ impl Operator {
                 redis::cmd("XPENDING").arg(stream).arg(INGEST_GROUP).query_async(&mut redis).await;
             // No group yet: no worker has ever looked at this shard.
             let pending = pending.map_or(0, |reply| reply.count());
-            shards.push(json!({"shard": shard.number(), "stream": stream, "waiting": waiting, "pending": pending}));
+            let (waits_for, waits_since_ms): (Option<String>, Option<u64>) = redis::cmd("HMGET")
+                .arg(RedisKey::shard_lease(shard))
+                .arg(&["waiting", "waiting_since"])
+                .query_async(&mut redis)
+                .await
+                .map_err(ApiError::Unavailable)?;
+            shards.push(json!({
+                "shard": shard.number(), "stream": stream, "waiting": waiting, "pending": pending,
+                "waits_for": waits_for, "waits_since_ms": waits_since_ms,
+            }));
         }
         Ok(answer(StatusCode::OK, "application/json", json!({ "shards": shards }).to_string().into_bytes()))
     }

@@ -7,7 +7,7 @@ use schema::envelope::Envelope;
 use schema::tables::{BILLING_METER, Table, period};
 use tenant::shard::fence::EntryId;
 
-use crate::delivery::intent::{ENTRIES_MAX, Intent, Verdict};
+use crate::delivery::intent::{ENTRIES_MAX, Intent, Target, Verdict};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -114,11 +114,11 @@ impl Batch {
     pub fn into_parts(self, oldest: Option<EntryId>) -> (Intent, Vec<Block>) {
         let mut blocks = self.blocks;
         blocks.retain(|b| b.rows() > 0);
-        blocks.sort_by_key(|b| (b.table() == &BILLING_METER, b.table().id));
+        blocks.sort_by_key(|b| (b.table().id == BILLING_METER.id, b.table().id, b.table().version));
         let last = self.entries.iter().max();
         let intent = Intent {
             is_prefix: oldest.is_none_or(|oldest| last.is_some_and(|last| *last < oldest)),
-            tables: blocks.iter().map(|block| block.table().id).collect(),
+            targets: blocks.iter().map(|block| Target::from(block.table())).collect(),
             entries: self.entries,
             set_aside: self.set_aside,
             ..Intent::default()
@@ -212,7 +212,8 @@ mod tests {
         let (intent, blocks) = batch.into_parts(None);
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
         assert_eq!(tables, [("span", 1), ("billing_meter", 1)]);
-        assert_eq!((intent.tables, intent.set_aside), (vec![2, 3], vec![(1, Verdict::Drop)]));
+        let target = |table| Target { table, version: 1 };
+        assert_eq!((intent.targets, intent.set_aside), (vec![target(2), target(3)], vec![(1, Verdict::Drop)]));
         assert_eq!(intent.entries, [EntryId::new(3, 0), EntryId::new(1, 0)], "in the order in which they were added");
     }
 

@@ -1,29 +1,30 @@
 //! Carries a [`Delivery`] out: does each step against Redis or ClickHouse and tells it what came of it.
 //!
 //! A step that may or may not have taken effect is done again. An owner that has lost its shard stops at once and leaves the rest to
-//! its successor.
+//! its successor. Whatever is tried without end is told of ([`crate::waiting`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use schema::block::{Block, SealedBlock};
-use schema::envelope::Envelope;
+use schema::envelope::{DecodeError, Envelope};
 use schema::ids::OrgId;
 use schema::model::Meter;
-use schema::tables::{Table, period};
-use tenant::clickhouse::{InsertError, Inserter, Records, Refusal};
+use tenant::clickhouse::{Inserter, Records};
 use tenant::clock::hour_of;
 use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason, Source};
 use tenant::outcome::{Ledger, Outcome};
 use tenant::quota::{self, Aside, ParkedId};
 use tenant::redis::Redis;
 use tenant::registry::OverQuota;
+use tenant::shard::Waiting;
 use tenant::shard::fence::EntryId;
 use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Piece, Verdict};
+use crate::delivery::intent::{Intent, Piece, Refused, Verdict};
+use crate::delivery::judge::{Blame, Judge, RefusedAlone};
 use crate::delivery::{Delivery, Step};
 use crate::lease::Tenure;
 use crate::metrics;
@@ -31,20 +32,16 @@ use crate::parked::Parked;
 use crate::shard::Shared;
 use crate::statements::Statements;
 use crate::stream::{Change, IntentId, Stream, StreamError, Write};
+use crate::waiting::Wait;
 
-/// How often an insert is tried that fails with an error of which nothing is known, before its rows are looked for and, if they
-/// are not there, taken for refused.
-const UNKNOWN_TRIES_MAX: u32 = 8;
+mod insert;
 
-/// How often an insert is tried that ClickHouse has not the memory for, before it is cut in halves.
-const NO_MEMORY_TRIES_MAX: u32 = 4;
-/// MEMORY_LIMIT_EXCEEDED
-const NO_MEMORY: u32 = 241;
+use insert::Inserted;
 
 /// Envelopes that are parked by one round trip's reading. Each may be as large as a request.
 const SET_ASIDE_ENTRIES: usize = 16;
 
-/// The shard is not this worker's any more, or the worker stops in the middle of something that keeps failing.
+/// The shard is not this worker's any more, or is to be begun anew, or the worker stops in the middle of something that keeps failing.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
@@ -57,58 +54,91 @@ pub(crate) struct Carrier {
     inserts: Arc<Semaphore>,
     ledger: Ledger,
     parked: Parked,
+    judge: Judge,
     redis: Redis,
     statements: Statements,
+    token_trust: Duration,
+    wait: Wait,
 }
 
-/// What came of an insert.
-enum Inserted {
-    /// The rows are there. The block's memory, if it had any rows.
-    Stored(Option<SealedBlock>),
-    /// They are not, and never will be.
-    Refused { code: u32 },
-    /// They are not, and ClickHouse has not the memory for so many at once.
-    TooLarge,
+/// A batch that is being delivered.
+struct UnderWay {
+    id: IntentId,
+    /// Until when ClickHouse certainly remembers the tokens of whatever was inserted of it.
+    tokens_trusted_until: Instant,
+    /// Whether some of a piece's rows were found stored and others not, so that tokens say too little.
+    is_partly_stored: bool,
+    /// What ClickHouse has refused rows of it with, after trying for long enough.
+    refused_with: HashSet<Option<u32>>,
 }
 
 impl Carrier {
     /// `redis` is for what belongs to orgs, and is not the shard's.
     pub(crate) fn new(tenure: Tenure, stream: Stream, redis: Redis, shared: &Shared) -> Self {
-        let Shared { inserter, records, inserts, ledger, parked, .. } = shared.clone();
-        Self { tenure, stream, inserter, records, inserts, ledger, parked, redis, statements: Statements::default() }
+        let Shared { inserter, records, inserts, ledger, parked, judge, token_trust, .. } = shared.clone();
+        let (statements, wait) = (Statements::default(), Wait::new(stream.shard()));
+        Self { tenure, stream, inserter, records, inserts, ledger, parked, judge, redis, statements, token_trust, wait }
     }
 
     pub(crate) fn tenure(&self) -> &Tenure {
         &self.tenure
     }
 
-    /// The batch that was announced and is not committed.
-    pub(crate) async fn under_way(&self) -> Result<Option<(IntentId, Intent)>, Gone> {
+    /// Delivers the batch that a predecessor announced and did not commit, if there is one.
+    pub(crate) async fn finish_what_was_begun(&mut self) -> Result<(), Gone> {
         let mut backoff = Backoff::new();
-        loop {
+        let found = loop {
             match self.stream.under_way().await {
-                Ok(found) => return Ok(found),
+                Ok(found) => break found,
+                Err(StreamError::Intent(error)) => {
+                    tracing::error!(shard = self.stream.shard().number(), %error, "cannot read the batch under way");
+                    return self.leave_to_another_release().await;
+                }
                 Err(error) => self.failed(&mut backoff, "look for a batch under way", &error).await?,
             }
-        }
+        };
+        let Some((id, intent, age)) = found else { return Ok(()) };
+        let (shard, entries) = (self.stream.shard().number(), intent.entries.len());
+        tracing::info!(shard, entries, ?age, "going on with a batch that was under way");
+        let announced = Instant::now().checked_sub(age);
+        self.carry(id, Delivery::found(intent), Vec::new(), announced).await?;
+        Ok(())
     }
 
-    /// Delivers a batch, however long it takes. `blocks` are its rows, as far as they are in memory; what is not is made of the
+    /// Delivers a new batch, however long it takes. `blocks` are its rows, as far as they are in memory; what is not is made of the
     /// entries again. Returns the blocks emptied.
     pub(crate) async fn deliver(
+        &mut self,
+        number: u64,
+        intent: Intent,
+        blocks: Vec<Block>,
+    ) -> Result<Vec<Block>, Gone> {
+        let id = IntentId { owner: self.tenure.owner().into(), epoch: self.tenure.epoch(), number };
+        self.carry(id, Delivery::new(intent), blocks, Some(Instant::now())).await
+    }
+
+    /// `announced` is `None` when that is longer ago than this machine runs.
+    async fn carry(
         &mut self,
         id: IntentId,
         mut delivery: Delivery,
         blocks: Vec<Block>,
+        announced: Option<Instant>,
     ) -> Result<Vec<Block>, Gone> {
         let mut sealed: Vec<SealedBlock> = blocks.into_iter().map(Block::seal).collect();
         let mut emptied = Vec::new();
+        let trusted_until = announced.map_or_else(Instant::now, |announced| announced + self.token_trust);
+        let mut batch =
+            UnderWay { id, tokens_trusted_until: trusted_until, is_partly_stored: false, refused_with: HashSet::new() };
+        let mut backoff = Backoff::new();
+        // When the first of the suspects at hand was judged.
+        let mut suspected = None;
         while let Some(step) = delivery.step() {
             match step {
                 Step::Insert(intent, piece) => {
                     let whole = sealed.iter().position(|block| is_whole(block, &intent, &piece));
                     let ready = whole.map(|at| sealed.swap_remove(at));
-                    match self.insert(&intent, &piece, ready).await? {
+                    match self.insert(&mut batch, &intent, &piece, ready).await? {
                         Inserted::Stored(block) => {
                             emptied.extend(block.map(SealedBlock::reuse));
                             delivery.done();
@@ -117,24 +147,61 @@ impl Carrier {
                         Inserted::TooLarge => {
                             delivery.too_large();
                         }
+                        Inserted::Unreadable { entry } => delivery.unreadable(entry),
                     }
                     continue;
                 }
+                Step::Judge(intent, suspects) => {
+                    let since = *suspected.get_or_insert_with(Instant::now);
+                    match self.blame(&intent, &suspects, since).await? {
+                        Blame::Entries => delivery.entries_are_bad(),
+                        Blame::TableAccepts => delivery.table_accepts(),
+                        Blame::Table | Blame::Undecided => {
+                            self.wait(Waiting::Table, &mut backoff).await?;
+                            delivery.try_again();
+                            continue;
+                        }
+                    }
+                    suspected = None;
+                    continue;
+                }
                 Step::Commit(intent) => {
-                    self.commit(id, &intent).await?;
+                    self.commit(&batch.id, &intent).await?;
                     metrics::finished(self.stream.shard(), intent.entries.len());
                 }
                 Step::Announce(intent) => {
-                    self.write("announce a batch", Write::Announce(id.number, &intent)).await?;
+                    self.write("announce a batch", Write::Announce(batch.id.number, &intent)).await?;
                 }
-                Step::Note(intent) => {
-                    self.write("note what was refused", Write::Note(id, &intent)).await?;
+                Step::Note(intent, first) => {
+                    self.write("note what was refused", Write::Note(&batch.id, first, &intent.notes()[first..]))
+                        .await?;
                 }
-                Step::SetAside(intent) => self.set_aside(id, &intent).await?,
+                Step::SetAside(intent) => self.set_aside(&batch.id, &intent).await?,
             }
             delivery.done();
         }
         Ok(emptied)
+    }
+
+    /// Who is to blame for entries that were refused alone, the first of them at `since`.
+    async fn blame(&self, intent: &Intent, suspects: &[Refused], since: Instant) -> Result<Blame, Gone> {
+        let Some(Refused { target, .. }) = suspects.first() else { return Ok(Blame::Entries) };
+        let shard = self.stream.shard();
+        let mut alone = Vec::new();
+        for suspect in suspects {
+            let entry = intent.entries[suspect.entry as usize];
+            let found = self.fetch(&[entry]).await?;
+            let envelope = found.get(&entry).and_then(|bytes| Envelope::decode(bytes).ok());
+            let org = envelope.map(|envelope| envelope.header.org_id);
+            alone.push(RefusedAlone { entry: (shard, entry), org, code: suspect.code });
+        }
+        let blame = self.judge.judge(*target, &alone, since);
+        if blame == Blame::Table {
+            let table = target.known().map_or("", |table| table.name);
+            let (shard, code) = (shard.number(), suspects[0].code);
+            tracing::error!(shard, table, code, "a table refuses everything; nothing is given up until it is mended");
+        }
+        Ok(blame)
     }
 
     /// Moves an entry that cannot be read to the dead letters.
@@ -148,8 +215,8 @@ impl Carrier {
         Ok(())
     }
 
-    async fn commit(&self, id: IntentId, intent: &Intent) -> Result<(), Gone> {
-        let letters = if intent.refused.is_empty() { Vec::new() } else { self.describe_refused(intent).await? };
+    async fn commit(&self, id: &IntentId, intent: &Intent) -> Result<(), Gone> {
+        let letters = self.describe_refused(intent).await?;
         self.write("commit a batch", Write::Commit(id, intent, &letters)).await?;
         for letter in &letters {
             if let Some(org) = letter.org {
@@ -163,7 +230,7 @@ impl Carrier {
 
     /// Parks what is to be parked, and notes how much of whom is parked or dropped. All of it can be done again: by who takes the
     /// batch over, and also, late, by who has lost it.
-    async fn set_aside(&self, id: IntentId, intent: &Intent) -> Result<(), Gone> {
+    async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), Gone> {
         let shard = self.stream.shard();
         let parked = quota::Parked::new(self.redis.clone());
         let mut sums = BTreeMap::<Aside, u64>::new();
@@ -175,7 +242,7 @@ impl Carrier {
                 let Ok(envelope) = Envelope::decode(bytes) else {
                     // The verdict is a later release's, which could read it.
                     tracing::error!(%entry, "a batch under way sets an envelope aside that this release cannot read");
-                    return Err(Gone);
+                    return self.leave_to_another_release().await;
                 };
                 let (org, hour) = (envelope.header.org_id, hour_of(envelope.header.received_at));
                 let how = match verdict {
@@ -192,7 +259,8 @@ impl Carrier {
                 }
             }
         }
-        let batch = format!("{shard}/{}-{}", id.epoch, id.number);
+        // The owner as well: after a failover an epoch can be given a second time.
+        let batch = format!("{shard}/{}/{}-{}", id.owner, id.epoch, id.number);
         for (aside, items) in sums {
             tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
             let mut backoff = Backoff::new();
@@ -208,84 +276,40 @@ impl Carrier {
     async fn write(&self, what: &'static str, write: Write<'_>) -> Result<(), Gone> {
         let mut backoff = Backoff::new();
         loop {
-            match self.stream.write(self.tenure.epoch(), &write).await {
-                Ok(Change::Made) => return Ok(()),
+            match self.stream.write(&self.tenure, &write).await {
+                Ok(Change::Made) => {
+                    self.went_on().await;
+                    return Ok(());
+                }
                 Ok(Change::Fenced) => return Err(Gone),
-                Ok(Change::Full) => {
+                Ok(Change::UnderWay) => {
                     let shard = self.stream.shard().number();
-                    tracing::error!(shard, "the dead letters are full; the shard waits. See tracectl dlq ls");
+                    tracing::error!(
+                        shard,
+                        "Redis has forgotten a commit, as after a failover; beginning the shard anew"
+                    );
+                    metrics::commit_forgotten(self.stream.shard());
+                    return Err(Gone);
+                }
+                Ok(Change::Full) => {
                     metrics::dlq_full(self.stream.shard());
-                    self.pause(&mut backoff).await?;
+                    self.wait(Waiting::DeadLetters, &mut backoff).await?;
                 }
                 Err(error) => self.failed(&mut backoff, what, &error).await?,
             }
         }
     }
 
-    /// Inserts a piece's rows, however long it takes. `ready` is its block, if it is in memory.
-    async fn insert(&mut self, intent: &Intent, piece: &Piece, ready: Option<SealedBlock>) -> Result<Inserted, Gone> {
-        let Some(table) = Table::ALL.into_iter().find(|table| table.id == piece.table) else {
-            // The intent was read, but it is of a release that knows more tables.
-            tracing::error!(
-                table = piece.table,
-                "a batch under way has rows of a table that this release does not know"
-            );
-            return Err(Gone);
-        };
-        let block = match ready {
-            Some(block) => block,
-            None => self.rebuild(intent, piece, table).await?.seal(),
-        };
-        if block.rows() == 0 {
-            return Ok(Inserted::Stored(None));
-        }
-        let token = intent.token(self.stream.key().as_str(), piece);
-        let statement = self.statements.of(table);
-        let (mut backoff, mut unknown, mut no_memory) = (Backoff::new(), 0, 0);
-        loop {
-            let begun = Instant::now();
-            let permit = self.inserts.acquire().await.map_err(|_| Gone)?;
-            let (rows, still) = (block.rows() as u64, || self.tenure.holds());
-            let result = self.inserter.insert_native_while(&statement, &token, block.pieces(), rows, still).await;
-            drop(permit);
-            metrics::inserted(table.name, rows, block.byte_len(), begun.elapsed(), result.is_ok());
-            let Err(error) = result else { return Ok(Inserted::Stored(Some(block))) };
-            self.explain(&error, block.rows());
-            let code = error.code().unwrap_or_default();
-            match error.refusal() {
-                Refusal::Outage => no_memory += u32::from(code == NO_MEMORY),
-                Refusal::Abandoned => return Err(Gone),
-                Refusal::Permanent => return Ok(Inserted::Refused { code }),
-                Refusal::Unknown => unknown += 1,
-            }
-            if unknown >= UNKNOWN_TRIES_MAX && !self.landed(intent, piece, table).await? {
-                return Ok(Inserted::Refused { code });
-            }
-            if no_memory >= NO_MEMORY_TRIES_MAX && piece.entries.len() > 1 && !self.landed(intent, piece, table).await?
-            {
-                return Ok(Inserted::TooLarge);
-            }
-            self.pause(&mut backoff).await?;
-        }
-    }
-
-    /// The rows of a piece, made of its entries again.
-    async fn rebuild(&self, intent: &Intent, piece: &Piece, table: &'static Table) -> Result<Block, Gone> {
-        let mut block = Block::new(table);
-        self.each_entry(intent, piece, |envelope| {
-            for section in envelope.sections.iter().filter(|section| section.table == table) {
-                block.append(&envelope.header, section);
-            }
-        })
-        .await?;
-        Ok(block)
-    }
-
-    /// Reads the envelopes of a piece once more, in their order.
-    async fn each_entry(&self, intent: &Intent, piece: &Piece, mut see: impl FnMut(&Envelope<'_>)) -> Result<(), Gone> {
-        let ids: Vec<EntryId> = intent.included(piece).map(|at| intent.entries[at]).collect();
+    /// Reads the envelopes of some entries once more, in their order. One that cannot be read is the error.
+    async fn each_entry(
+        &self,
+        intent: &Intent,
+        entries: &[usize],
+        mut see: impl FnMut(&Envelope<'_>),
+    ) -> Result<Result<(), Unreadable>, Gone> {
+        let ids: Vec<EntryId> = entries.iter().map(|at| intent.entries[*at]).collect();
         let found = self.fetch(&ids).await?;
-        for id in ids {
+        for (id, at) in ids.into_iter().zip(entries) {
             let Some(bytes) = found.get(&id) else {
                 let shard = self.stream.shard().number();
                 tracing::warn!(shard, %id, "an entry of the batch was taken out; nobody was told that it was stored");
@@ -293,15 +317,17 @@ impl Carrier {
             };
             match Envelope::decode(bytes) {
                 Ok(envelope) => see(&envelope),
+                Err(error @ DecodeError::Table { .. }) => {
+                    tracing::error!(%id, %error, "an entry of the batch under way is of another release");
+                    return self.leave_to_another_release().await;
+                }
                 Err(error) => {
-                    // It was readable when the batch was made: by another release.
-                    tracing::error!(%id, %error, "an entry of the batch under way cannot be read by this release");
-                    self.pause(&mut Backoff::new()).await?;
-                    return Err(Gone);
+                    tracing::error!(%id, %error, "an entry of the batch under way was changed and cannot be read");
+                    return Ok(Err(Unreadable { entry: *at as u32 }));
                 }
             }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, Gone> {
@@ -314,81 +340,82 @@ impl Carrier {
         }
     }
 
-    /// Whether rows of a piece are stored, although its insert failed. Looked for by one envelope of each month, because the rows
-    /// of a month are stored at once or not at all.
-    async fn landed(&self, intent: &Intent, piece: &Piece, table: &'static Table) -> Result<bool, Gone> {
-        let mut probes: Vec<(u32, OrgId, i64)> = Vec::new();
-        self.each_entry(intent, piece, |envelope| {
-            let (org, received_at) = (envelope.header.org_id, envelope.header.received_at);
-            let has_rows = envelope.sections.iter().any(|section| section.table == table);
-            if has_rows && probes.iter().all(|(month, ..)| *month != period(received_at)) {
-                probes.push((period(received_at), org, received_at));
-            }
-        })
-        .await?;
-        let mut backoff = Backoff::new();
-        for (_, org, received_at) in probes {
-            loop {
-                match self.records.has_rows(table.name, org, received_at).await {
-                    Ok(true) => return Ok(true),
-                    Ok(false) => break,
-                    Err(error) => {
-                        self.explain(&error, 0);
-                        self.pause(&mut backoff).await?;
-                    }
-                }
-            }
-        }
-        Ok(false)
-    }
-
     async fn describe_refused(&self, intent: &Intent) -> Result<Vec<Description>, Gone> {
         let mut letters = Vec::new();
-        for refused in &intent.refused {
-            let place = intent.tables.iter().position(|table| *table == refused.table).unwrap_or_default();
-            let piece = Piece { table: intent.tables[0], entries: refused.entry..refused.entry + 1 };
+        for refused in intent.refused() {
             let (mut org, mut items) = (None, 0);
-            let mut all = intent.clone();
-            all.refused.clear();
-            self.each_entry(&all, &piece, |envelope| {
+            let entry = [refused.entry as usize];
+            let read = self.each_entry(intent, &entry, |envelope| {
                 org = Some(envelope.header.org_id);
                 items = envelope.billed(Meter::SpanIngested);
-            })
-            .await?;
-            let table = Table::ALL.into_iter().find(|t| t.id == refused.table).map_or("", |t| t.name);
+            });
+            let is_readable = read.await?.is_ok();
+            let table = refused.target.known().map_or("", |table| table.name);
+            let (reason, detail) = match is_readable {
+                true => (Reason::Refused, format!("refused by table {table}")),
+                false => (Reason::Unreadable, format!("changed before it was inserted into table {table}")),
+            };
             let id = intent.entries[refused.entry as usize];
-            let mut letter = letter(id, org, Reason::Refused, refused.code, &format!("refused by table {table}"));
-            (letter.tables, letter.items) = (intent.tables[place..].to_vec(), items);
+            let mut letter = letter(id, org, reason, refused.code, &detail);
+            let first = intent.targets.iter().position(|target| *target == refused.target).unwrap_or_default();
+            let tables: BTreeSet<u8> = intent.targets[first..].iter().map(|target| target.table).collect();
+            (letter.tables, letter.items) = (tables.into_iter().collect(), items);
             letters.push(letter);
         }
         Ok(letters)
     }
 
-    fn explain(&self, error: &InsertError, rows: usize) {
-        let shard = self.stream.shard().number();
-        if error.is_outage() {
-            tracing::warn!(shard, rows, %error, "insert failed; trying again");
-        } else {
-            tracing::error!(shard, rows, %error, "ClickHouse refuses an insert; looking for the envelope that is to blame");
-        }
+    /// Something of the batch under way is not for this release to decide: the shard is given back, so that a worker that knows
+    /// can take it.
+    async fn leave_to_another_release<T>(&self) -> Result<T, Gone> {
+        metrics::left_to_another_release(self.stream.shard());
+        self.wait(Waiting::OtherRelease, &mut Backoff::new()).await?;
+        Err(Gone)
     }
 
     /// Notes a failed Redis operation and waits before it is tried again.
     pub(crate) async fn failed(&self, backoff: &mut Backoff, what: &str, error: &StreamError) -> Result<(), Gone> {
         tracing::warn!(shard = self.stream.shard().number(), %error, "could not {what}; trying again");
         metrics::redis_failed();
-        self.pause(backoff).await
+        self.wait(Waiting::Redis, backoff).await
     }
 
-    async fn pause(&self, backoff: &mut Backoff) -> Result<(), Gone> {
+    /// Waits before something is tried again, and tells of it when it lasts.
+    async fn wait(&self, why: Waiting, backoff: &mut Backoff) -> Result<(), Gone> {
+        if let Some(lasts) = self.wait.goes_on(why) {
+            let shard = self.stream.shard().number();
+            tracing::error!(
+                shard,
+                waits_for = why.as_str(),
+                ?lasts,
+                "the shard makes no progress; it goes on by itself"
+            );
+            // Best effort: where Redis is what is waited for, it cannot be told.
+            let told = self.stream.tell_wait(&self.tenure, Some((why, lasts))).await;
+            told.unwrap_or_else(|error| tracing::debug!(shard, %error, "could not tell what a shard waits for"));
+        }
         backoff.pause(&self.tenure).await.map_err(|_| Gone)?;
         if self.tenure.holds() { Ok(()) } else { Err(Gone) }
     }
+
+    /// Something was done, so nothing is waited for any more.
+    async fn went_on(&self) {
+        if self.wait.is_over() {
+            let told = self.stream.tell_wait(&self.tenure, None).await;
+            told.unwrap_or_else(|error| tracing::debug!(%error, "could not tell that a shard goes on"));
+        }
+    }
+}
+
+/// An entry of a batch under way that cannot be read, by its place.
+#[derive(Clone, Copy, Debug)]
+struct Unreadable {
+    entry: u32,
 }
 
 /// Whether a block in memory is the piece to be inserted: then nothing was cut off it or left out since it was made.
 fn is_whole(block: &SealedBlock, intent: &Intent, piece: &Piece) -> bool {
-    block.table().id == piece.table && piece.entries.len() == intent.entries.len() && intent.refused.is_empty()
+    piece.target == block.table().into() && intent.is_uncut()
 }
 
 /// Describes a dead letter.

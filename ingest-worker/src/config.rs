@@ -34,6 +34,14 @@ const BATCH_AGE_MAX: Setting<Duration> = Setting::new(
     "Time between two inserts of a shard, and so how long a row may wait for others. After a quiet time rows are inserted at once.",
 )
 .default("1s");
+const TOKEN_TRUST: Setting<Duration> = Setting::new(
+    "TRACEBILITY_TOKEN_TRUST",
+    parse::duration::<1_000, 3_600_000>,
+    "For how long after a batch was announced its inserts rely on their deduplication tokens alone. Later, rows are looked for \
+     before they are inserted. ClickHouse remembers the tokens of the last 10 000 inserts into a table: no more than that may \
+     happen within this time, of all workers together.",
+)
+.default("2m");
 const MEMORY_MAX: Setting<u64> = Setting::new(
     "TRACEBILITY_BATCH_MEMORY_MAX",
     parse::bytes::<{ 16 << 20 }, { 64 << 30 }>,
@@ -144,6 +152,7 @@ const TABLE: &[&dyn Declared] = &[
     &BATCH_ROWS_MAX,
     &BATCH_BYTES_MAX,
     &BATCH_AGE_MAX,
+    &TOKEN_TRUST,
     &MEMORY_MAX,
     &WINDOW_MAX,
     &DLQ_BYTES_MAX,
@@ -184,6 +193,7 @@ pub struct Config {
     pub worker_listen: SocketAddr,
     pub worker_id: String,
     pub limits: Limits,
+    pub token_trust: Duration,
     /// In bytes.
     pub memory_max: usize,
     pub window_max: usize,
@@ -231,6 +241,7 @@ impl Config {
                 None => hostname()?,
             },
             limits,
+            token_trust: values.get(&TOKEN_TRUST)?,
             memory_max,
             window_max: size(&WINDOW_MAX)?,
             dlq_bytes_max: values.get(&DLQ_BYTES_MAX)?,

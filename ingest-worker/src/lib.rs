@@ -23,4 +23,5 @@ pub mod roles;
 pub mod shard;
 mod statements;
 pub mod stream;
+mod waiting;
 pub mod window;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use ingest_worker::config::{Config, PROGRAM};
+use ingest_worker::delivery::judge::Judge;
 use ingest_worker::health::{self, Health};
 use ingest_worker::legacy::Legacy;
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
@@ -38,6 +39,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         limits: config.limits,
+        token_trust: config.token_trust,
         pace: Pace::default(),
         inserter: Inserter::new(&config.clickhouse_url),
         records: Records::new(&config.clickhouse_url),
@@ -47,6 +49,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         window_max: config.window_max,
         ledger: Ledger::new(),
         parked: Parked::default(),
+        judge: Judge::default(),
         spare: Spare::default(),
     };
 

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use metrics::{counter, gauge, histogram};
 use tenant::legacy::Left;
-use tenant::shard::Shard;
+use tenant::shard::{Shard, Waiting};
 
 /// Upper bounds of the insert histogram, in seconds.
 pub const INSERT_BUCKETS_SECONDS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
@@ -34,6 +34,30 @@ pub fn parked(shard: Shard, envelopes: usize) {
 /// `tracebility_dlq_full_total{shard}`: how often a shard had to wait because there was no room for more dead letters.
 pub fn dlq_full(shard: Shard) {
     counter!("tracebility_dlq_full_total", "shard" => shard.number().to_string()).increment(1);
+}
+
+/// `tracebility_shard_waiting_seconds{shard, reason}`: for how long a shard makes no progress, and why; 0 when it does. Alert on it.
+pub fn waiting(shard: Shard, why: Waiting, lasts: Duration) {
+    let shard = shard.number().to_string();
+    gauge!("tracebility_shard_waiting_seconds", "shard" => shard, "reason" => why.as_str()).set(lasts.as_secs_f64());
+}
+
+/// `tracebility_forgotten_commits_total{shard}`: how often Redis had forgotten a commit, as after a failover to a replica that lagged
+/// behind.
+pub fn commit_forgotten(shard: Shard) {
+    counter!("tracebility_forgotten_commits_total", "shard" => shard.number().to_string()).increment(1);
+}
+
+/// `tracebility_left_to_another_release_total{shard}`: how often a shard was given back because the batch under way is of a release that
+/// this worker does not know. Alert on it when it grows: then no worker knows.
+pub fn left_to_another_release(shard: Shard) {
+    counter!("tracebility_left_to_another_release_total", "shard" => shard.number().to_string()).increment(1);
+}
+
+/// `tracebility_stored_despite_error_total{table}`: inserts that ClickHouse answered with an error although it had stored the rows, as
+/// it does when a materialized view of the table fails.
+pub fn stored_despite_error(table: &'static str) {
+    counter!("tracebility_stored_despite_error_total", "table" => table).increment(1);
 }
 
 /// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped.

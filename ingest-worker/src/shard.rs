@@ -21,14 +21,14 @@ use tokio::task::JoinSet;
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Limits};
 use crate::carrier::{Carrier, Gone, letter};
-use crate::delivery::Delivery;
+use crate::delivery::judge::Judge;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
 use crate::legacy::{DRAINED_BY, Legacy};
 use crate::pace::Pace;
 use crate::parked::Parked;
 use crate::quota::Quotas;
-use crate::stream::{IntentId, Stream};
+use crate::stream::Stream;
 
 /// The memory budget is counted in units of this many bytes.
 pub const MEMORY_UNIT_BYTES: usize = 1024;
@@ -38,6 +38,8 @@ pub const MEMORY_UNIT_BYTES: usize = 1024;
 pub struct Shared {
     /// When a batch is full.
     pub limits: Limits,
+    /// For how long after a batch was announced its inserts rely on their tokens alone.
+    pub token_trust: Duration,
     /// How often inserts may come.
     pub pace: Pace,
     /// The way into ClickHouse.
@@ -56,6 +58,8 @@ pub struct Shared {
     pub ledger: Ledger,
     /// Envelopes that became dead letters, for the audit trail.
     pub parked: Parked,
+    /// What was refused since a table last accepted rows.
+    pub judge: Judge,
     /// Emptied blocks, to be filled again.
     pub spare: Spare,
 }
@@ -154,7 +158,7 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) -> Result<(), Gone> {
-        self.finish_what_was_begun().await?;
+        self.carrier.finish_what_was_begun().await?;
         while self.carrier.tenure().is_wanted() {
             // Not noticed by its keeper yet, who cannot run as long as the workers of the runtime go round here.
             if !self.carrier.tenure().holds() {
@@ -167,20 +171,6 @@ impl Worker {
             if is_full || self.batch.is_due(&self.shared.limits, Instant::now()) {
                 self.deliver().await?;
             }
-        }
-        Ok(())
-    }
-
-    /// Delivers the batch that a predecessor announced, if there is one.
-    async fn finish_what_was_begun(&mut self) -> Result<(), Gone> {
-        if let Some((id, intent)) = self.carrier.under_way().await? {
-            let entries = intent.entries.len();
-            tracing::info!(
-                shard = self.carrier.tenure().shard().number(),
-                entries,
-                "going on with a batch that was under way"
-            );
-            self.carrier.deliver(id, Delivery::found(intent), Vec::new()).await?;
         }
         Ok(())
     }
@@ -265,10 +255,9 @@ impl Worker {
         }
         self.delivered = Some(Instant::now());
         self.batches += 1;
-        let id = IntentId { epoch: self.carrier.tenure().epoch(), number: self.batches };
         let (intent, blocks) = std::mem::take(&mut self.batch).into_parts(self.feed.window.oldest());
         let emptied = tokio::select! {
-            emptied = self.carrier.deliver(id, Delivery::new(intent), blocks) => emptied?,
+            emptied = self.carrier.deliver(self.batches, intent, blocks) => emptied?,
             never = self.feed.read_ahead() => match never {},
         };
         self.memory = None;

@@ -1,10 +1,11 @@
 //! One shard's keys in Redis, as its owner uses them: the batch under way, its entries, and being done with them.
 //!
-//! Every change is a script that looks at the lease's epoch first, so an owner that was replaced changes nothing, whenever its
-//! commands arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not stored yet.
+//! Every change is a script that looks at the lease first, so an owner that was replaced changes nothing, whenever its commands
+//! arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not stored yet.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use redis::{RedisError, Script, Value};
 use schema::envelope::ENVELOPE_FIELD;
@@ -12,19 +13,24 @@ use tenant::dlq::{DEAD_LETTER_LUA, Description};
 use tenant::entries::{self, Entry};
 use tenant::keys::RedisKey;
 use tenant::redis::Redis;
-use tenant::shard::Shard;
 use tenant::shard::fence::EntryId;
+use tenant::shard::{Shard, Waiting};
 
-use crate::delivery::intent::{Intent, IntentError};
+use crate::delivery::intent::{Intent, IntentError, Note};
+use crate::lease::Tenure;
 
-static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/announce.lua")));
-static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/note.lua")));
-static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/commit.lua"))));
-static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(&dead_lettering(include_str!("stream/park.lua"))));
+static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/announce.lua")));
+static NOTE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/note.lua")));
+static COMMIT: LazyLock<Script> =
+    LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/commit.lua"))));
+static PARK: LazyLock<Script> =
+    LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/park.lua"))));
+static WAIT: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/wait.lua")));
+static UNDER_WAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/under_way.lua")));
 
-/// A full Redis must be emptied, so these scripts may run on one (allow-oom).
-fn dead_lettering(script: &str) -> String {
-    format!("#!lua flags=allow-oom\n{DEAD_LETTER_LUA}\n{script}")
+/// A script that only a shard's owner may run. A full Redis must be emptied, so it may run on one (allow-oom).
+fn owners(script: &str) -> Script {
+    Script::new(&format!("#!lua flags=allow-oom\n{}\n{script}", include_str!("stream/is_owner.lua")))
 }
 
 /// Why a stream could not be read or written.
@@ -37,8 +43,6 @@ pub enum StreamError {
     Reply { command: &'static str },
     #[error("the batch under way: {0}")]
     Intent(#[from] IntentError),
-    #[error("another batch of this owner is under way already; this is a defect")]
-    UnderWay,
 }
 
 /// A change by the owner of a shard.
@@ -46,10 +50,10 @@ pub enum StreamError {
 pub enum Write<'a> {
     /// Write down the batch that is about to be inserted, with its number in the owner's epoch.
     Announce(u64, &'a Intent),
-    /// Write down more about the batch under way.
-    Note(IntentId, &'a Intent),
+    /// Write down more about the batch under way: notes, of which the first has that place among all of them.
+    Note(&'a IntentId, usize, &'a [Note]),
     /// Be done with it. The letters describe what was refused of it.
-    Commit(IntentId, &'a Intent, &'a [Description]),
+    Commit(&'a IntentId, &'a Intent, &'a [Description]),
     /// Move an entry that cannot be read to the dead letters.
     Park(&'a Description),
 }
@@ -64,12 +68,17 @@ pub enum Change {
     Fenced,
     /// There is no room for more dead letters. Nothing was changed.
     Full,
+    /// Another batch is under way, so this one cannot be announced. An owner begins by finishing what is under way, so Redis must
+    /// have forgotten its last commit, as a failover to a replica that lagged behind does.
+    UnderWay,
 }
 
-/// Under what a batch was written down: the epoch and its number in that.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Under what a batch was written down: by whom, in which epoch, and its number in that.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntentId {
-    /// Of who wrote it down, which may be a predecessor.
+    /// Who wrote it down, which may be a predecessor.
+    pub owner: Arc<str>,
+    /// Of that owner.
     pub epoch: u64,
     /// Counted from 1.
     pub number: u64,
@@ -100,20 +109,26 @@ impl Stream {
         &self.key
     }
 
-    /// The batch that is under way, if any.
-    pub async fn under_way(&self) -> Result<Option<(IntentId, Intent)>, StreamError> {
-        let mut get = redis::cmd("HMGET");
-        get.arg(RedisKey::shard_intent(self.shard)).arg(&["epoch", "number", "body"]);
-        let (epoch, number, body): (Option<u64>, Option<u64>, Option<Vec<u8>>) =
-            get.query_async(&mut self.redis.clone()).await?;
-        match (epoch, number, body) {
-            (Some(epoch), Some(number), Some(body)) => Ok(Some((IntentId { epoch, number }, Intent::decode(&body)?))),
-            _ => Ok(None),
-        }
+    /// The batch that is under way, if any, and for how long, by Redis' clock.
+    pub async fn under_way(&self) -> Result<Option<(IntentId, Intent, Duration)>, StreamError> {
+        type Fields = HashMap<String, Vec<u8>>;
+        let call = UNDER_WAY.key(RedisKey::shard_intent(self.shard));
+        let found: Option<(u64, Fields)> = call.invoke_async(&mut self.redis.clone()).await?;
+        let Some((age_ms, fields)) = found else { return Ok(None) };
+        let text = |name: &str| fields.get(name).and_then(|value| std::str::from_utf8(value).ok());
+        let number = |name: &str| text(name).and_then(|text| text.parse().ok()).ok_or(IntentError::Broken);
+        let id = IntentId {
+            owner: text("owner").ok_or(IntentError::Broken)?.into(),
+            epoch: number("epoch")?,
+            number: number("number")?,
+        };
+        let body = fields.get("body").ok_or(IntentError::Broken)?;
+        let notes = (1_u64..).map_while(|number| fields.get(number.to_string().as_str()));
+        Ok(Some((id, Intent::decode(body, notes)?, Duration::from_millis(age_ms))))
     }
 
-    /// Makes a change, as the owner of that epoch. After an error it may be made or not; it may be made again.
-    pub async fn write(&self, epoch: u64, write: &Write<'_>) -> Result<Change, StreamError> {
+    /// Makes a change, as the shard's owner. After an error it may be made or not; it may be made again.
+    pub async fn write(&self, owner: &Tenure, write: &Write<'_>) -> Result<Change, StreamError> {
         let script = match write {
             Write::Announce(..) => &ANNOUNCE,
             Write::Note(..) => &NOTE,
@@ -127,17 +142,20 @@ impl Stream {
         if matches!(write, Write::Commit(..) | Write::Park(_)) {
             call.key(&self.key).key(RedisKey::shard_dlq(self.shard)).key(RedisKey::shard_dlq_bytes(self.shard));
         }
-        call.arg(epoch);
+        call.arg(owner.owner()).arg(owner.epoch());
         match write {
             Write::Announce(number, intent) => {
                 call.arg(number).arg(intent.encode());
             }
-            Write::Note(id, intent) => {
-                call.arg(id.epoch).arg(id.number).arg(intent.notes()).arg(intent.encode());
+            Write::Note(id, first, notes) => {
+                call.arg(&*id.owner).arg(id.epoch).arg(id.number).arg(first + 1);
+                notes.iter().for_each(|note| {
+                    call.arg(note.encode());
+                });
             }
             Write::Commit(id, intent, letters) => {
                 let cut = intent.entries.iter().max().filter(|_| intent.is_prefix);
-                call.arg(id.epoch).arg(id.number).arg(self.dlq_bytes_max);
+                call.arg(&*id.owner).arg(id.epoch).arg(id.number).arg(self.dlq_bytes_max);
                 call.arg(cut.map_or(String::new(), |last| last.next().to_string())).arg(letters.len());
                 for letter in *letters {
                     call.arg(&letter.entry).arg(described(letter));
@@ -153,10 +171,17 @@ impl Stream {
         match (call.invoke_async(&mut self.redis.clone()).await?, write) {
             (1_i64, _) => Ok(Change::Made),
             (0, _) => Ok(Change::Fenced),
-            // An owner that began by finishing what was under way never gets here.
-            (_, Write::Announce(..)) => Err(StreamError::UnderWay),
+            (_, Write::Announce(..)) => Ok(Change::UnderWay),
             _ => Ok(Change::Full),
         }
+    }
+
+    /// Says at the shard's lease what its owner waits for, and for how long already; or that it goes on.
+    pub async fn tell_wait(&self, owner: &Tenure, wait: Option<(Waiting, Duration)>) -> Result<(), StreamError> {
+        let (why, lasts) = wait.map_or(("", Duration::ZERO), |(why, lasts)| (why.as_str(), lasts));
+        let mut call = WAIT.key(RedisKey::shard_lease(self.shard));
+        call.arg(owner.owner()).arg(owner.epoch()).arg(why).arg(lasts.as_millis() as u64);
+        Ok(call.invoke_async(&mut self.redis.clone()).await?)
     }
 
     /// The envelopes of entries. One that is not there any more was taken out by whoever appended it, because it could not be

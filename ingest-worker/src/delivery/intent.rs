@@ -3,17 +3,24 @@
 //! Whoever comes after a crash makes the same batch of it: the same entries in the same order, without the same ones, cut into
 //! the same pieces, under the same tokens. So everything that depends on the moment (how much was there to be read, who was
 //! over a quota, what ClickHouse refused) is in here, and nothing that can be had again from the entries themselves.
+//!
+//! It has two parts. The *body* never changes. *Notes* are added to it while ClickHouse refuses rows, each a few bytes and
+//! written once, so that finding a thousand bad envelopes does not write the whole intent a thousand times.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use schema::tables::content_hash_128;
+use schema::tables::{Table, content_hash_128};
 use tenant::shard::fence::EntryId;
 use thiserror::Error;
 
 /// Entries of one batch.
 pub const ENTRIES_MAX: usize = 8_192;
-/// The format below.
-const VERSION: u8 = 1;
+/// The format of the body.
+const VERSION: u8 = 2;
+/// The first byte of a note that cuts, and of one that names a refused entry.
+const CUT: u8 = 1;
+const REFUSED: u8 = 2;
 
 /// A batch of one shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -23,33 +30,77 @@ pub struct Intent {
     /// Whether the stream holds no other entry up to the last of these: then it can be cut off there, which is much cheaper
     /// than deleting entry by entry.
     pub is_prefix: bool,
-    /// The tables that they have rows for, in the order of insertion.
-    pub tables: Vec<u8>,
-    /// Entries that are not stored because their org is over its quota, and what becomes of them instead. In order.
+    /// What they have rows for, in the order of insertion.
+    pub targets: Vec<Target>,
+    /// Entries that are not stored, and what becomes of them instead. In order.
     pub set_aside: Vec<(u32, Verdict)>,
-    /// Pieces of a table's rows that ClickHouse refused as a whole, so that each half is inserted by itself. In the order in
-    /// which they were cut.
-    pub cuts: Vec<Piece>,
-    /// Entries of which ClickHouse refused the rows of a table. They end in the dead letters.
-    pub refused: Vec<Refused>,
+    /// What became known since.
+    pub noted: Noted,
 }
 
-/// What becomes of an envelope of an org that is over its quota.
+/// The notes of a batch, and what they say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Noted {
+    notes: Vec<Note>,
+    /// Where the rows of a target are cut.
+    cuts: BTreeMap<Target, BTreeSet<u32>>,
+    /// What was refused of an entry.
+    refused: BTreeMap<u32, Refused>,
+}
+
+/// A table at one version of its column list. Rows of two versions never share an insert: their blocks differ, and ClickHouse
+/// would take the second for a repetition of the first if they had one token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Target {
+    /// The table's number in an envelope.
+    pub table: u8,
+    /// The version of its column list.
+    pub version: u16,
+}
+
+impl Target {
+    /// The table, if this release knows it.
+    pub fn known(self) -> Option<&'static Table> {
+        Table::find(self.table, self.version)
+    }
+}
+
+impl From<&Table> for Target {
+    fn from(table: &Table) -> Self {
+        Self { table: table.id, version: table.version }
+    }
+}
+
+/// What becomes of an envelope that is not stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Kept until the quota is raised.
+    /// Its org is over a quota: kept until the quota is raised.
     Park,
-    /// Counted and deleted, as the org's policy says.
+    /// Its org is over a quota: counted and deleted, as the org's policy says.
     Drop,
 }
 
-/// Some of a batch's entries, for one table.
+/// Some of a batch's entries, for one target.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
-    /// The table's number.
-    pub table: u8,
+    /// Of which rows.
+    pub target: Target,
     /// Which entries, by their place in the batch.
     pub entries: Range<u32>,
+}
+
+/// Something that became known while the batch was inserted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Note {
+    /// ClickHouse refused a piece as a whole, so it is cut before each of these entries, and each part is inserted by itself.
+    Cut {
+        /// Of which rows.
+        target: Target,
+        /// Places in the batch.
+        before: Vec<u32>,
+    },
+    /// ClickHouse will never take the rows of an entry.
+    Refused(Refused),
 }
 
 /// Rows that ClickHouse will never take.
@@ -58,7 +109,7 @@ pub struct Refused {
     /// Whose, by its place in the batch.
     pub entry: u32,
     /// Of which table.
-    pub table: u8,
+    pub target: Target,
     /// ClickHouse's code; 0 when it named none.
     pub code: u32,
 }
@@ -66,7 +117,7 @@ pub struct Refused {
 /// Why bytes are not an intent that this release can carry out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IntentError {
-    /// Of a later release.
+    /// Of another release.
     #[error(
         "an intent of format {0}; this release knows {VERSION}. Let a worker of the release that wrote it finish it"
     )]
@@ -80,54 +131,77 @@ impl Intent {
     /// The entries whose rows of that table belong into that piece, by their place. An entry that was refused by a table is
     /// in none of the later ones; the earlier ones have it already.
     pub fn included(&self, piece: &Piece) -> impl Iterator<Item = usize> {
-        let place = |table: u8| self.tables.iter().position(|known| *known == table);
-        let place_of_piece = place(piece.table);
-        let left_out = move |entry: &u32| {
+        let place = |target: Target| self.targets.iter().position(|known| *known == target);
+        let place_of_piece = place(piece.target);
+        let is_left_out = move |entry: &u32| {
             self.set_aside.binary_search_by_key(entry, |(at, _)| *at).is_ok()
-                || self.refused.iter().any(|r| r.entry == *entry && place(r.table) <= place_of_piece)
+                || self.noted.refused.get(entry).is_some_and(|refused| place(refused.target) <= place_of_piece)
         };
-        piece.entries.clone().filter(move |entry| !left_out(entry)).map(|entry| entry as usize)
+        piece.entries.clone().filter(move |entry| !is_left_out(entry)).map(|entry| entry as usize)
     }
 
-    /// What is inserted into that table, each piece by itself.
-    pub fn pieces(&self, table: u8) -> Vec<Piece> {
-        let mut pieces = vec![Piece { table, entries: 0..self.entries.len() as u32 }];
-        for cut in self.cuts.iter().filter(|cut| cut.table == table) {
-            if let Some(at) = pieces.iter().position(|piece| piece == cut) {
-                let Range { start, end } = cut.entries;
-                let middle = start + (end - start) / 2;
-                let half = |entries| Piece { table, entries };
-                pieces.splice(at..=at, [half(start..middle), half(middle..end)]);
-            }
+    /// What is inserted for that target, each piece by itself, in order.
+    pub fn pieces(&self, target: Target) -> Vec<Piece> {
+        let cuts = self.noted.cuts.get(&target).into_iter().flatten().copied();
+        let mut start = 0;
+        let mut pieces = Vec::new();
+        for end in cuts.chain([self.entries.len() as u32]) {
+            pieces.push(Piece { target, entries: start..end });
+            start = end;
         }
         pieces
     }
 
-    /// How much it says about what ClickHouse refuses. It only grows, so what says more is newer.
-    pub fn notes(&self) -> usize {
-        self.cuts.len() + self.refused.len()
+    /// What is known beyond the body, in the order in which it became known.
+    pub fn notes(&self) -> &[Note] {
+        &self.noted.notes
     }
 
-    /// What tells the insert of a piece from all others: the entries whose rows are in it, each of them, and nothing else. The
-    /// same entries make the same rows, so a repeated insert is recognised, whoever repeats it; others must never, or
-    /// ClickHouse would drop their rows.
+    /// What ClickHouse refused for good, by entry.
+    pub fn refused(&self) -> impl Iterator<Item = &Refused> {
+        self.noted.refused.values()
+    }
+
+    /// Whether all rows of a target are inserted together, as they were gathered.
+    pub fn is_uncut(&self) -> bool {
+        self.noted.notes.is_empty()
+    }
+
+    /// Adds a note. One that makes no sense for this batch is refused.
+    pub fn note(&mut self, note: Note) -> Result<(), IntentError> {
+        let count = self.entries.len() as u32;
+        match &note {
+            Note::Cut { target, before } => {
+                if before.iter().any(|at| *at == 0 || *at >= count) {
+                    return Err(IntentError::Broken);
+                }
+                self.noted.cuts.entry(*target).or_default().extend(before);
+            }
+            Note::Refused(refused) => {
+                if refused.entry >= count {
+                    return Err(IntentError::Broken);
+                }
+                self.noted.refused.entry(refused.entry).or_insert(*refused);
+            }
+        }
+        self.noted.notes.push(note);
+        Ok(())
+    }
+
+    /// What tells the insert of a piece from all others: the version of its columns and the entries whose rows are in it, each
+    /// of them, and nothing else. The same entries make the same rows, so a repeated insert is recognised, whoever repeats it;
+    /// others must never, or ClickHouse would drop their rows.
     pub fn token(&self, stream: &str, piece: &Piece) -> String {
         let ids: Vec<String> = self.included(piece).map(|at| self.entries[at].to_string()).collect();
         let text = |id: Option<&String>| id.cloned().unwrap_or_default();
         let all = u128::from_be_bytes(content_hash_128(ids.join(" ").as_bytes()));
-        format!("{stream}/{}/{}/{all:032x}", text(ids.first()), text(ids.last()))
+        format!("{stream}/v{}/{}/{}/{all:032x}", piece.target.version, text(ids.first()), text(ids.last()))
     }
 
-    /// Its bytes in Redis. Numbers are LEB128; ids are written as the difference to the one before, because they are close.
+    /// The body's bytes in Redis. Numbers are LEB128; ids are written as the difference to the one before, because they are
+    /// close.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, u8::from(self.is_prefix)];
-        let put = |out: &mut Vec<u8>, mut n: u64| {
-            while n >= 0x80 {
-                out.push(n as u8 | 0x80);
-                n >>= 7;
-            }
-            out.push(n as u8);
-        };
         put(&mut out, self.entries.len() as u64);
         let mut before = 0_i64;
         for entry in &self.entries {
@@ -137,30 +211,20 @@ impl Intent {
             put(&mut out, entry.seq());
             before = ms;
         }
-        put(&mut out, self.tables.len() as u64);
-        out.extend_from_slice(&self.tables);
+        put(&mut out, self.targets.len() as u64);
+        for target in &self.targets {
+            put_target(&mut out, *target);
+        }
         put(&mut out, self.set_aside.len() as u64);
         for (entry, verdict) in &self.set_aside {
             put(&mut out, u64::from(*entry) << 1 | u64::from(*verdict == Verdict::Drop));
         }
-        put(&mut out, self.cuts.len() as u64);
-        for Piece { table, entries } in &self.cuts {
-            for n in [u32::from(*table), entries.start, entries.end] {
-                put(&mut out, n.into());
-            }
-        }
-        put(&mut out, self.refused.len() as u64);
-        for Refused { entry, table, code } in &self.refused {
-            for n in [*entry, u32::from(*table), *code] {
-                put(&mut out, n.into());
-            }
-        }
         out
     }
 
-    /// Reads what [`Intent::encode`] wrote.
-    pub fn decode(bytes: &[u8]) -> Result<Self, IntentError> {
-        let [version, is_prefix, rest @ ..] = bytes else { return Err(IntentError::Broken) };
+    /// Reads what [`Intent::encode`] and [`Note::encode`] wrote.
+    pub fn decode<N: AsRef<[u8]>>(body: &[u8], notes: impl IntoIterator<Item = N>) -> Result<Self, IntentError> {
+        let [version, is_prefix, rest @ ..] = body else { return Err(IntentError::Broken) };
         if *version != VERSION {
             return Err(IntentError::Version(*version));
         }
@@ -171,26 +235,74 @@ impl Intent {
             before = before.wrapping_add((step >> 1) as i64 ^ -((step & 1) as i64));
             Ok(EntryId::new(before as u64, seq))
         })?;
-        let tables = reader.list(Reader::byte)?;
+        let targets = reader.list(Reader::target)?;
         let set_aside = reader.list(|r| {
             let n = r.number()?;
             let entry = u32::try_from(n >> 1).map_err(|_| IntentError::Broken)?;
             Ok((entry, if n & 1 == 1 { Verdict::Drop } else { Verdict::Park }))
         })?;
-        let cuts = reader.list(|r| Ok(Piece { table: r.small()?, entries: r.small()?..r.small()? }))?;
-        let refused = reader.list(|r| Ok(Refused { entry: r.small()?, table: r.small()?, code: r.small()? }))?;
-        let intent = Self { entries, is_prefix: *is_prefix == 1, tables, set_aside, cuts, refused };
-        if reader.0.is_empty() && intent.makes_sense() { Ok(intent) } else { Err(IntentError::Broken) }
+        let mut intent = Self { entries, is_prefix: *is_prefix == 1, targets, set_aside, ..Self::default() };
+        let count = intent.entries.len() as u32;
+        let is_sound = reader.0.is_empty()
+            && intent.set_aside.iter().all(|(at, _)| *at < count)
+            && intent.set_aside.is_sorted_by_key(|(at, _)| *at);
+        if !is_sound {
+            return Err(IntentError::Broken);
+        }
+        for note in notes {
+            intent.note(Note::decode(note.as_ref())?)?;
+        }
+        Ok(intent)
+    }
+}
+
+impl Note {
+    /// Its bytes in Redis.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Cut { target, before } => {
+                out.push(CUT);
+                put_target(&mut out, *target);
+                put(&mut out, before.len() as u64);
+                before.iter().for_each(|at| put(&mut out, u64::from(*at)));
+            }
+            Self::Refused(Refused { entry, target, code }) => {
+                out.push(REFUSED);
+                put(&mut out, u64::from(*entry));
+                put_target(&mut out, *target);
+                put(&mut out, u64::from(*code));
+            }
+        }
+        out
     }
 
-    /// Whether every place it names is one of its entries'.
-    fn makes_sense(&self) -> bool {
-        let count = self.entries.len() as u32;
-        let cuts = self.cuts.iter().all(|Piece { entries, .. }| entries.start < entries.end && entries.end <= count);
-        cuts && self.set_aside.iter().all(|(at, _)| *at < count)
-            && self.set_aside.is_sorted_by_key(|(at, _)| *at)
-            && self.refused.iter().all(|refused| refused.entry < count)
+    /// Reads what [`Note::encode`] wrote.
+    fn decode(bytes: &[u8]) -> Result<Self, IntentError> {
+        let mut reader = Reader(bytes);
+        let note = match reader.byte()? {
+            CUT => Self::Cut { target: reader.target()?, before: reader.list(Reader::small)? },
+            REFUSED => {
+                let (entry, target) = (reader.small()?, reader.target()?);
+                Self::Refused(Refused { entry, target, code: reader.small()? })
+            }
+            _ => return Err(IntentError::Broken),
+        };
+        if reader.0.is_empty() { Ok(note) } else { Err(IntentError::Broken) }
     }
+}
+
+fn put(out: &mut Vec<u8>, mut n: u64) {
+    while n >= 0x80 {
+        out.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    out.push(n as u8);
+}
+
+fn put_target(out: &mut Vec<u8>, target: Target) {
+    out.push(target.table);
+    put(out, u64::from(target.version));
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -221,6 +333,10 @@ impl Reader<'_> {
         T::try_from(self.number()?).map_err(|_| IntentError::Broken)
     }
 
+    fn target(&mut self) -> Result<Target, IntentError> {
+        Ok(Target { table: self.byte()?, version: self.small()? })
+    }
+
     fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, IntentError>) -> Result<Vec<T>, IntentError> {
         let count = self.number()?;
         // Each element takes a byte at least.
@@ -238,87 +354,128 @@ mod tests {
 
     use super::*;
 
+    const SPAN: Target = Target { table: 2, version: 1 };
+
+    fn target(n: u8) -> Target {
+        Target { table: n, version: 1 + u16::from(n) % 3 }
+    }
+
     fn intents() -> impl Strategy<Value = Intent> {
-        let entries = vec((0..u64::MAX >> 1, any::<u64>()).prop_map(|(ms, seq)| EntryId::new(ms, seq)), 1..40);
-        (entries, any::<bool>(), vec(any::<(u32, bool)>(), 0..4), vec(any::<(u8, u32, u32)>(), 0..6)).prop_map(
-            |(entries, is_prefix, aside, some)| {
+        let entries = vec((0..u64::MAX >> 1, any::<u64>()).prop_map(|(ms, seq)| EntryId::new(ms, seq)), 2..40);
+        let notes = vec(any::<(bool, u8, u32, u32)>(), 0..6);
+        (entries, any::<bool>(), vec(any::<(u32, bool)>(), 0..4), notes).prop_map(
+            |(entries, is_prefix, aside, notes)| {
                 let count = entries.len() as u32;
                 let verdict = |drop| if drop { Verdict::Drop } else { Verdict::Park };
                 let mut set_aside: Vec<_> = aside.into_iter().map(|(at, drop)| (at % count, verdict(drop))).collect();
                 set_aside.sort_by_key(|(at, _)| *at);
                 set_aside.dedup_by_key(|(at, _)| *at);
-                let cut = |&(table, a, b): &(u8, u32, u32)| {
-                    let start = a % count;
-                    Piece { table, entries: start..start + 1 + b % (count - start) }
-                };
-                let cuts = some.iter().map(cut).collect();
-                let refused = some.iter().map(|&(table, a, code)| Refused { entry: a % count, table, code }).collect();
-                let tables = vec![1, 2, 3];
-                Intent { entries, is_prefix, tables, set_aside, cuts, refused }
+                let targets = (1..4).map(target).collect();
+                let mut intent = Intent { entries, is_prefix, targets, set_aside, ..Intent::default() };
+                for (is_cut, n, a, b) in notes {
+                    let note = if is_cut {
+                        Note::Cut { target: target(n % 4), before: vec![1 + a % (count - 1), 1 + b % (count - 1)] }
+                    } else {
+                        Note::Refused(Refused { entry: a % count, target: target(n % 4), code: b })
+                    };
+                    intent.note(note).unwrap();
+                }
+                intent
             },
         )
     }
 
+    fn encoded_notes(intent: &Intent) -> Vec<Vec<u8>> {
+        intent.notes().iter().map(Note::encode).collect()
+    }
+
     proptest! {
         #[test]
-        fn what_was_written_is_read(intent in intents()) {
-            prop_assert_eq!(Intent::decode(&intent.encode()), Ok(intent));
+        fn an_intent_reads_back(intent in intents()) {
+            prop_assert_eq!(Intent::decode(&intent.encode(), encoded_notes(&intent)), Ok(intent));
         }
 
         #[test]
-        fn cut_or_changed_bytes_are_an_error_or_another_intent(intent in intents(), at in any::<usize>(), bit in 0..8_u32) {
-            let mut bytes = intent.encode();
-            for end in 0..bytes.len() {
-                prop_assert!(Intent::decode(&bytes[..end]).is_err());
+        fn a_cut_or_changed_body_is_an_error_or_another_intent(intent in intents(), at in any::<usize>(), bit in 0..8_u32) {
+            let (mut body, notes) = (intent.encode(), encoded_notes(&intent));
+            for end in 0..body.len() {
+                prop_assert!(Intent::decode(&body[..end], &notes).is_err());
             }
-            let at = at % bytes.len();
-            bytes[at] ^= 1_u8 << bit;
-            if let Ok(other) = Intent::decode(&bytes) {
+            let at = at % body.len();
+            body[at] ^= 1_u8 << bit;
+            if let Ok(other) = Intent::decode(&body, &notes) {
                 prop_assert!(at == 1 || other != intent);
             }
         }
 
         #[test]
-        fn every_entry_is_in_one_piece(intent in intents(), table in any::<u8>()) {
-            let pieces = intent.pieces(table);
+        fn a_cut_note_is_an_error(intent in intents()) {
+            for note in encoded_notes(&intent) {
+                for end in 0..note.len() {
+                    prop_assert!(Intent::decode(&intent.encode(), [&note[..end]]).is_err());
+                }
+            }
+        }
+
+        #[test]
+        fn every_entry_is_in_one_piece_of_a_target(intent in intents(), n in 0..4_u8) {
+            let pieces = intent.pieces(target(n));
             let all: Vec<u32> = pieces.iter().flat_map(|piece| piece.entries.clone()).collect();
             prop_assert_eq!(all, (0..intent.entries.len() as u32).collect::<Vec<_>>());
+            prop_assert!(pieces.iter().all(|piece| !piece.entries.is_empty()));
         }
     }
 
     fn three() -> Intent {
         let entries = (1..4).map(|ms| EntryId::new(ms, 0)).collect();
-        Intent { entries, tables: vec![1, 2, 3], ..Intent::default() }
+        Intent {
+            entries,
+            targets: vec![Target { table: 1, version: 1 }, SPAN, Target { table: 3, version: 1 }],
+            ..Intent::default()
+        }
+    }
+
+    fn refused(entry: u32, table: u8) -> Note {
+        Note::Refused(Refused { entry, target: Target { table, version: 1 }, code: 117 })
     }
 
     #[test]
-    fn the_token_names_the_entries_whose_rows_are_in_it() {
-        let whole = Piece { table: 2, entries: 0..3 };
+    fn a_token_names_the_version_and_the_entries_whose_rows_are_inserted() {
+        let whole = Piece { target: SPAN, entries: 0..3 };
         let token = three().token("s", &whole);
-        assert!(token.starts_with("s/1-0/3-0/"), "{token}");
+        assert!(token.starts_with("s/v1/1-0/3-0/"), "{token}");
+        let next = Piece { target: Target { version: 2, ..SPAN }, entries: 0..3 };
+        assert_ne!(three().token("s", &next), token, "the same entries, other columns");
         let mut without = three();
         without.set_aside.push((1, Verdict::Park));
         assert_ne!(without.token("s", &whole), token, "the same ends, other rows");
-        let mut refused = three();
-        refused.refused.push(Refused { entry: 1, table: 1, code: 117 });
-        assert_eq!(refused.token("s", &whole), without.token("s", &whole), "the same rows for another reason");
-        refused.refused[0].table = 3;
-        assert_eq!(refused.token("s", &whole), token, "its rows of an earlier table are there already");
-        assert_ne!(three().token("s", &Piece { table: 2, entries: 0..2 }), token);
+        let mut earlier = three();
+        earlier.note(refused(1, 1)).unwrap();
+        assert_eq!(earlier.token("s", &whole), without.token("s", &whole), "the same rows for another reason");
+        let mut later = three();
+        later.note(refused(1, 3)).unwrap();
+        assert_eq!(later.token("s", &whole), token, "its rows of an earlier table are there already");
+        assert_ne!(three().token("s", &Piece { target: SPAN, entries: 0..2 }), token);
     }
 
     #[test]
-    fn a_cut_halves_a_piece() {
+    fn a_cut_divides_the_rows_of_its_target_only() {
         let mut intent = three();
-        let piece = |entries| Piece { table: 2, entries };
-        intent.cuts = vec![piece(0..3), piece(1..3)];
-        assert_eq!(intent.pieces(2), [piece(0..1), piece(1..2), piece(2..3)]);
-        assert_eq!(intent.pieces(1).len(), 1, "of that table only");
+        let piece = |entries| Piece { target: SPAN, entries };
+        intent.note(Note::Cut { target: SPAN, before: vec![1] }).unwrap();
+        assert_eq!(intent.pieces(SPAN), [piece(0..1), piece(1..3)]);
+        intent.note(Note::Cut { target: SPAN, before: vec![2] }).unwrap();
+        assert_eq!(intent.pieces(SPAN), [piece(0..1), piece(1..2), piece(2..3)]);
+        assert_eq!(intent.pieces(Target { version: 2, ..SPAN }).len(), 1);
+        for at in [0, 3] {
+            let cut = Note::Cut { target: SPAN, before: vec![at] };
+            assert_eq!(intent.note(cut), Err(IntentError::Broken), "nothing is before the first or after the last");
+        }
     }
 
     #[test]
-    fn a_later_format_is_named() {
-        assert_eq!(Intent::decode(&[2, 0]), Err(IntentError::Version(2)));
-        assert_eq!(Intent::decode(&[]), Err(IntentError::Broken));
+    fn an_intent_of_another_format_is_named() {
+        assert_eq!(Intent::decode(&[1, 0], [[0; 0]; 0]), Err(IntentError::Version(1)));
+        assert_eq!(Intent::decode(&[], [[0; 0]; 0]), Err(IntentError::Broken));
     }
 }

@@ -2,7 +2,7 @@
 //! that arrive late or twice, rows that ClickHouse refuses until somebody mends the table, an org whose parked envelope is released.
 //!
 //! [`Delivery`] and [`Intent`] are the real ones. Redis and ClickHouse are what the scripts and the deduplication window promise
-//! (`scripts.rs` and `tests/it` hold the real ones to that). Two things are taken for granted, both bounded in time by the
+//! (`tests/it` and `tests/faults` hold the real ones to that). Two things are taken for granted, both bounded in time by the
 //! deadlines of a lease and of an insert: that a token is remembered for as long as a copy of its insert can be under way, and that
 //! when a table is mended no copy is under way any more, and nobody who has lost the shard still believes to own it.
 
@@ -11,11 +11,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use stateright::{Checker, Model, Property};
 use tenant::shard::fence::EntryId;
 
-use super::intent::{Intent, Piece, Verdict};
+use super::intent::{Intent, Note, Piece, Target, Verdict};
+use super::judge::Blame;
 use super::{Delivery, Step};
 
 const ENTRIES: u64 = 3;
 const TABLES: [u8; 2] = [2, 3];
+const NO_NOTES: [[u8; 0]; 0] = [];
 /// Its rows of one table are refused.
 const POISON: EntryId = EntryId::new(2, 0);
 /// Its org may be found to be over its quota.
@@ -76,10 +78,15 @@ struct Late {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum What {
     Announce(Vec<u8>),
-    Note(Vec<u8>),
+    /// Notes, from that one on.
+    Note(usize, Vec<Vec<u8>>),
     Commit,
     SetAside(Vec<u8>),
-    Insert { table: u8, entries: Vec<EntryId>, token: String },
+    Insert {
+        table: u8,
+        entries: Vec<EntryId>,
+        token: String,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,6 +110,8 @@ enum Action {
     },
     /// Does the next step.
     Step(usize),
+    /// Judges who is to blame.
+    Judge(usize, Blame),
     /// Does it without hearing of it.
     LoseReply(usize),
     /// Sends it, and it arrives later, if at all.
@@ -128,7 +137,8 @@ impl World {
         let (id, delivery) = tenure.delivery.as_ref()?;
         let what = match delivery.step()? {
             Step::Announce(intent) => What::Announce(intent.encode()),
-            Step::Note(intent) => What::Note(intent.encode()),
+            Step::Note(intent, first) => What::Note(first, intent.notes()[first..].iter().map(Note::encode).collect()),
+            Step::Judge(..) => return None,
             Step::SetAside(intent) => What::SetAside(intent.encode()),
             Step::Commit(_) => What::Commit,
             Step::Insert(intent, piece) => insert(&intent, &piece),
@@ -154,7 +164,7 @@ impl World {
             }
             // Parking goes to a store of the org, where no lease is known. The same entry twice is one, and what was released stays so.
             What::SetAside(bytes) => {
-                let intent = Intent::decode(&bytes).unwrap();
+                let intent = Intent::decode(&bytes, NO_NOTES).unwrap();
                 let entries = intent.set_aside.iter().map(|(at, _)| intent.entries[*at as usize]);
                 redis.parked.extend(entries.filter(|entry| !redis.released.contains_key(entry)));
             }
@@ -162,21 +172,30 @@ impl World {
             What::Announce(bytes) => {
                 if id > redis.newest {
                     assert!(redis.intent.is_none(), "an intent on top of another");
-                    redis.intent = Some(Intent::decode(&bytes).unwrap());
+                    redis.intent = Some(Intent::decode(&bytes, NO_NOTES).unwrap());
                     redis.newest = id;
                 }
             }
-            What::Note(bytes) => {
-                let newer = Intent::decode(&bytes).unwrap();
-                if id == redis.newest && redis.intent.as_ref().is_some_and(|known| known.notes() < newer.notes()) {
-                    redis.intent = Some(newer);
+            What::Note(first, notes) => {
+                if id == redis.newest
+                    && let Some(intent) = &redis.intent
+                {
+                    let mut all: Vec<Vec<u8>> = intent.notes().iter().map(Note::encode).collect();
+                    assert!(first <= all.len(), "a note is missing");
+                    for (at, note) in (first..).zip(notes) {
+                        match all.get(at) {
+                            Some(known) => assert_eq!(*known, note, "a note has changed"),
+                            None => all.push(note),
+                        }
+                    }
+                    redis.intent = Some(Intent::decode(&intent.encode(), all).unwrap());
                 }
             }
             What::Commit => {
                 if id == redis.newest
                     && let Some(intent) = redis.intent.take()
                 {
-                    redis.dead.extend(intent.refused.iter().map(|refused| intent.entries[refused.entry as usize]));
+                    redis.dead.extend(intent.refused().map(|refused| intent.entries[refused.entry as usize]));
                     if intent.is_prefix {
                         let last = intent.entries.iter().max().copied().unwrap();
                         redis.stream.retain(|entry| *entry > last);
@@ -221,7 +240,7 @@ impl World {
 
 fn insert(intent: &Intent, piece: &Piece) -> What {
     let entries = intent.included(piece).map(|at| intent.entries[at]).collect();
-    What::Insert { table: piece.table, entries, token: intent.token("s", piece) }
+    What::Insert { table: piece.target.table, entries, token: intent.token("s", piece) }
 }
 
 impl Model for TwoWorkers {
@@ -258,7 +277,12 @@ impl Model for TwoWorkers {
             if world.crashes > 0 {
                 actions.push(Action::Crash(worker));
             }
-            if tenure.delivery.is_some() {
+            if let Some((_, delivery)) = &tenure.delivery {
+                if matches!(delivery.step(), Some(Step::Judge(..))) {
+                    let blames = [Blame::Entries, Blame::Undecided, Blame::TableAccepts];
+                    actions.extend(blames.map(|blame| Action::Judge(worker, blame)));
+                    continue;
+                }
                 actions.push(Action::Step(worker));
                 if world.mishaps > 0 {
                     actions.push(Action::LoseReply(worker));
@@ -302,8 +326,8 @@ impl Model for TwoWorkers {
                 let entries: Vec<EntryId> = world.redis.stream.iter().skip(first).take(count).copied().collect();
                 let over = entries.iter().position(|entry| over && *entry == OVER_QUOTA);
                 let set_aside = over.map(|at| (at as u32, Verdict::Park)).into_iter().collect();
-                let tables = TABLES.to_vec();
-                let intent = Intent { entries, is_prefix: first == 0, tables, set_aside, ..Intent::default() };
+                let targets = TABLES.map(|table| Target { table, version: 1 }).to_vec();
+                let intent = Intent { entries, is_prefix: first == 0, targets, set_aside, ..Intent::default() };
                 let tenure = world.workers[worker].as_mut()?;
                 tenure.batches += 1;
                 tenure.delivery = Some(((tenure.epoch, tenure.batches), Delivery::new(intent)));
@@ -311,6 +335,14 @@ impl Model for TwoWorkers {
             Action::Step(worker) => {
                 let reply = world.late(worker).map(|late| world.arrives(late))?;
                 world.hears(worker, reply);
+            }
+            Action::Judge(worker, blame) => {
+                let (_, delivery) = world.workers[worker].as_mut()?.delivery.as_mut()?;
+                match blame {
+                    Blame::Entries => delivery.entries_are_bad(),
+                    Blame::TableAccepts => delivery.table_accepts(),
+                    Blame::Table | Blame::Undecided => delivery.try_again(),
+                }
             }
             Action::LoseReply(worker) => {
                 world.mishaps -= 1;

@@ -25,6 +25,7 @@ if runs and owner ~= ARGV[1] then
     return {0, owner, ends - now}
 end
 epoch = math.max(epoch + 1, now)
+redis.call('HDEL', KEYS[1], 'waiting', 'waiting_since')
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', string.format('%d', epoch),
     'until', string.format('%d', now + ARGV[2]))
 if owner and not runs then

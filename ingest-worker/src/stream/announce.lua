@@ -1,23 +1,28 @@
-#!lua flags=allow-oom
 -- Writes down the batch that is about to be inserted.
 --
--- KEYS  1  {tracebility:ingest:v1:<n>}:lease     hash: epoch, …
---       2  {tracebility:ingest:v1:<n>}:intent    hash: epoch and number of the newest batch; body and notes while it is under way
--- ARGV  1  the owner's epoch    2  the batch's number in that epoch    3  its bytes
+-- KEYS  1  {tracebility:ingest:v1:<n>}:lease     hash: owner, epoch, …
+--       2  {tracebility:ingest:v1:<n>}:intent    hash: owner, epoch and number of the newest batch; while it is under way also
+--                                                when it was announced (ms since the Unix epoch), its body, and its notes under
+--                                                their numbers from 1
+-- ARGV  1, 2  the owner and its epoch    3  the batch's number in that epoch    4  its body
 -- Reply  1  written down, now or before      0  the shard is somebody else's      -1  another batch is under way
 --
 -- A copy of the command that arrives late must not bring a batch back that is done: numbers only grow. Runs on a full Redis
 -- (allow-oom): it is the worker who empties it.
 
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then
     return 0
 end
-local epoch, number, body = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'body'))
-if epoch == ARGV[1] and tonumber(number) >= tonumber(ARGV[2]) then
+local owner, epoch, number, body = unpack(redis.call('HMGET', KEYS[2], 'owner', 'epoch', 'number', 'body'))
+if owner == ARGV[1] and epoch == ARGV[2] and tonumber(number) >= tonumber(ARGV[3]) then
     return 1
 end
 if body then
     return -1
 end
-redis.call('HSET', KEYS[2], 'epoch', ARGV[1], 'number', ARGV[2], 'notes', 0, 'body', ARGV[3])
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+redis.call('DEL', KEYS[2])
+redis.call('HSET', KEYS[2], 'owner', ARGV[1], 'epoch', ARGV[2], 'number', ARGV[3],
+    'announced', string.format('%d', now), 'body', ARGV[4])
 return 1

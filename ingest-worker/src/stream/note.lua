@@ -1,18 +1,18 @@
-#!lua flags=allow-oom
 -- Writes down more about the batch under way: what ClickHouse refuses of it.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease      2  {tracebility:ingest:v1:<n>}:intent
--- ARGV  1  the owner's epoch    2, 3  the epoch and number that the batch was written down under
---       4  how many notes it has now    5  its bytes
+-- ARGV  1, 2  the owner and its epoch    3, 4, 5  the owner, epoch and number that the batch was announced under
+--       6  the number of the first of these notes    then the notes
 -- Reply  1  written down, now or before      0  the shard is somebody else's
 --
--- Notes only grow, so a late copy with fewer of them changes nothing.
+-- A note never changes, so a late copy writes what is there already.
 
-if redis.call('HGET', KEYS[1], 'epoch') ~= ARGV[1] then
+if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then
     return 0
 end
-local epoch, number, notes, body = unpack(redis.call('HMGET', KEYS[2], 'epoch', 'number', 'notes', 'body'))
-if body and epoch == ARGV[2] and number == ARGV[3] and tonumber(notes) < tonumber(ARGV[4]) then
-    redis.call('HSET', KEYS[2], 'notes', ARGV[4], 'body', ARGV[5])
+if is_under_way(KEYS[2], ARGV[3], ARGV[4], ARGV[5]) then
+    for i = 7, #ARGV do
+        redis.call('HSET', KEYS[2], string.format('%d', ARGV[6] + i - 7), ARGV[i])
+    end
 end
 return 1

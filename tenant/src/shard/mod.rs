@@ -20,6 +20,7 @@ use schema::ids::OrgId;
 use serde::Serialize;
 
 use crate::TenantContext;
+use crate::words::words;
 
 pub mod arrival;
 pub mod fence;
@@ -28,6 +29,22 @@ pub mod plan;
 
 /// How many shards there are.
 pub const SHARDS: u8 = 16;
+
+words! {
+    /// What a shard waits for that makes no progress.
+    Waiting, "reason to wait" {
+        /// Redis does not answer.
+        Redis = "redis",
+        /// ClickHouse does not answer, or is not well.
+        ClickHouse = "clickhouse",
+        /// A table refuses everything: an operator must mend it.
+        Table = "table",
+        /// There is no room for more dead letters: an operator must replay or drop some.
+        DeadLetters = "dead_letters",
+        /// The batch under way is of another release, whose worker must finish it.
+        OtherRelease = "other_release",
+    }
+}
 
 /// One of the 16 shards.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]

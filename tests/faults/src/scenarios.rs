@@ -12,6 +12,7 @@ mod network;
 mod owners;
 mod poison;
 mod redis;
+mod refusals;
 mod sizes;
 
 /// A fault as a future that borrows its scene.
@@ -74,5 +75,8 @@ scenarios! {
     "redis-killed", 2, redis::killed, "kill -9 of Redis, and its start from its append-only file";
     "sizes-shift", 2, sizes::shift, "a backlog of small requests, and then of some that are a thousand times larger: no read is";
     "group-destroyed", 2, redis::group_destroyed, "somebody makes and destroys consumer groups on the streams";
+    "everything-refused", 2, refusals::everything, "a table refuses everything: large batches wait, and nothing becomes a dead letter";
+    "throwing-view", 2, refusals::throwing_view, "a materialized view of an operator's fails for every insert";
+    "dead-letters-full", 2, refusals::dead_letters_full, "no room for dead letters for longer than ClickHouse remembers tokens, and then a kill";
     "poison", 2, poison::poison, "envelopes that ClickHouse refuses, and entries that are none, among good ones";
 }

@@ -230,6 +230,15 @@ impl<'s> Scene<'s> {
         Ok(())
     }
 
+    /// A worker's metric, by its name with its labels; 0 if the worker does not have it.
+    pub async fn metric(&mut self, worker: usize, name: &str) -> anyhow::Result<f64> {
+        let url = format!("{}/metrics", self.worker(worker).url());
+        let answer = self.world.http.send(http::Method::GET, &url, &[], "").await?;
+        let text = String::from_utf8(answer.body.to_vec())?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.map_or(Ok(0.0), |value| value.parse().with_context(|| format!("{name} is {value}")))
+    }
+
     /// Runs statements on each of the tables, with `{}` for its name.
     pub async fn alter(&self, tables: &[&str], statement: &str) -> anyhow::Result<()> {
         for table in tables {
