@@ -30,6 +30,10 @@ pub enum ApiError {
     MethodNotAllowed { allowed: &'static str },
     #[error("content type {found:?} is not one of {wanted}")]
     ContentType { found: String, wanted: &'static str },
+    #[error(
+        "this port takes gRPC alone, a POST over HTTP/2 with content type application/grpc, and got {found}; send OTLP/HTTP to the HTTP port"
+    )]
+    NotGrpc { found: String },
     #[error("content encoding {found:?} is not one of identity, gzip, deflate, zstd")]
     ContentEncoding { found: String },
     #[error("the {what} is larger than {limit}{unit}; send less per request")]
@@ -89,7 +93,9 @@ impl ApiError {
             },
             ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            ApiError::ContentType { .. } | ApiError::ContentEncoding { .. } => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            ApiError::ContentType { .. } | ApiError::NotGrpc { .. } | ApiError::ContentEncoding { .. } => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
             ApiError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
             ApiError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -133,6 +139,7 @@ impl ApiError {
             ApiError::NotFound => "not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
             ApiError::ContentType { .. } => "content_type",
+            ApiError::NotGrpc { .. } => "not_grpc",
             ApiError::ContentEncoding { .. } => "content_encoding",
             ApiError::TooLarge { .. } => "too_large",
             ApiError::Malformed(_) => "malformed",

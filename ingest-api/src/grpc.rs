@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -66,10 +66,14 @@ impl Call {
     }
 }
 
-/// Answers one call.
+/// Answers one call. What is no gRPC gets an HTTP error: its client would take the 200 that a gRPC error comes with for
+/// success.
 pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
+    if !is_grpc(&request) {
+        return Ok(not_grpc(request_id, request, begun).await);
+    }
     let result = match Call::of(request.uri().path()) {
         Some(Call::Traces) => export(&app, request_id, request).await,
         Some(Call::Untraced(signal)) => reject(&app, signal, request).await.map(Reply::from),
@@ -94,6 +98,28 @@ impl From<Vec<u8>> for Reply {
     fn from(message: Vec<u8>) -> Self {
         Self { message, ack: None }
     }
+}
+
+/// Whether a client speaks gRPC. gRPC-Web and other encodings of messages than protobuf are other protocols.
+fn is_grpc(request: &Request<Incoming>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    let is_known =
+        ["application/grpc", "application/grpc+proto"].iter().any(|known| media_type.eq_ignore_ascii_case(known));
+    is_known && request.method() == Method::POST && request.version() == Version::HTTP_2
+}
+
+async fn not_grpc(request_id: Uuid, request: Request<Incoming>, begun: Instant) -> Answer {
+    let (head, mut body) = request.into_parts();
+    let content_type = head.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let found = format!("{} {:?} with content type {content_type:?}", head.method, head.version);
+    let is_protobuf = content_type.to_ascii_lowercase().starts_with(Encoding::Protobuf.content_type());
+    let encoding = if is_protobuf { Encoding::Protobuf } else { Encoding::Json };
+    let error = ApiError::NotGrpc { found };
+    let answer = routes::refuse(Dialect::Otlp(encoding), request_id, &error);
+    body::discard(&head.headers, &mut body).await;
+    metrics::answered("grpc", error.status().as_u16(), begun.elapsed());
+    answer.map(|body| body.with_trailers(ready(None)))
 }
 
 async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Reply, ApiError> {
