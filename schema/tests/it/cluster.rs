@@ -34,8 +34,8 @@ async fn every_statement_is_for_the_cluster_and_clickhouse_can_read_it() {
     // the settings of all twelve, up, and down in two statements each.
     assert_eq!(count("CREATE TABLE"), 8 + 8 + 8 + 2 + 1 + 1);
     assert_eq!((count("CREATE VIEW"), count("DROP VIEW")), (5, 5));
-    // 0007, up and down.
-    assert_eq!(count("CREATE OR REPLACE VIEW"), 2);
+    // 0007 and 0008, up and down.
+    assert_eq!(count("CREATE OR REPLACE VIEW"), 4);
     assert_eq!((count("EXCHANGE TABLES"), count("RENAME TABLE"), count("ALTER TABLE")), (16, 8, 24 + 12 * 3));
     for sql in &statements {
         assert!(sql.contains(" ON CLUSTER 'main'"), "{sql}");
