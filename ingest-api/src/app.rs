@@ -271,7 +271,7 @@ pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
             }
             Source::OtlpJson => {
                 // Nothing reaches the batch before the whole body has been read, so that it can be read again.
-                langsmith::lenient::Document::new(body)
+                langsmith::lenient::Document::of_otlp(body)
                     .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
                     .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
             }

@@ -130,7 +130,7 @@ impl Value<'_> {
     }
 }
 
-/// A key and its value. Keys may repeat; order and repeats are kept.
+/// A key and its value. In a row each key is there once ([`unique`](crate::translate::unique)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribute<'a> {
     /// The attribute's name.

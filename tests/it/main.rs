@@ -15,6 +15,7 @@ mod limits;
 mod native;
 mod openapi;
 mod otlp;
+mod otlp_inputs;
 mod quotas;
 mod sdks;
 mod shard_moves;

@@ -165,11 +165,12 @@ async fn a_header_names_the_project_of_spans_that_do_not() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nesting_in_json_is_refused_by_name() -> anyhow::Result<()> {
+async fn an_attribute_that_nests_too_deep_in_json_is_left_out() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("deep-json").await?;
     let nested = |levels: usize| {
-        let (before, after) = (r#"{"arrayValue":{"values":["#.repeat(levels), "]}}".repeat(levels));
+        let (before, after) =
+            (r#"{"kvlistValue":{"values":[{"key":"k","value":"#.repeat(levels), "}]}}".repeat(levels));
         format!(r#"{{"key":"deep","value":{before}{{}}{after}}}"#)
     };
     let span = |id: &str, attribute: &str| {
@@ -180,19 +181,17 @@ async fn nesting_in_json_is_refused_by_name() -> anyhow::Result<()> {
         )
     };
     let url = format!("{}/v1/traces", world.api.url());
-    let post = |body: String| world.http.post(&url, &org.key, "application/json", body);
-    let spans = [span("1", &nested(41)), span("2", &nested(42)), span("3", &nested(50_000))].join(",");
-    let answer = post(format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#)).await?;
-    let partial = &answer.json()?["partialSuccess"];
-    assert_eq!(partial["rejectedSpans"], "2", "{partial}");
-    let message = partial["errorMessage"].as_str().unwrap();
-    assert_eq!(message.matches("an attribute is nested deeper than 41 levels").count(), 2, "{message}");
-    let resource = format!(r#"{{"resource":{{"attributes":[{}]}}}}"#, nested(50));
-    let answer = post(format!(r#"{{"resourceSpans":[{resource}]}}"#)).await?;
-    assert_eq!(answer.status, StatusCode::BAD_REQUEST);
-    let message = answer.json()?["message"].to_string();
-    assert!(message.contains("an attribute of a resource or scope is nested deeper than 41 levels"), "{message}");
-    world.until_number("SELECT count() FROM span", 1).await
+    let spans = [span("1", &nested(64)), span("2", &nested(65)), span("3", &nested(50_000))].join(",");
+    let resource = format!(r#"{{"attributes":[{}]}}"#, nested(100));
+    let body = format!(r#"{{"resourceSpans":[{{"resource":{resource},"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
+    let answer = world.http.post(&url, &org.key, "application/json", body).await?;
+    assert_eq!((answer.status, answer.json()?), (StatusCode::OK, json!({})));
+    world.until_number("SELECT count() FROM span", 3).await?;
+    let query = "SELECT countSubstrings(attributes['deep'], '{') AS levels, dropped_attributes AS dropped,
+        resource_attributes['tracebility.dropped_attributes'] AS of_resource FROM span ORDER BY span_id";
+    let row = |levels: u32, dropped: u32| json!({"levels": levels, "dropped": dropped, "of_resource": "1"});
+    assert_eq!(world.clickhouse.rows(query).await?, [row(64, 0), row(0, 1), row(0, 1)]);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,7 +264,7 @@ async fn half_a_character_costs_no_span() -> anyhow::Result<()> {
         let ids = format!(r#""traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"010203040506070{id}""#);
         format!(r#"{{{ids},"name":{name},"startTimeUnixNano":"{0}","endTimeUnixNano":"{0}"}}"#, now())
     };
-    let spans = [span("1", r#""a\ud83d""#), span("2", r#""b\u0000""#), span("3", "7")].join(",");
+    let spans = [span("1", r#""a\ud83d""#), span("2", r#""b\u0000""#), "7".to_owned()].join(",");
     let body = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#);
     let answer = world.http.post(&format!("{}/v1/traces", world.api.url()), &org.key, "application/json", body).await?;
     assert_eq!(answer.status, StatusCode::OK);

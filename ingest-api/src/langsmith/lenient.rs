@@ -8,24 +8,43 @@ use std::cell::OnceCell;
 
 use serde_json::value::RawValue;
 
+/// What becomes of `NaN` and the infinities.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NoNumber {
+    Null,
+    /// Their names in quotes, which is how OTLP/JSON writes them.
+    Quoted,
+}
+
 /// A document that is rewritten only where it has to be: invalid UTF-8 and lone surrogates become U+FFFD; `NaN` and the
-/// infinities become null, if it cannot be read as it came.
+/// infinities are replaced, if it cannot be read as it came.
 pub(crate) struct Document<'a> {
     text: Cow<'a, str>,
+    no_number: NoNumber,
     repaired: OnceCell<String>,
     quoted: OnceCell<String>,
 }
 
 impl<'a> Document<'a> {
+    /// Numbers that are none become null.
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
-        Self { text: text(bytes), repaired: OnceCell::new(), quoted: OnceCell::new() }
+        Self::with(bytes, NoNumber::Null)
+    }
+
+    /// Numbers that are none become their names, as texts.
+    pub(crate) fn of_otlp(bytes: &'a [u8]) -> Self {
+        Self::with(bytes, NoNumber::Quoted)
+    }
+
+    fn with(bytes: &'a [u8], no_number: NoNumber) -> Self {
+        Self { text: text(bytes, no_number), no_number, repaired: OnceCell::new(), quoted: OnceCell::new() }
     }
 
     /// Reads it; if that is refused, once more with what is no JSON replaced. A reader that refuses must have done nothing yet.
     /// The error is that of the document as it came.
     pub(crate) fn read<'d, T, E>(&'d self, mut read: impl FnMut(&'d str) -> Result<T, E>) -> Result<T, E> {
         read(&self.text).or_else(|refused| {
-            let repaired = self.repaired.get_or_init(|| repaired(&self.text));
+            let repaired = self.repaired.get_or_init(|| repaired(&self.text, self.no_number));
             read(repaired).map_err(|_| refused)
         })
     }
@@ -39,10 +58,10 @@ impl<'a> Document<'a> {
     }
 }
 
-fn text(bytes: &[u8]) -> Cow<'_, str> {
+fn text(bytes: &[u8], no_number: NoNumber) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(bytes);
     // serde_json skips over surrogates without a look, and whoever reads the stored text may not.
-    if has_surrogates(&text) { Cow::Owned(repaired(&text)) } else { text }
+    if has_surrogates(&text) { Cow::Owned(repaired(&text, no_number)) } else { text }
 }
 
 fn has_surrogates(text: &str) -> bool {
@@ -51,7 +70,7 @@ fn has_surrogates(text: &str) -> bool {
 }
 
 /// The text with each token that is no JSON replaced.
-fn repaired(text: &str) -> String {
+fn repaired(text: &str, no_number: NoNumber) -> String {
     const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -59,7 +78,10 @@ fn repaired(text: &str) -> String {
         if first == '"' {
             rest = string(rest, &mut out);
         } else if let Some(word) = WORDS.iter().find(|word| rest.starts_with(**word)) {
-            out.push_str("null");
+            match no_number {
+                NoNumber::Null => out.push_str("null"),
+                NoNumber::Quoted => out.extend(["\"", word, "\""]),
+            }
             rest = &rest[word.len()..];
         } else {
             out.push(first);
@@ -135,6 +157,16 @@ mod tests {
             "[\"\u{FFFD}\", \"\u{FFFD}x\", \"\u{FFFD}A\", \"\u{FFFD}\\ud83d\\ude00\"]"
         );
         assert_eq!(json(b"[\"\xff\"]").unwrap(), "[\"\u{FFFD}\"]");
+    }
+
+    #[test]
+    fn otlp_has_names_for_numbers_that_are_none() {
+        let read = |text: &str| {
+            let document = Document::of_otlp(text.as_bytes());
+            document.read(|text| serde_json::from_str::<&RawValue>(text).map(|raw| raw.get().to_owned())).unwrap()
+        };
+        assert_eq!(read("[NaN,-Infinity, Infinity]"), r#"["NaN","-Infinity", "Infinity"]"#);
+        assert_eq!(read(r#"["\ud83d",NaN]"#), "[\"\u{FFFD}\",\"NaN\"]");
     }
 
     #[test]

@@ -1,463 +1,297 @@
-//! OTLP trace requests in JSON: the protobuf JSON mapping with OTLP's exceptions (hex ids, enums as numbers), plus what
-//! real SDKs send: 64-bit integers as numbers or strings, non-integral `intValue`s, `null` doubles, enum names.
+//! OTLP trace requests in JSON: the protobuf JSON mapping with OTLP's exceptions (hexadecimal ids, enums as numbers), and
+//! whatever else clients send, by the rule of `docs/limits.md`, "Values that cannot be read".
 //!
 //! Source: OTLP specification, "JSON Protobuf Encoding"; deviations as captured from SDKs.
 
-use std::borrow::Cow;
+mod lists;
+pub(super) mod members;
 
-use schema::model::{Attribute, Event, Link, Origin, Span, UnixNanos, Value, span_uuid};
-use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny};
+use schema::model::{Attribute, Event, Link, Origin, Span, span_uuid};
+use serde::de::Error as _;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::json_value::AnyValue;
-use super::limits::{
-    self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, NESTING_MAX_JSON, TREE_BYTES_MAX,
-};
-use super::{STATUS_ERROR, Sink, SpanError};
+use self::lists::{Limited, Pairs, Weigh, Weighed};
+use self::members::{Found, Scalar, object};
+use super::forms::{self, Kept};
+use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use super::{Sink, SpanError};
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Request<'a> {
-    #[serde(borrow, default, alias = "resource_spans")]
-    resource_spans: Weighed<ResourceSpans<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ResourceSpans<'a> {
-    #[serde(borrow, default)]
-    resource: Option<Resource<'a>>,
-    #[serde(borrow, default, alias = "scope_spans")]
-    scope_spans: Weighed<ScopeSpans<'a>>,
-    #[serde(borrow, default, alias = "schema_url")]
-    schema_url: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct Resource<'a> {
-    #[serde(borrow, default)]
-    attributes: Pairs<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ScopeSpans<'a> {
-    #[serde(borrow, default)]
-    scope: Option<Scope<'a>>,
-    /// Read one by one: a span that is no span costs only itself.
-    #[serde(borrow, default)]
-    spans: Weighed<&'a RawValue>,
-    #[serde(borrow, default, alias = "schema_url")]
-    schema_url: Text<'a>,
-}
-
-#[derive(Deserialize)]
-struct Scope<'a> {
-    #[serde(borrow, default)]
-    name: Text<'a>,
-    #[serde(borrow, default)]
-    version: Text<'a>,
-    #[serde(borrow, default)]
-    attributes: Pairs<'a>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SpanJson<'a> {
-    #[serde(borrow, default, alias = "trace_id")]
-    trace_id: Text<'a>,
-    #[serde(borrow, default, alias = "span_id")]
-    span_id: Text<'a>,
-    #[serde(borrow, default, alias = "trace_state")]
-    trace_state: Text<'a>,
-    #[serde(borrow, default, alias = "parent_span_id")]
-    parent_span_id: Text<'a>,
-    #[serde(borrow, default)]
-    name: Text<'a>,
-    #[serde(borrow, default)]
-    kind: Option<Number<'a>>,
-    #[serde(borrow, default, alias = "start_time_unix_nano")]
-    start_time_unix_nano: Option<Number<'a>>,
-    #[serde(borrow, default, alias = "end_time_unix_nano")]
-    end_time_unix_nano: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    attributes: Pairs<'a>,
-    #[serde(borrow, default, alias = "dropped_attributes_count")]
-    dropped_attributes_count: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    events: Limited<EventJson<'a>, EVENTS_MAX>,
-    #[serde(borrow, default, alias = "dropped_events_count")]
-    dropped_events_count: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    links: Limited<LinkJson<'a>, LINKS_MAX>,
-    #[serde(borrow, default, alias = "dropped_links_count")]
-    dropped_links_count: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    status: Option<StatusJson<'a>>,
-    #[serde(borrow, default)]
-    flags: Option<Number<'a>>,
-}
-
-#[derive(Deserialize)]
-struct StatusJson<'a> {
-    #[serde(borrow, default)]
-    message: Text<'a>,
-    #[serde(borrow, default)]
-    code: Option<Number<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct EventJson<'a> {
-    #[serde(borrow, default, alias = "time_unix_nano")]
-    time_unix_nano: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    name: Text<'a>,
-    #[serde(borrow, default)]
-    attributes: Limited<KeyValue<'a>, ITEM_ATTRIBUTES_MAX>,
-    #[serde(borrow, default, alias = "dropped_attributes_count")]
-    dropped_attributes_count: Option<Number<'a>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LinkJson<'a> {
-    #[serde(borrow, default, alias = "trace_id")]
-    trace_id: Text<'a>,
-    #[serde(borrow, default, alias = "span_id")]
-    span_id: Text<'a>,
-    #[serde(borrow, default, alias = "trace_state")]
-    trace_state: Text<'a>,
-    #[serde(borrow, default)]
-    attributes: Limited<KeyValue<'a>, ITEM_ATTRIBUTES_MAX>,
-    #[serde(borrow, default, alias = "dropped_attributes_count")]
-    dropped_attributes_count: Option<Number<'a>>,
-    #[serde(borrow, default)]
-    flags: Option<Number<'a>>,
-}
-
-#[derive(Deserialize)]
-struct KeyValue<'a> {
-    #[serde(borrow, default)]
-    key: Text<'a>,
-    #[serde(borrow, default)]
-    value: AnyValue<'a>,
-}
-
-/// Attributes of a span, a resource or a scope.
-type Pairs<'a> = Limited<KeyValue<'a>, ATTRIBUTES_MAX>;
-
-/// A list of at most `MAX` items; further ones are only counted.
-struct Limited<T, const MAX: usize> {
-    items: Vec<T>,
-    dropped: u32,
-}
-
-impl<T, const MAX: usize> Default for Limited<T, MAX> {
-    fn default() -> Self {
-        Self { items: Vec::new(), dropped: 0 }
+object! {
+    Request<'a> {
+        resource_spans: Found<'a, Weighed<Found<'a, ResourceSpans<'a>>>> = "resourceSpans" | "resource_spans",
     }
 }
 
-impl<T, const MAX: usize> Limited<T, MAX> {
-    fn bytes(&self) -> usize {
-        self.items.len() * size_of::<T>()
+object! {
+    ResourceSpans<'a> {
+        resource: Found<'a, Resource<'a>> = "resource",
+        scope_spans: Found<'a, Weighed<Found<'a, ScopeSpans<'a>>>> = "scopeSpans" | "scope_spans",
+        schema_url: Scalar<'a> = "schemaUrl" | "schema_url",
     }
 }
 
-impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Limited<T, MAX> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T, const MAX: usize>(Limited<T, MAX>);
-        impl<'de, T: Deserialize<'de>, const MAX: usize> serde::de::Visitor<'de> for Visitor<T, MAX> {
-            type Value = Limited<T, MAX>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let Self(mut list) = self;
-                while list.items.len() < MAX {
-                    match seq.next_element()? {
-                        Some(item) => list.items.push(item),
-                        None => return Ok(list),
-                    }
-                }
-                while seq.next_element::<IgnoredAny>()?.is_some() {
-                    list.dropped = list.dropped.saturating_add(1);
-                }
-                Ok(list)
-            }
-        }
-        deserializer.deserialize_seq(Visitor(Self::default()))
+object! {
+    Resource<'a> {
+        attributes: Found<'a, Pairs<'a, ATTRIBUTES_MAX>> = "attributes",
     }
 }
 
-/// What a list takes beside the request's own bytes.
-trait Weigh {
-    /// In bytes, without the item itself.
-    fn inside(&self) -> usize;
+object! {
+    ScopeSpans<'a> {
+        scope: Found<'a, Scope<'a>> = "scope",
+        // Read one by one: a span that is no span costs only itself.
+        spans: Found<'a, Weighed<&'a RawValue>> = "spans",
+        schema_url: Scalar<'a> = "schemaUrl" | "schema_url",
+    }
 }
 
-impl Weigh for &RawValue {
+object! {
+    Scope<'a> {
+        name: Scalar<'a> = "name",
+        version: Scalar<'a> = "version",
+        attributes: Found<'a, Pairs<'a, ATTRIBUTES_MAX>> = "attributes",
+    }
+}
+
+object! {
+    SpanJson<'a> {
+        trace_id: Scalar<'a> = "traceId" | "trace_id",
+        span_id: Scalar<'a> = "spanId" | "span_id",
+        trace_state: Scalar<'a> = "traceState" | "trace_state",
+        parent_span_id: Scalar<'a> = "parentSpanId" | "parent_span_id",
+        name: Scalar<'a> = "name",
+        kind: Scalar<'a> = "kind",
+        start_time: Scalar<'a> = "startTimeUnixNano" | "start_time_unix_nano",
+        end_time: Scalar<'a> = "endTimeUnixNano" | "end_time_unix_nano",
+        attributes: Found<'a, Pairs<'a, ATTRIBUTES_MAX>> = "attributes",
+        dropped_attributes: Scalar<'a> = "droppedAttributesCount" | "dropped_attributes_count",
+        events: Found<'a, Limited<EventJson<'a>, EVENTS_MAX>> = "events",
+        dropped_events: Scalar<'a> = "droppedEventsCount" | "dropped_events_count",
+        links: Found<'a, Limited<LinkJson<'a>, LINKS_MAX>> = "links",
+        dropped_links: Scalar<'a> = "droppedLinksCount" | "dropped_links_count",
+        status: Found<'a, StatusJson<'a>> = "status",
+        flags: Scalar<'a> = "flags",
+    }
+}
+
+object! {
+    StatusJson<'a> {
+        message: Scalar<'a> = "message",
+        code: Scalar<'a> = "code",
+    }
+}
+
+object! {
+    EventJson<'a> {
+        time: Scalar<'a> = "timeUnixNano" | "time_unix_nano",
+        name: Scalar<'a> = "name",
+        attributes: Found<'a, Pairs<'a, ITEM_ATTRIBUTES_MAX>> = "attributes",
+        dropped_attributes: Scalar<'a> = "droppedAttributesCount" | "dropped_attributes_count",
+    }
+}
+
+object! {
+    LinkJson<'a> {
+        trace_id: Scalar<'a> = "traceId" | "trace_id",
+        span_id: Scalar<'a> = "spanId" | "span_id",
+        trace_state: Scalar<'a> = "traceState" | "trace_state",
+        attributes: Found<'a, Pairs<'a, ITEM_ATTRIBUTES_MAX>> = "attributes",
+        dropped_attributes: Scalar<'a> = "droppedAttributesCount" | "dropped_attributes_count",
+        flags: Scalar<'a> = "flags",
+    }
+}
+
+impl Weigh for Resource<'_> {
     fn inside(&self) -> usize {
-        0
+        self.attributes.inside()
+    }
+}
+
+impl Weigh for Scope<'_> {
+    fn inside(&self) -> usize {
+        self.attributes.inside()
     }
 }
 
 impl Weigh for ScopeSpans<'_> {
     fn inside(&self) -> usize {
-        self.spans.bytes + self.scope.as_ref().map_or(0, |scope| scope.attributes.bytes())
+        self.spans.inside() + self.scope.inside()
     }
 }
 
 impl Weigh for ResourceSpans<'_> {
     fn inside(&self) -> usize {
-        self.scope_spans.bytes + self.resource.as_ref().map_or(0, |resource| resource.attributes.bytes())
-    }
-}
-
-/// A list that is all in memory at once, and so must not take much more than the text that it was: `[{},{},...` would.
-struct Weighed<T> {
-    items: Vec<T>,
-    bytes: usize,
-}
-
-impl<T> Default for Weighed<T> {
-    fn default() -> Self {
-        Self { items: Vec::new(), bytes: 0 }
-    }
-}
-
-impl<'de, T: Deserialize<'de> + Weigh> Deserialize<'de> for Weighed<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor<T>(Weighed<T>);
-        impl<'de, T: Deserialize<'de> + Weigh> serde::de::Visitor<'de> for Visitor<T> {
-            type Value = Weighed<T>;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a list")
-            }
-
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let Self(mut list) = self;
-                while let Some(item) = seq.next_element::<T>()? {
-                    list.bytes += size_of::<T>() + item.inside();
-                    if list.bytes > TREE_BYTES_MAX {
-                        return Err(A::Error::custom(format_args!(
-                            "resources, scopes and their attributes take more than {TREE_BYTES_MAX} bytes; send less per request"
-                        )));
-                    }
-                    list.items.push(item);
-                }
-                Ok(list)
-            }
-        }
-        deserializer.deserialize_seq(Visitor(Self::default()))
-    }
-}
-
-/// A string, borrowed where it has no escapes; `null` is the empty one.
-#[derive(Default)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
-        let text: Option<Borrowed<'de>> = Option::deserialize(deserializer)?;
-        Ok(Self(text.map(|t| t.0).unwrap_or_default()))
-    }
-}
-
-/// A number as the client wrote it, in quotes or not.
-#[derive(Deserialize)]
-pub(super) struct Number<'a>(#[serde(borrow)] &'a RawValue);
-
-impl Number<'_> {
-    fn text(&self) -> &str {
-        self.0.get().trim_matches('"')
-    }
-
-    fn unsigned(number: &Option<Self>) -> u64 {
-        number.as_ref().map_or(0, |n| n.text().parse().unwrap_or_default())
-    }
-
-    fn count(number: &Option<Self>) -> u32 {
-        u32::try_from(Self::unsigned(number)).unwrap_or(u32::MAX)
-    }
-
-    fn nanos(number: &Option<Self>) -> UnixNanos {
-        UnixNanos::try_from(Self::unsigned(number)).unwrap_or(UnixNanos::MAX)
-    }
-
-    /// JavaScript writes 1.0 as an integer and 1e300 as an `intValue`: what does not fit 64 bits is a double.
-    pub(super) fn int_value<'v>(&self) -> Value<'v> {
-        match self.text().parse() {
-            Ok(n) => Value::Int(n),
-            Err(_) => self.double_value(),
-        }
-    }
-
-    pub(super) fn double_value<'v>(&self) -> Value<'v> {
-        match self.text() {
-            "Infinity" => Value::Double(f64::INFINITY),
-            "-Infinity" => Value::Double(f64::NEG_INFINITY),
-            text => text.parse().map_or(Value::Empty, Value::Double),
-        }
+        self.scope_spans.inside() + self.resource.inside()
     }
 }
 
 /// Reads an `ExportTraceServiceRequest` in JSON, handing each span to the sink.
 pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_json::Error> {
-    let request: Request<'a> = serde_json::from_slice(body)?;
+    let request: Found<'a, Request<'a>> = serde_json::from_slice(body)?;
+    let Found::It(request) = request else { return Err(serde_json::Error::custom("not an object")) };
+    let resource_spans = match request.resource_spans {
+        Found::Nothing => Weighed::default(),
+        Found::It(list) => list,
+        Found::Other(_) => return Err(serde_json::Error::custom("`resourceSpans` is not a list")),
+    };
     let mut span = Span::default();
-    for resource_spans in request.resource_spans.items {
-        let mut origin = Origin {
-            resource_attributes: origin_attributes(resource_spans.resource.map(|r| r.attributes)),
-            resource_schema_url: resource_spans.schema_url.0,
-            ..Origin::default()
-        };
-        let service = origin.resource_attributes.iter().find(|a| a.key == "service.name");
-        if let Some(Attribute { value: Value::Str(name), .. }) = service {
-            origin.service_name = name.clone();
-        }
-        for scope_spans in resource_spans.scope_spans.items {
-            let scope = scope_spans.scope;
-            origin.scope_schema_url = scope_spans.schema_url.0;
-            (origin.scope_name, origin.scope_version, origin.scope_attributes) = match scope {
-                Some(s) => (s.name.0, s.version.0, origin_attributes(Some(s.attributes))),
-                None => Default::default(),
-            };
-            sink.origin();
-            for raw in scope_spans.spans.items {
-                super::reset(&mut span);
-                match read_span(raw, &mut span).and_then(|()| super::check_ids(&span)) {
-                    Ok(()) => sink.span(&origin, &mut span),
-                    Err(error) => sink.set_aside(&span, error),
-                }
-            }
+    for found in resource_spans.items {
+        match found {
+            Found::It(resource_spans) => decode_resource_spans(resource_spans, &mut span, sink),
+            Found::Nothing | Found::Other(_) => set_aside_group("resourceSpans", &mut span, sink),
         }
     }
     Ok(())
+}
+
+fn decode_resource_spans<'a>(json: ResourceSpans<'a>, span: &mut Span<'a>, sink: &mut impl Sink<'a>) {
+    let mut origin = Origin::default();
+    let mut kept = Kept::default();
+    origin.resource_schema_url = kept.text("schemaUrl", json.schema_url.value());
+    let resource = part("resource", json.resource, &mut kept);
+    origin.resource_attributes = origin_attributes(resource.attributes, kept);
+    origin.service_name = super::service_name(&origin.resource_attributes);
+    let scope_spans = match json.scope_spans {
+        Found::Nothing => Weighed::default(),
+        Found::It(list) => list,
+        Found::Other(_) => return set_aside_group("scopeSpans", span, sink),
+    };
+    for found in scope_spans.items {
+        match found {
+            Found::It(scope_spans) => decode_scope_spans(scope_spans, &mut origin, span, sink),
+            Found::Nothing | Found::Other(_) => set_aside_group("scopeSpans", span, sink),
+        }
+    }
+}
+
+fn decode_scope_spans<'a>(
+    json: ScopeSpans<'a>,
+    origin: &mut Origin<'a>,
+    span: &mut Span<'a>,
+    sink: &mut impl Sink<'a>,
+) {
+    let mut kept = Kept::default();
+    origin.scope_schema_url = kept.text("schemaUrl", json.schema_url.value());
+    let scope = part("scope", json.scope, &mut kept);
+    origin.scope_name = kept.text("name", scope.name.value());
+    origin.scope_version = kept.text("version", scope.version.value());
+    origin.scope_attributes = origin_attributes(scope.attributes, kept);
+    sink.origin();
+    let spans = match json.spans {
+        Found::Nothing => return,
+        Found::It(list) => list,
+        Found::Other(_) => return set_aside_group("spans", span, sink),
+    };
+    for raw in spans.items {
+        super::reset(span);
+        match read_span(raw, span).and_then(|()| super::check_ids(span)) {
+            Ok(()) => sink.span(origin, span),
+            Err(error) => sink.set_aside(span, error),
+        }
+    }
+}
+
+/// Spans may have been in what is no list, or no object: nobody knows how many, so that it counts as one.
+fn set_aside_group<'a>(field: &'static str, span: &mut Span<'a>, sink: &mut impl Sink<'a>) {
+    super::reset(span);
+    sink.set_aside(span, SpanError::NoSpans(field));
+}
+
+/// A part, or an empty one where something else is kept.
+fn part<'a, T: Default>(field: &str, found: Found<'a, T>, kept: &mut Kept<'a>) -> T {
+    let (part, other) = found.split();
+    if let Some(value) = other {
+        kept.keep(field, value);
+    }
+    part.unwrap_or_default()
+}
+
+fn origin_attributes<'a>(found: Found<'a, Pairs<'a, ATTRIBUTES_MAX>>, mut kept: Kept<'a>) -> Vec<Attribute<'a>> {
+    let Pairs { mut attributes, dropped } = part("attributes", found, &mut kept);
+    kept.add_to(&mut attributes);
+    limits::note_dropped(&mut attributes, dropped);
+    attributes
 }
 
 fn read_span<'a>(raw: &'a RawValue, span: &mut Span<'a>) -> Result<(), SpanError> {
-    let error = match serde_json::from_str::<SpanJson<'a>>(raw.get()) {
-        Ok(json) => return fill(json, span),
-        Err(error) => error,
-    };
-    // Whose span it is, if that much can be read: the answer names it.
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Ids<'a> {
-        #[serde(borrow, default, alias = "trace_id")]
-        trace_id: Text<'a>,
-        #[serde(borrow, default, alias = "span_id")]
-        span_id: Text<'a>,
+    match serde_json::from_str::<Found<'a, SpanJson<'a>>>(raw.get()) {
+        Ok(Found::It(json)) => fill(json, span),
+        Ok(Found::Nothing | Found::Other(_)) => Err(SpanError::NotAnObject),
+        Err(error) => Err(SpanError::Json(error.to_string())),
     }
-    if let Ok(ids) = serde_json::from_str::<Ids<'_>>(raw.get()) {
-        span.run_id = trace_id(&ids.trace_id.0).unwrap_or_default();
-        span.span_id = span_id(&ids.span_id.0).unwrap_or_default();
-    }
-    Err(if is_too_deep(&error) { SpanError::NestedTooDeep(NESTING_MAX_JSON) } else { SpanError::WrongType })
-}
-
-/// Whether a document or span nests deeper than serde_json reads.
-pub(super) fn is_too_deep(error: &serde_json::Error) -> bool {
-    error.to_string().starts_with("recursion limit exceeded")
 }
 
 fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
-    span.run_id = trace_id(&json.trace_id.0)?;
-    span.span_id = span_id(&json.span_id.0)?;
-    if !json.parent_span_id.0.is_empty() {
-        span.parent_span_id = span_id(&json.parent_span_id.0)?;
-    }
-    span.trace_state = json.trace_state.0;
-    span.name = json.name.0;
-    span.span_kind = json.kind.map_or(0, |kind| span_kind(kind.text()));
-    span.start_time = Number::nanos(&json.start_time_unix_nano);
-    span.end_time = Number::nanos(&json.end_time_unix_nano);
-    span.dropped_attributes = Number::count(&json.dropped_attributes_count);
-    span.dropped_events = Number::count(&json.dropped_events_count);
-    span.dropped_links = Number::count(&json.dropped_links_count);
-    span.flags = Number::count(&json.flags);
-    if let Some(status) = json.status {
-        let code = status.code.as_ref().map_or("0", Number::text);
-        span.status = super::status(code == "STATUS_CODE_ERROR" || code.parse() == Ok(STATUS_ERROR));
-        span.status_message = status.message.0;
-    }
-    let dropped =
-        Dropped { attributes: json.attributes.dropped, events: json.events.dropped, links: json.links.dropped };
-    dropped.note(span);
-    fill_attributes(json.attributes.items, &mut span.attributes);
-    for event in json.events.items {
-        let mut filled = Event {
-            time: Number::nanos(&event.time_unix_nano),
-            name: event.name.0,
-            dropped_attributes: Number::count(&event.dropped_attributes_count).saturating_add(event.attributes.dropped),
-            ..Event::default()
-        };
-        fill_attributes(event.attributes.items, &mut filled.attributes);
-        span.events.push(filled);
-    }
-    for link in json.links.items {
-        let mut filled = Link {
-            trace_id: trace_id(&link.trace_id.0)?,
-            span_id: span_id(&link.span_id.0)?,
-            trace_state: link.trace_state.0,
-            dropped_attributes: Number::count(&link.dropped_attributes_count).saturating_add(link.attributes.dropped),
-            flags: Number::count(&link.flags),
-            ..Link::default()
-        };
-        fill_attributes(link.attributes.items, &mut filled.attributes);
-        span.links.push(filled);
-    }
+    let mut kept = Kept::default();
+    let trace = read_id("traceId", json.trace_id).map(Uuid::from_bytes);
+    let own = read_id("spanId", json.span_id).map(span_uuid);
+    // Whose span it is, if that much can be read: the answer names it.
+    span.run_id = trace.as_ref().copied().unwrap_or_default();
+    span.span_id = own.as_ref().copied().unwrap_or_default();
+    trace.and(own)?;
+    span.start_time = match json.start_time.value() {
+        Some(value) => {
+            let nanos = forms::nanos(&value).ok_or_else(|| SpanError::unreadable("startTimeUnixNano", &value))?;
+            kept.instant("startTimeUnixNano", nanos)
+        }
+        None => 0,
+    };
+    span.end_time = kept.time("endTimeUnixNano", json.end_time.value());
+    span.parent_span_id = span_uuid(kept.read("parentSpanId", json.parent_span_id.value(), forms::id));
+    span.trace_state = kept.text("traceState", json.trace_state.value());
+    span.name = kept.text("name", json.name.value());
+    span.span_kind = kept.read("kind", json.kind.value(), forms::span_kind);
+    span.flags = kept.count("flags", json.flags.value());
+    let status = part("status", json.status, &mut kept);
+    let code = kept.read("status.code", status.code.value(), forms::status_code);
+    span.status = kept.status(code.into());
+    span.status_message = kept.text("status.message", status.message.value());
+    span.dropped_attributes = kept.count("droppedAttributesCount", json.dropped_attributes.value());
+    span.dropped_events = kept.count("droppedEventsCount", json.dropped_events.value());
+    span.dropped_links = kept.count("droppedLinksCount", json.dropped_links.value());
+    let attributes = part("attributes", json.attributes, &mut kept);
+    let events = part("events", json.events, &mut kept);
+    let links = part("links", json.links, &mut kept);
+    Dropped { attributes: attributes.dropped, events: events.dropped, links: links.dropped }.note(span);
+    span.attributes = attributes.attributes;
+    kept.add_to(&mut span.attributes);
+    span.events.extend(events.items.into_iter().map(event));
+    span.links.extend(links.items.into_iter().map(link));
     Ok(())
 }
 
-fn span_kind(text: &str) -> u8 {
-    match text {
-        "SPAN_KIND_INTERNAL" => 1,
-        "SPAN_KIND_SERVER" => 2,
-        "SPAN_KIND_CLIENT" => 3,
-        "SPAN_KIND_PRODUCER" => 4,
-        "SPAN_KIND_CONSUMER" => 5,
-        number => number.parse().unwrap_or_default(),
-    }
+fn read_id<const N: usize>(field: &'static str, given: Scalar<'_>) -> Result<[u8; N], SpanError> {
+    let Some(value) = given.value() else { return Ok([0; N]) };
+    forms::id(value).map_err(|value| SpanError::unreadable(field, &value))
 }
 
-fn hex<const N: usize>(text: &str) -> Result<[u8; N], Option<usize>> {
-    if text.len() != 2 * N {
-        return Err(Some(text.len() / 2));
-    }
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let digit = |c: u8| char::from(c).to_digit(16).ok_or(None);
-        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
-    }
-    Ok(bytes)
+fn event(json: EventJson<'_>) -> Event<'_> {
+    let mut kept = Kept::default();
+    let pairs = part("attributes", json.attributes, &mut kept);
+    let dropped = kept.count("droppedAttributesCount", json.dropped_attributes.value());
+    let mut event = Event {
+        time: kept.time("timeUnixNano", json.time.value()),
+        name: kept.text("name", json.name.value()),
+        dropped_attributes: dropped.saturating_add(pairs.dropped),
+        attributes: pairs.attributes,
+    };
+    kept.add_to(&mut event.attributes);
+    event
 }
 
-fn trace_id(text: &str) -> Result<Uuid, SpanError> {
-    hex(text).map(Uuid::from_bytes).map_err(|len| len.map_or(SpanError::NotHex, SpanError::TraceId))
-}
-
-fn span_id(text: &str) -> Result<Uuid, SpanError> {
-    hex(text).map(span_uuid).map_err(|len| len.map_or(SpanError::NotHex, SpanError::SpanId))
-}
-
-fn fill_attributes<'a>(pairs: Vec<KeyValue<'a>>, out: &mut Vec<Attribute<'a>>) {
-    out.extend(pairs.into_iter().map(|KeyValue { key, value }| Attribute { key: key.0, value: value.0 }));
-}
-
-fn origin_attributes<'a>(pairs: Option<Pairs<'a>>) -> Vec<Attribute<'a>> {
-    let pairs = pairs.unwrap_or_default();
-    let mut attributes = Vec::with_capacity(pairs.items.len());
-    fill_attributes(pairs.items, &mut attributes);
-    limits::note_dropped(&mut attributes, pairs.dropped);
-    attributes
+fn link(json: LinkJson<'_>) -> Link<'_> {
+    let mut kept = Kept::default();
+    let pairs = part("attributes", json.attributes, &mut kept);
+    let dropped = kept.count("droppedAttributesCount", json.dropped_attributes.value());
+    let mut link = Link {
+        trace_id: Uuid::from_bytes(kept.read("traceId", json.trace_id.value(), forms::id)),
+        span_id: span_uuid(kept.read("spanId", json.span_id.value(), forms::id)),
+        trace_state: kept.text("traceState", json.trace_state.value()),
+        flags: kept.count("flags", json.flags.value()),
+        dropped_attributes: dropped.saturating_add(pairs.dropped),
+        attributes: pairs.attributes,
+    };
+    kept.add_to(&mut link.attributes);
+    link
 }

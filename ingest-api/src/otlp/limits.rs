@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use schema::model::{Attribute, Span, Value};
+use schema::translate::unique::{self, Index};
 
 /// Attributes of a span, a resource or a scope.
 pub const ATTRIBUTES_MAX: usize = 4_096;
@@ -22,9 +23,6 @@ pub const KEY_BYTES_MAX: usize = 1_024;
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
 /// How deep arrays and maps may nest inside one attribute, in levels.
 pub const NESTING_MAX: u8 = 64;
-/// The same in JSON, where serde_json counts: it reads 127 levels, four are around an attribute's value and each of its own
-/// takes three.
-pub const NESTING_MAX_JSON: u8 = 41;
 /// Bytes of memory that the resources and scopes of one JSON request, their attributes and the places of their spans take.
 pub const TREE_BYTES_MAX: usize = 64 << 20;
 
@@ -52,23 +50,63 @@ impl Dropped {
     }
 }
 
-/// Notes on a resource or scope what was left out of it.
+/// Holds one list of attributes to its length. A list that is full still takes other values of the keys that it has.
+#[derive(Debug)]
+pub(super) struct Limit {
+    max: usize,
+    /// Attributes that were left out.
+    pub dropped: u32,
+    /// Made when the list is full for the first time.
+    index: Option<Index>,
+}
+
+impl Limit {
+    /// Of so many attributes.
+    pub(super) fn new(max: usize) -> Self {
+        Self { max, dropped: 0, index: None }
+    }
+
+    /// To be called after each attribute that is added to the list.
+    #[inline]
+    pub(super) fn pushed(&mut self, attributes: &mut Vec<Attribute<'_>>) {
+        if attributes.len() > self.max || self.index.is_some() {
+            self.settle(attributes);
+        }
+    }
+
+    #[cold]
+    fn settle<'a>(&mut self, attributes: &mut Vec<Attribute<'a>>) {
+        let Some(new) = attributes.pop() else { return };
+        let index = self.index.get_or_insert_with(|| unique::compact(attributes));
+        let (key, length) = (new.key.as_bytes(), attributes.len());
+        let key_at = |at: usize| attributes[at].key.as_bytes();
+        let known = if length < self.max { index.place(key, length, key_at) } else { index.find(key, key_at) };
+        match known {
+            Some(at) => attributes[at].value = new.value,
+            None if length < self.max => attributes.push(new),
+            None => self.dropped = self.dropped.saturating_add(1),
+        }
+    }
+}
+
+/// Leaves one of each attribute of a resource or scope, and notes on it what was left out.
 pub(super) fn note_dropped(attributes: &mut Vec<Attribute<'_>>, dropped: u32) {
+    unique::keep_last(attributes);
     let dropped = dropped.saturating_add(cut(attributes));
     if dropped > 0 {
+        attributes.retain(|attribute| attribute.key != DROPPED);
         attributes.push(Attribute { key: Cow::Borrowed(DROPPED), value: Value::Int(dropped.into()) });
     }
 }
 
-/// Cuts a span's attributes to size.
+/// Leaves one of each attribute, and cuts it to size.
 pub(super) fn apply(span: &mut Span<'_>) {
-    let dropped = cut(&mut span.attributes);
-    span.dropped_attributes = span.dropped_attributes.saturating_add(dropped);
-    for event in &mut span.events {
-        event.dropped_attributes = event.dropped_attributes.saturating_add(cut(&mut event.attributes));
-    }
-    for link in &mut span.links {
-        link.dropped_attributes = link.dropped_attributes.saturating_add(cut(&mut link.attributes));
+    let own = (&mut span.attributes, &mut span.dropped_attributes);
+    let of_events = span.events.iter_mut().map(|event| (&mut event.attributes, &mut event.dropped_attributes));
+    let of_links = span.links.iter_mut().map(|link| (&mut link.attributes, &mut link.dropped_attributes));
+    for (attributes, dropped) in of_events.chain(of_links).chain([own]) {
+        unique::keep_last(attributes);
+        *dropped = dropped.saturating_add(cut(attributes));
     }
 }
 
@@ -111,6 +149,20 @@ fn fits(attribute: &Attribute<'_>) -> bool {
 mod tests {
     use super::*;
     use schema::model::Event;
+
+    #[test]
+    fn a_full_list_takes_other_values_of_the_keys_that_it_has() {
+        let attribute = |key: usize, n: i64| Attribute { key: key.to_string().into(), value: Value::Int(n) };
+        let mut limit = Limit::new(4);
+        let mut attributes = Vec::new();
+        // Full of one key; then room for three more; then no more.
+        for (i, key) in [1, 1, 1, 1, 1, 2, 3, 1, 4, 5, 6, 2, 5].into_iter().enumerate() {
+            attributes.push(attribute(key, i as i64));
+            limit.pushed(&mut attributes);
+        }
+        assert_eq!(attributes, [attribute(1, 7), attribute(2, 11), attribute(3, 6), attribute(4, 8)]);
+        assert_eq!(limit.dropped, 3);
+    }
 
     #[test]
     fn long_texts_are_cut_at_a_character_and_the_rest_left_out() {

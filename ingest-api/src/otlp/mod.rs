@@ -1,12 +1,14 @@
 //! OTLP traces: protobuf and JSON in, rows out.
 //!
 //! `wire` and `protobuf` walk the protobuf form, `json` the JSON form; both fill the same [`Span`] and hand it to a
-//! [`Sink`]. [`Translator`] is the sink that stores: it gives a span its LLM meaning ([`semantics`]), derives the run of a
-//! root span, and writes rows.
+//! [`Sink`]. `forms` says in which forms a value may come, and what becomes of one that cannot be read. [`Translator`] is
+//! the sink that stores: it gives a span its LLM meaning ([`semantics`]), derives the run of a root span, and writes rows.
 
+mod forms;
 mod json;
 mod json_value;
 pub mod limits;
+mod map_text;
 pub mod project;
 mod protobuf;
 pub mod reply;
@@ -22,15 +24,12 @@ use std::borrow::Cow;
 
 use schema::envelope::Header;
 use schema::ids::ProjectId;
-use schema::model::{Attribute, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
+use schema::model::{Attribute, Origin, Run, RunOp, Span, UnixNanos, Value};
 use schema::tables::content_hash;
 use schema::translate::batch::{Batch, origin_bytes};
 use schema::translate::prices::COST_SOURCE;
 use schema::translate::times;
 use uuid::Uuid;
-
-/// `STATUS_CODE_ERROR` of `opentelemetry.proto.trace.v1.Status`.
-const STATUS_ERROR: u64 = 2;
 
 /// What a decoder hands its findings to.
 pub trait Sink<'a> {
@@ -43,7 +42,7 @@ pub trait Sink<'a> {
 }
 
 /// Why one span cannot be stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SpanError {
     #[error("trace id has {0} bytes, not 16")]
@@ -54,25 +53,25 @@ pub enum SpanError {
     ZeroTraceId,
     #[error("span id is all zeros or missing")]
     ZeroSpanId,
-    #[error("an id is not hexadecimal")]
-    NotHex,
-    #[error("text that is not UTF-8")]
-    NotUtf8,
-    #[error("not a span of OTLP/JSON: a field has the wrong type")]
-    WrongType,
-    #[error("an attribute is nested deeper than {0} levels")]
-    NestedTooDeep(u8),
+    #[error("`{field}` cannot be read: {found}")]
+    Unreadable { field: &'static str, found: String },
+    #[error("not a span: it is no JSON object")]
+    NotAnObject,
+    #[error("not a span: {0}")]
+    Json(String),
+    #[error("`{0}`, or an item of it, is not what spans come in")]
+    NoSpans(&'static str),
 }
 
-/// What is wrong with a request in JSON. What is nested too deep inside a span is the span's fault alone.
-pub fn malformed_json(error: &serde_json::Error) -> String {
-    match json::is_too_deep(error) {
-        true => {
-            let max = limits::NESTING_MAX_JSON;
-            format!("an attribute of a resource or scope is nested deeper than {max} levels: {error}")
-        }
-        false => format!("malformed JSON: {error}"),
+impl SpanError {
+    fn unreadable(field: &'static str, value: &Value<'_>) -> Self {
+        Self::Unreadable { field, found: forms::shown(value) }
     }
+}
+
+/// What is wrong with a request in JSON.
+pub fn malformed_json(error: &serde_json::Error) -> String {
+    format!("malformed JSON: {error}")
 }
 
 /// Empties a span for the next one, keeping its lists' memory.
@@ -101,8 +100,15 @@ fn check_ids(span: &Span<'_>) -> Result<(), SpanError> {
     Ok(())
 }
 
-fn status(is_error: bool) -> Status {
-    if is_error { Status::Error } else { Status::Ok }
+/// The service that a resource names, whatever the type of the name is.
+fn service_name<'a>(resource: &[Attribute<'a>]) -> Cow<'a, str> {
+    text_of(resource, "service.name")
+}
+
+/// An attribute as a text; empty if there is none.
+fn text_of<'a>(attributes: &[Attribute<'a>], key: &str) -> Cow<'a, str> {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
+    found.map(|attribute| semantics::text(&attribute.value)).unwrap_or_default()
 }
 
 /// The sink that stores.
@@ -144,7 +150,7 @@ impl<'a> Sink<'a> for Translator<'_> {
         span.attributes.extend(time_flag.clone());
         self.batch.push_span(self.project, origin, self.same_origin, span);
         self.same_origin = true;
-        if span.parent_span_id.is_nil() {
+        if is_root(span) {
             let mut run = run_of_root(origin, span, self.session_name);
             run.attributes.extend(time_flag);
             run.attributes.extend(span.attributes.last().filter(|a| a.key == COST_SOURCE).cloned());
@@ -157,6 +163,11 @@ impl<'a> Sink<'a> for Translator<'_> {
     }
 }
 
+/// A parent that cannot be read is a parent.
+fn is_root(span: &Span<'_>) -> bool {
+    span.parent_span_id.is_nil() && span.attributes.iter().all(|attribute| attribute.key != forms::PARENT)
+}
+
 fn hex_ids(span: &Span<'_>) -> String {
     let hex = |id: Uuid, from: usize| id.simple().to_string()[from..].to_owned();
     format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
@@ -164,13 +175,6 @@ fn hex_ids(span: &Span<'_>) -> String {
 
 /// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
 fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run<'a> {
-    let text_of = |attributes: &[Attribute<'a>], key: &str| {
-        let found = attributes.iter().find(|a| a.key == key);
-        match found.map(|a| &a.value) {
-            Some(Value::Str(text)) => text.clone(),
-            _ => Cow::Borrowed(""),
-        }
-    };
     let resource = |key| text_of(&origin.resource_attributes, key);
     // The project as the client calls it; without one, the service.
     let named = [

@@ -159,7 +159,8 @@ fn member(members: &serde_json::Value, path: &[&str]) -> Option<f64> {
     found.as_f64().or_else(|| found.as_str()?.parse().ok()).filter(|n: &f64| n.is_finite())
 }
 
-fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
+/// A value as a text column shows it.
+pub(super) fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
     match value {
         Value::Str(text) | Value::Array(text) | Value::Map(text) => text.clone(),
         Value::Int(n) => n.to_string().into(),

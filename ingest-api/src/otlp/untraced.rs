@@ -146,7 +146,7 @@ impl<T> Default for Count<T> {
 
 impl<'de, T: Deserialize<'de> + Items> Deserialize<'de> for Count<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(Self::default())
+        deserializer.deserialize_any(Self::default())
     }
 }
 
@@ -155,6 +155,10 @@ impl<'de, T: Deserialize<'de> + Items> Visitor<'de> for Count<T> {
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("a list")
+    }
+
+    fn visit_unit<E>(self) -> Result<Self, E> {
+        Ok(self)
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut seq: A) -> Result<Self, A::Error> {
@@ -188,7 +192,9 @@ mod tests {
         assert_eq!(count(Signal::Metrics, Encoding::Json, json.as_bytes()), Ok(3));
         let json = r#"{"resource_logs":[{"resource":{},"scopeLogs":[{"logRecords":[{"body":{}},{}]}]}]}"#;
         assert_eq!(count(Signal::Logs, Encoding::Json, json.as_bytes()), Ok(2));
-        assert_eq!(count(Signal::Logs, Encoding::Json, b"{}"), Ok(0));
+        for nothing in ["{}", r#"{"resourceLogs":null}"#, r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":null}]}]}"#] {
+            assert_eq!(count(Signal::Logs, Encoding::Json, nothing.as_bytes()), Ok(0));
+        }
     }
 
     #[test]

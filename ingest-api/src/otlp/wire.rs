@@ -45,11 +45,6 @@ impl<'a> Message<'a> {
     pub(super) fn fields(self) -> Fields<'a> {
         Fields { bytes: self.bytes, at: 0, offset: self.offset }
     }
-
-    /// An error at this message's beginning.
-    pub(super) fn malformed(self, reason: &'static str) -> Malformed {
-        Malformed { offset: self.offset, reason }
-    }
 }
 
 /// Iterates over a message's fields.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::prices::{self, Prices};
 use super::replay::Capturer;
+use super::unique;
 use crate::columns::Column;
 use crate::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
 use crate::ids::ProjectId;
@@ -131,6 +132,7 @@ impl Batch {
 
     /// Adds one write of a run, and what follows from it. `op_hash` tells it from others, see [`RunRows::push`].
     pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
+        unique::keep_last(&mut run.attributes);
         self.prices.fill(&mut run.llm, &mut run.attributes);
         if let Some(call) = self.capturer.of_run(run) {
             self.calls.push(project, &call);

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::unique;
 use crate::model::Value;
 
 /// Members of one JSON object that is taken apart. Each costs forty bytes of ours and can be five of the client's.
@@ -61,7 +62,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
     }
 }
 
-/// The fields of an object that nobody has taken yet, in the order they came.
+/// The fields of an object that nobody has taken yet, in the order they came. Of a name that occurs again the last value counts.
 pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
@@ -96,7 +97,9 @@ impl<'a> Fields<'a> {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let members = serde::Deserializer::deserialize_map(&mut deserializer, Members);
         let members = members.and_then(|members| deserializer.end().map(|()| members));
-        members.map(Self).map_err(ItemError::NotAnObject)
+        let mut members = members.map_err(ItemError::NotAnObject)?;
+        unique::keep_last_of(&mut members, &(), |(name, _), ()| name.as_bytes());
+        Ok(Self(members))
     }
 
     /// Refuses an item of which a field is nested too deep for whoever reads it later.
@@ -214,8 +217,16 @@ mod tests {
     }
 
     #[test]
+    fn of_a_member_that_occurs_again_the_last_value_counts() {
+        let mut fields = Fields::of_text(r#"{"a":1,"b":null,"a":[2],"b":3,"a":"last"}"#).unwrap();
+        assert_eq!(fields.0.len(), 2);
+        assert_eq!(fields.take("a").unwrap().get(), "\"last\"");
+        assert_eq!(fields.take("b").unwrap().get(), "3");
+    }
+
+    #[test]
     fn an_object_or_a_list_of_too_much_is_refused_while_it_is_read() {
-        let object = |n: usize| format!("{{{}}}", vec![r#""k":0"#; n].join(","));
+        let object = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"k{i}\":0")).collect::<Vec<_>>().join(","));
         let read = |text: &str| Fields::read(serde_json::from_str(text).unwrap()).map(|fields| fields.0.len());
         assert_eq!(read(&object(MEMBERS_MAX)).unwrap(), MEMBERS_MAX);
         let refused = read(&object(MEMBERS_MAX + 1)).unwrap_err().to_string();

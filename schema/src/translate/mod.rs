@@ -9,6 +9,7 @@
 //! | [`native`] | our own batch of runs and spans, in JSON |
 //! | [`fields`] | a JSON object taken apart without losing anything |
 //! | [`times`] | times that cannot be true |
+//! | [`unique`] | keys that occur again |
 //! | [`prices`] | what a call cost, where the client did not say |
 //! | [`replay`] | calls as a replayer looks for them |
 //! | [`json_text`] | writing JSON |
@@ -21,3 +22,4 @@ pub mod native;
 pub mod prices;
 pub mod replay;
 pub mod times;
+pub mod unique;

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
-use super::times;
+use super::{times, unique};
 use crate::envelope::SECTION_ROWS_MAX;
 use crate::ids::ProjectId;
 use crate::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
@@ -125,6 +125,7 @@ pub fn decode(
             origin.resource_attributes.push(Attribute { key: Cow::Borrowed(key), value });
         }
     }
+    unique::keep_last(&mut origin.resource_attributes);
     let shared_bytes = origin_bytes(&origin);
     let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, aside, batch };
     for (i, raw) in body.runs.0.iter().enumerate() {
@@ -187,6 +188,7 @@ impl<'a> Sink<'_, 'a> {
         };
         if self.batch.take_origin_bytes(self.shared_bytes) {
             span.attributes.extend(times::of_write(span.start_time, span.end_time, self.received_at));
+            unique::keep_last(&mut span.attributes);
             self.batch.push_span(self.project, &self.origin, self.same_origin, &mut span);
             self.same_origin = true;
         }

@@ -6,6 +6,7 @@
 //! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
 
 pub use base64;
+pub use opentelemetry_proto;
 pub use prost;
 
 pub mod client;
