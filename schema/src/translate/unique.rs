@@ -69,7 +69,7 @@ impl Index {
 
 /// Leaves one of each key, with its last value.
 pub fn keep_last(attributes: &mut Vec<Attribute<'_>>) {
-    if may_repeat(attributes.iter().map(|a| a.key.as_bytes())) {
+    if attributes.len() > 1 && may_repeat(attributes.iter().map(|a| a.key.as_bytes())) {
         compact(attributes);
     }
 }

@@ -134,6 +134,28 @@ async fn langfuse() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn langfuse_under_a_trace_id_of_the_callers_own() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("langfuse-own-trace").await?;
+    let endpoint = world.api.url();
+    let env = [
+        ("LANGFUSE_BASE_URL", endpoint.as_str()),
+        ("LANGFUSE_PUBLIC_KEY", "pk-any"),
+        ("LANGFUSE_SECRET_KEY", org.key.as_str()),
+    ];
+    let trace_id = sdk::python("langfuse-python", "own_trace.py", &[], &env).await?;
+    world.until_number("SELECT count() FROM span FINAL", 2).await?;
+    let query = format!(
+        "SELECT replaceAll(toString(run_id), '-', '') AS id, name, inputs, outputs FROM run_of(org = '{}')",
+        org.org_id
+    );
+    let wanted =
+        json!({"id": trace_id.trim(), "name": "handle-request", "inputs": r#"{"q": "hi"}"#, "outputs": "done"});
+    assert_eq!(world.clickhouse.rows(&query).await?, [wanted]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn logfire_and_pydantic_ai() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("logfire").await?;
