@@ -70,3 +70,7 @@ length:
         echo "$long"
         exit 1
     fi
+
+# What it costs to balance the ledger of 100 000 orgs over 24 hours (docs/ledger.md)
+ledger-cost:
+    cargo test --release -p tests --test it ledger_scale::the_cost -- --ignored --nocapture

@@ -226,6 +226,7 @@ impl App {
         match self.publisher.publish(&tenant, &new).await {
             Ok(class) => {
                 charge.kept();
+                self.ledger.answered().add(new.org, received_at, cost.items);
                 items.taken();
                 Ok((standing, Some(class)))
             }

@@ -58,6 +58,12 @@ const PRICES: Setting<String> = Setting::new(
     parse::text,
     "A file of what model calls cost, in place of the built-in prices. Read again whenever it changes.",
 );
+const ANSWERED_EVERY: Setting<Duration> = Setting::new(
+    "TRACEBILITY_ANSWERED_EVERY",
+    parse::duration::<100, 3_600_000>,
+    "How often it is written into ClickHouse how much was answered with a 2xx, for the ledger.",
+)
+.default("60s");
 const DRAIN_MAX: Setting<Duration> = Setting::new(
     "TRACEBILITY_DRAIN_MAX",
     parse::duration::<0, 600_000>,
@@ -93,6 +99,7 @@ const TABLE: &[&dyn Declared] = &[
     &BODIES_IN_FLIGHT_MAX,
     &CONNECTIONS_MAX,
     &PRICES,
+    &ANSWERED_EVERY,
     &DRAIN_MAX,
     &settings::LOG,
 ];
@@ -130,6 +137,7 @@ pub struct Config {
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
     pub prices: Option<PathBuf>,
+    pub answered_every: Duration,
     pub drain_max: Duration,
 }
 
@@ -152,6 +160,7 @@ impl Config {
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
             prices: values.find(&PRICES)?.map(PathBuf::from),
+            answered_every: values.get(&ANSWERED_EVERY)?,
             drain_max: values.get(&DRAIN_MAX)?,
         };
         if config.static_api_key.is_some() && config.deployment_mode == DeploymentMode::Saas {

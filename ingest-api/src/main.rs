@@ -44,10 +44,12 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let admission = Admission::new(redis.clone(), config.deployment_mode.enforces_quotas());
     let ledger = Ledger::new();
     let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), confirmer, budget, health.clone());
-    let books = Books::new(redis.clone(), Records::new(&config.clickhouse_url));
+    let records = Records::new(&config.clickhouse_url);
+    let books = Books::new(redis.clone(), records.clone());
     let operator = Operator::new(redis.clone(), config.admin_key, health, books);
     let (end_ledger, ledger_ends) = watch::channel(false);
-    let ledger = tokio::spawn(outcome::run(ledger, redis.clone(), ledger_ends));
+    let answered = ledger.answered().clone().run(records, config.answered_every, ledger_ends.clone());
+    let (answered, ledger) = (tokio::spawn(answered), tokio::spawn(outcome::run(ledger, redis.clone(), ledger_ends)));
 
     // Announce.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
@@ -84,6 +86,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::join!(signal, ingest, grpc, operator);
     end_ledger.send_replace(true);
     ledger.await.context("the ledger of outcomes was not written to its end")?;
+    answered.await.context("what was answered for was not written to its end")?;
     tracing::info!("stopped");
     Ok(())
 }

@@ -99,7 +99,7 @@ impl Operator {
     async fn ledger(&self, query: &str) -> Result<Answer, ApiError> {
         let (whose, hours) = asked(query)?;
         let window = Window::up_to(unix_hour(), hours);
-        let balance = self.books.balance(whose, window).await.map_err(|error| match error {
+        let balance = self.books.balance(whose, &window).await.map_err(|error| match error {
             LedgerError::TooMany => ApiError::Invalid(error.to_string()),
             other => ApiError::NoLedger(other),
         })?;
@@ -109,8 +109,8 @@ impl Operator {
             json!({ "row": row, "residue_since_s": since })
         });
         let body = json!({
-            "hours": window.hours().count(), "residue": balance.residue(), "is_complete": balance.is_complete,
-            "unreadable": balance.unreadable, "rows": rows.collect::<Vec<_>>(),
+            "hours": window.hours().count(), "residue": balance.residue(), "is_whole": balance.is_whole,
+            "is_complete": balance.is_complete, "unreadable": balance.unreadable, "rows": rows.collect::<Vec<_>>(),
         });
         Ok(answer(StatusCode::OK, "application/json", body.to_string().into_bytes()))
     }

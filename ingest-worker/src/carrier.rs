@@ -264,7 +264,7 @@ impl Carrier {
         for (aside, items) in sums {
             tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
             let mut backoff = Backoff::new();
-            while let Err(error) = quota::note(&self.redis, &batch, aside, items).await {
+            while let Err(error) = quota::note(&self.redis, shard, &batch, aside, items).await {
                 self.failed(&mut backoff, "note what is set aside", &error.into()).await?;
             }
             metrics::set_aside(aside.how.as_str(), items);

@@ -24,10 +24,12 @@ use crate::secret::{Secret, SecretUrl};
 mod parts;
 mod records;
 mod refusal;
+mod tally;
 
 pub use parts::Fullest;
-pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records, StoredByHour};
+pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records};
 pub use refusal::{InsertError, Refusal, known_codes};
+pub use tally::{OrgTally, Tally, TallyOf};
 
 /// How long one insert may take from its first byte to the server's answer.
 pub const INSERT_DEADLINE: Duration = Duration::from_secs(60);

@@ -36,6 +36,11 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:intent"))
     }
 
+    /// Which entries of a shard were looked at last when its work crashed (hash): `{tracebility:ingest:v1:<n>}:suspect`.
+    pub fn shard_suspect(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:suspect"))
+    }
+
     /// Which orgs a shard is closed to, because they move or have moved away (hash): `{tracebility:ingest:v1:<n>}:fence`.
     pub fn shard_fence(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:fence"))
@@ -61,6 +66,12 @@ impl RedisKey {
     /// `{tracebility:ingest:v1:<n>}:accepted:<hour>`.
     pub fn shard_accepted(shard: Shard, hour: i64) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:accepted:{hour}"))
+    }
+
+    /// Orgs of whose items a worker of a shard set some aside, by the hour since the Unix epoch that they were received in (set):
+    /// `{tracebility:ingest:v1:<n>}:aside:<hour>`.
+    pub fn shard_aside(shard: Shard, hour: i64) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:aside:{hour}"))
     }
 
     /// What arrived in a shard from another slot (zset, by token): `{tracebility:ingest:v1:<n>}:arrivals`.
@@ -232,11 +243,13 @@ mod tests {
             (RedisKey::shard_stream(shard), "tracebility:ingest:v1:11"),
             (RedisKey::shard_lease(shard), "{tracebility:ingest:v1:11}:lease"),
             (RedisKey::shard_intent(shard), "{tracebility:ingest:v1:11}:intent"),
+            (RedisKey::shard_suspect(shard), "{tracebility:ingest:v1:11}:suspect"),
             (RedisKey::shard_fence(shard), "{tracebility:ingest:v1:11}:fence"),
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::shard_dlq_bytes(shard), "{tracebility:ingest:v1:11}:dlq:bytes"),
             (RedisKey::shard_dlq_dropped(shard, 498_000), "{tracebility:ingest:v1:11}:dlq:dropped:498000"),
             (RedisKey::shard_accepted(shard, 498_000), "{tracebility:ingest:v1:11}:accepted:498000"),
+            (RedisKey::shard_aside(shard, 498_000), "{tracebility:ingest:v1:11}:aside:498000"),
             (RedisKey::ledger_residues(), "ledger:residues"),
             (RedisKey::shard_arrivals(shard), "{tracebility:ingest:v1:11}:arrivals"),
             (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),

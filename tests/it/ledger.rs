@@ -36,7 +36,7 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>)
     Ok(())
 }
 
-async fn books(world: &World) -> anyhow::Result<Books> {
+pub(crate) async fn books(world: &World) -> anyhow::Result<Books> {
     let clickhouse = parse::clickhouse_url(&world.urls.clickhouse_url).map_err(anyhow::Error::msg)?;
     Ok(Books::new(world.redis().await?, Records::new(&clickhouse)))
 }
@@ -57,20 +57,20 @@ struct Sums {
 impl Sums {
     fn of(balance: &Balance) -> Self {
         balance.rows.iter().fold(Self::default(), |sum, row| Self {
-            accepted: sum.accepted + row.accepted,
-            stored: sum.stored + row.stored,
-            parked: sum.parked + row.set_aside.parked,
-            over_quota: sum.over_quota + row.set_aside.dropped,
-            letters: sum.letters + row.dead_lettered.held,
-            dropped_letters: sum.dropped_letters + row.dead_lettered.dropped,
-            in_flight: sum.in_flight + row.in_flight,
-            residue: sum.residue + row.residue,
+            accepted: sum.accepted + row.amounts.accepted,
+            stored: sum.stored + row.amounts.stored,
+            parked: sum.parked + row.amounts.set_aside.parked,
+            over_quota: sum.over_quota + row.amounts.set_aside.dropped,
+            letters: sum.letters + row.amounts.dead_lettered.held,
+            dropped_letters: sum.dropped_letters + row.amounts.dead_lettered.dropped,
+            in_flight: sum.in_flight + row.amounts.in_flight,
+            residue: sum.residue + row.amounts.residue,
         })
     }
 }
 
 async fn sums(world: &World, org: &Org) -> anyhow::Result<Sums> {
-    let balance = books(world).await?.balance(Whose::Org(org.org_id), Window::up_to(unix_hour(), 3)).await?;
+    let balance = books(world).await?.balance(Whose::Org(org.org_id), &Window::up_to(unix_hour(), 3)).await?;
     assert!(balance.is_complete, "{balance:?}");
     Ok(Sums::of(&balance))
 }
@@ -220,6 +220,73 @@ async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Re
         .await
 }
 
+/// Alarms of an org, by how much is missing.
+async fn alarms(world: &World, org: &Org) -> anyhow::Result<Vec<i64>> {
+    let events = world.registry().await?.events(org.org_id, 100).await?;
+    let residues = events.iter().filter(|event| event.event_type == "ledger.residue");
+    Ok(residues.filter_map(|event| event.detail["residue"].as_i64()).collect())
+}
+
+async fn answered(world: &World) -> anyhow::Result<u64> {
+    world.clickhouse.number("SELECT sum(items) FROM answered FINAL").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_loses_entries_with_their_counts_is_noticed() -> anyhow::Result<()> {
+    let mut world = World::start_with(&[("TRACEBILITY_ANSWERED_EVERY", "100ms")], &AT_ONCE).await?;
+    let (loses, whole) = (world.org("loses").await?, world.org("loses-nothing").await?);
+    for org in [&loses, &whole] {
+        send(&world, org, 10).await?;
+    }
+    world.until_drained().await?;
+    // From here on somebody watches, and nobody stores.
+    world.worker.stop().await?;
+    world.worker.set_env("TRACEBILITY_WORKER_ROLES", "ledger,audit");
+    world.worker.start().await?;
+    send(&world, &loses, 6).await?;
+    until("what was answered for is written down", async || Ok(answered(&world).await? == 26)).await?;
+    assert_eq!(sums(&world, &loses).await?.residue, 0);
+
+    redis::cmd("FLUSHDB").exec_async(&mut world.redis().await?).await?;
+    let lost = Sums { stored: 10, residue: 6, ..Sums::default() };
+    assert_eq!(sums(&world, &loses).await?, lost, "Redis knows nothing of it any more");
+    assert_eq!(sums(&world, &whole).await?.residue, 0, "only counts were lost of that one");
+    until("the alarm is in the trail", async || Ok(alarms(&world, &loses).await? == [6])).await?;
+    assert_eq!(alarms(&world, &whole).await?, [0; 0]);
+
+    // An API that is killed has not written all down: then less is known, and nothing is called missing.
+    world.api.kill().await?;
+    world.api.set_env("TRACEBILITY_ANSWERED_EVERY", "1h");
+    world.api.start().await?;
+    send(&world, &whole, 5).await?;
+    world.api.kill().await?;
+    assert_eq!(answered(&world).await?, 26);
+    assert_eq!(sums(&world, &whole).await?, Sums { accepted: 5, stored: 10, in_flight: 5, ..Sums::default() });
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_an_alarm_while_items_move() -> anyhow::Result<()> {
+    let mut world = World::start_with(&[("TRACEBILITY_ANSWERED_EVERY", "100ms")], &AT_ONCE).await?;
+    let mut orgs = Vec::new();
+    for number in 0..6 {
+        orgs.push(world.org(&format!("moves-{number}")).await?);
+    }
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(6) {
+        for org in &orgs {
+            send(&world, org, 3).await?;
+        }
+    }
+    world.worker.kill().await?;
+    world.worker.start().await?;
+    world.until_drained().await?;
+    for org in &orgs {
+        assert_eq!((alarms(&world, org).await?, sums(&world, org).await?.residue), (Vec::new(), 0));
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_balances_too() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
@@ -234,7 +301,7 @@ async fn a_cluster_balances_too() -> anyhow::Result<()> {
     world.until_drained().await?;
     world.worker.stop().await?;
     send(&world, &orgs[0], 3).await?;
-    let balance = books(&world).await?.balance(Whose::Everyone, Window::up_to(unix_hour(), 3)).await?;
+    let balance = books(&world).await?.balance(Whose::Everyone, &Window::up_to(unix_hour(), 3)).await?;
     let sums = Sums::of(&balance);
     assert_eq!(sums, Sums { accepted: 63, stored: 60, in_flight: 3, ..Sums::default() }, "{balance:?}");
     Ok(())
@@ -292,7 +359,7 @@ async fn nothing_is_called_missing_when_not_all_was_seen() -> anyhow::Result<()>
         pipe.query_async::<()>(&mut redis).await?;
     }
     send(&world, &org, 5).await?;
-    let balance = books(&world).await?.balance(Whose::Org(org.org_id), Window::up_to(unix_hour(), 3)).await?;
+    let balance = books(&world).await?.balance(Whose::Org(org.org_id), &Window::up_to(unix_hour(), 3)).await?;
     assert_eq!((balance.is_complete, balance.residue()), (false, 0), "{balance:?}");
     assert!(balance.unreadable >= SCAN_ENTRIES_MAX, "{balance:?}");
     assert_eq!(Sums::of(&balance), Sums { accepted: 5, ..Sums::default() });

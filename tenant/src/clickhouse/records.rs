@@ -40,17 +40,6 @@ pub struct Billed {
     pub quantity: u64,
 }
 
-/// What an org is billed for of what it sent in an hour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StoredByHour {
-    /// Whose.
-    pub org_id: OrgId,
-    /// Hours since the Unix epoch, of when it was received.
-    pub hour: i64,
-    /// Runs and spans.
-    pub items: u64,
-}
-
 /// A row of `audit_log`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditRow {
@@ -137,39 +126,6 @@ impl Records {
             Ok(Billed { org_id, meter, quantity })
         });
         billed.collect()
-    }
-
-    /// What is billed of what an org, or everyone, sent in the hours from `first` to `last`; at most `limit` orgs and hours.
-    pub async fn stored_by_hour(
-        &self,
-        org: Option<OrgId>,
-        first: i64,
-        last: i64,
-        limit: u32,
-    ) -> Result<Vec<StoredByHour>, InsertError> {
-        const TABLE: &str = "billing_meter";
-        // Not FINAL: what was stored twice is to be seen.
-        const SQL: &str =
-            "SELECT toString(org_id), toInt64(intDiv(toUnixTimestamp(received_at), 3600)) AS hour, sum(quantity)
-              FROM billing_meter
-              WHERE ({everyone:UInt8} OR org_id = {org:UUID}) AND meter = 'span_ingested'
-                AND received_at >= fromUnixTimestamp64Second({from:Int64}, 'UTC')
-                AND received_at < fromUnixTimestamp64Second({until:Int64}, 'UTC')
-              GROUP BY org_id, hour LIMIT {limit:UInt32}";
-        let query = self
-            .client
-            .query(SQL)
-            .param("everyone", u8::from(org.is_none()))
-            .param("org", org.map_or(Uuid::nil(), |org| org.0).to_string())
-            .param("from", first.saturating_mul(3600))
-            .param("until", last.saturating_add(1).saturating_mul(3600))
-            .param("limit", limit);
-        let rows = within(TABLE, query.fetch_all::<(String, i64, u64)>()).await?;
-        let stored = rows.into_iter().map(|(org_id, hour, items)| {
-            let org_id = org_id.parse().map_err(|_| unexpected(TABLE))?;
-            Ok(StoredByHour { org_id, hour, items })
-        });
-        stored.collect()
     }
 
     /// Whether a table has rows of what an org sent at that time. For who does not know what came of an insert.
@@ -261,7 +217,7 @@ impl Records {
         gaps.collect()
     }
 
-    async fn insert(
+    pub(super) async fn insert(
         &self,
         table: &'static str,
         sql: &'static str,
@@ -302,7 +258,7 @@ fn texts(ids: impl ExactSizeIterator<Item = Uuid>) -> Result<Vec<String>, Insert
     Ok(ids.map(|id| id.to_string()).collect())
 }
 
-fn unexpected(table: &'static str) -> InsertError {
+pub(super) fn unexpected(table: &'static str) -> InsertError {
     InsertError::new(table, &Error::BadResponse("an answer of another shape than was asked for".to_owned()))
 }
 

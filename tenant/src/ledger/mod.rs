@@ -17,8 +17,8 @@ mod books;
 mod transit;
 mod watch;
 
-pub use balance::{Balance, DeadLettered, Row, SetAside, Window};
-pub use books::{Books, ROWS_MAX, Whose};
+pub use balance::{Amounts, Balance, DeadLettered, Row, SetAside, Window};
+pub use books::{ASIDE_ORGS_MAX, Books, ROWS_MAX, Whose};
 pub use transit::{PAGE_BYTES, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX};
 pub use watch::{Report, Residue, SETTLE, WATCHED_HOURS, Watch, residues};
 
@@ -52,6 +52,8 @@ pub enum LedgerError {
     #[error(transparent)]
     Registry(#[from] RegistryError),
     /// More orgs and hours than one answer holds.
-    #[error("there are more than {ROWS_MAX} orgs and hours to balance; ask for one org, or for fewer hours")]
+    #[error(
+        "one bucket of orgs has more than {ROWS_MAX} orgs and hours to balance; ask for one org, or for fewer hours"
+    )]
     TooMany,
 }

@@ -10,8 +10,8 @@ use schema::model::Meter;
 use schema::tables::BILLING_METER;
 
 use super::LedgerError;
-use super::balance::{Counts, Window};
-use super::books::Whose;
+use super::balance::{Counts, Group, Window};
+use super::books::Filter;
 use crate::clock::hour_of;
 use crate::dlq::{Desk, Listed, Source, Walk};
 use crate::keys::RedisKey;
@@ -36,18 +36,22 @@ fn script(text: &str) -> Script {
 
 /// Looks at what is in transit, of those orgs and hours.
 pub(super) struct Transit<'a> {
-    pub(super) redis: &'a Redis,
-    pub(super) whose: Whose,
-    pub(super) window: Window,
+    redis: &'a Redis,
+    filter: Filter<'a>,
+    window: &'a Window,
     /// Whether everything was seen.
     pub(super) is_complete: bool,
     /// What was seen and could not be read.
     pub(super) unreadable: u64,
 }
 
-impl Transit<'_> {
+impl<'a> Transit<'a> {
+    pub(super) const fn new(redis: &'a Redis, filter: Filter<'a>, window: &'a Window) -> Self {
+        Self { redis, filter, window, is_complete: true, unreadable: 0 }
+    }
+
     /// Items of the entries of all streams.
-    pub(super) async fn in_flight(&mut self) -> Result<Counts, LedgerError> {
+    pub(super) async fn in_flight<G: Group>(&mut self) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         for shard in Shard::all() {
             self.waiting(shard, &mut counts).await?;
@@ -56,7 +60,7 @@ impl Transit<'_> {
     }
 
     /// Those that a stream has now, not those that come meanwhile.
-    async fn waiting(&mut self, shard: Shard, counts: &mut Counts) -> Result<(), LedgerError> {
+    async fn waiting<G: Group>(&mut self, shard: Shard, counts: &mut Counts<G>) -> Result<(), LedgerError> {
         let (mut from, mut until) = ("-".to_owned(), None::<String>);
         let (mut entries, mut bytes) = (0, 0);
         loop {
@@ -85,7 +89,7 @@ impl Transit<'_> {
     }
 
     /// Items of an org's envelopes that wait for a larger quota.
-    pub(super) async fn parked(&mut self, org: OrgId, counts: &mut Counts) -> Result<(), LedgerError> {
+    pub(super) async fn parked<G: Group>(&mut self, org: OrgId, counts: &mut Counts<G>) -> Result<(), LedgerError> {
         let (mut cursor, mut bytes, mut seen) = ("0".to_owned(), 0, HashSet::new());
         loop {
             let mut call = PARKED.key(RedisKey::quota_parked(org));
@@ -112,7 +116,7 @@ impl Transit<'_> {
     }
 
     /// Items of the shards' dead letters. Those of the legacy stream were never accepted into a shard.
-    pub(super) async fn letters(&mut self) -> Result<Counts, LedgerError> {
+    pub(super) async fn letters<G: Group>(&mut self) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         for shard in Shard::all() {
             let mut walk = Walk::new(Desk::new(self.redis.clone()), [Source::Shard(shard)]);
@@ -131,7 +135,7 @@ impl Transit<'_> {
         Ok(counts)
     }
 
-    fn count_letter(&mut self, letter: &Listed, counts: &mut Counts) {
+    fn count_letter<G: Group>(&mut self, letter: &Listed, counts: &mut Counts<G>) {
         let description = &letter.description;
         let Some(org) = description.org.filter(|_| description.items > 0) else {
             self.unreadable += 1;
@@ -143,7 +147,7 @@ impl Transit<'_> {
         }
     }
 
-    fn count(&mut self, envelope: &[u8], counts: &mut Counts) {
+    fn count<G: Group>(&mut self, envelope: &[u8], counts: &mut Counts<G>) {
         match Envelope::decode(envelope) {
             Ok(envelope) => {
                 let items = envelope.billed(Meter::SpanIngested);
@@ -153,9 +157,9 @@ impl Transit<'_> {
         }
     }
 
-    fn add(&self, org: OrgId, hour: i64, items: u64, counts: &mut Counts) {
-        if items > 0 && self.whose.holds(org) && self.window.holds(hour) {
-            *counts.entry((org, hour)).or_default() += items;
+    fn add<G: Group>(&self, org: OrgId, hour: i64, items: u64, counts: &mut Counts<G>) {
+        if items > 0 && self.filter.holds(org) && self.window.holds(hour) {
+            *counts.entry((G::from(org), hour)).or_default() += items;
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Looking again and again, and raising an alarm when a residue stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
@@ -10,7 +12,9 @@ use serde::Serialize;
 use serde_json::json;
 use time::OffsetDateTime;
 
-use super::{Balance, Books, LedgerError, Whose, Window};
+use super::balance::Bucket;
+use super::books::Look;
+use super::{Balance, Books, LedgerError, Window};
 use crate::audit::{EventType, NewEvent};
 use crate::clock::unix_hour;
 use crate::keys::RedisKey;
@@ -22,6 +26,12 @@ use crate::registry::Registry;
 pub const SETTLE: Duration = Duration::from_secs(120);
 /// Hours that are watched.
 pub const WATCHED_HOURS: u32 = 24;
+/// How often all of them are looked at. The last two are at every look, and those with a residue: what is older hardly changes.
+const ALL_EVERY: Duration = Duration::from_secs(15 * 60);
+/// Residues that are remembered, by org and hour. What is beyond is found again by later looks.
+const RESIDUES_MAX: usize = 10_000;
+/// Alarms of one look. The others are raised by the next ones.
+const ALARMS_MAX: usize = 500;
 /// Who is said to have told.
 const ACTOR: &str = "ledger";
 
@@ -42,11 +52,13 @@ type Residues = BTreeMap<(OrgId, i64), Residue>;
 /// What a look found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Orgs and hours that were balanced.
+    /// Hours that were looked at.
+    pub hours: usize,
+    /// Orgs and hours that were looked at each by itself.
     pub rows: usize,
-    /// Those with a residue.
+    /// Orgs and hours that are known to have a residue.
     pub residues: usize,
-    /// The sum of the residues, whichever way.
+    /// The sum of the residues, whichever way, also of those that were not looked at by org yet.
     pub items: u64,
     /// Alarms that were raised.
     pub told: usize,
@@ -59,39 +71,67 @@ pub struct Watch {
     redis: Redis,
     registry: Registry,
     settle: Duration,
+    /// When all hours were looked at last.
+    looked_at_all: Arc<Mutex<Option<Instant>>>,
+    looks: Arc<AtomicUsize>,
 }
 
 impl Watch {
     /// Writes alarms into that registry's audit trail.
-    pub const fn new(books: Books, redis: Redis, registry: Registry, settle: Duration) -> Self {
-        Self { books, redis, registry, settle }
+    pub fn new(books: Books, redis: Redis, registry: Registry, settle: Duration) -> Self {
+        let (looked_at_all, looks) = (Arc::default(), Arc::default());
+        Self { books, redis, registry, settle, looked_at_all, looks }
     }
 
     /// Looks once. What fails is done again by the next look; an alarm may then be raised twice, never not at all.
     pub async fn look(&self) -> Result<Report, LedgerError> {
         let begun = Instant::now();
-        let window = Window::up_to(unix_hour(), WATCHED_HOURS);
-        let balance = self.books.balance(Whose::Everyone, window).await?;
         let before = residues(&self.redis).await?;
+        let (window, is_full) = self.window(&before);
+        let known = before.keys().map(|(org, hour)| (Bucket::from(*org), *hour)).collect();
+        let look = self.books.look(&window, &known, self.looks.fetch_add(1, Ordering::Relaxed)).await?;
+        if is_full {
+            *lock(&self.looked_at_all) = Some(begun);
+        }
         let now_s = OffsetDateTime::now_utc().unix_timestamp();
-        let (after, alarms) = judge(&balance, &before, now_s, self.settle);
-        for (org, hour) in &alarms {
-            if let Some(residue) = after.get(&(*org, *hour)) {
-                self.tell(*org, *hour, residue, &balance).await?;
+        let (after, alarms) = judge(&look, &window, &before, now_s, self.settle);
+        for of in &alarms {
+            if let Some(residue) = after.get(of) {
+                self.tell(*of, residue, &look.balance).await?;
             }
         }
         self.remember(&before, &after).await?;
-        let report =
-            Report { rows: balance.rows.len(), residues: after.len(), items: balance.residue(), told: alarms.len() };
+        let apart = look.residues.iter().filter(|((bucket, _), _)| !look.drilled.contains(bucket));
+        let apart: u64 = apart.map(|(_, residue)| residue.unsigned_abs()).sum();
+        let report = Report {
+            hours: window.hours().len(),
+            rows: look.balance.rows.len(),
+            residues: after.len(),
+            items: after.values().map(|residue| residue.items.unsigned_abs()).sum::<u64>() + apart,
+            told: alarms.len(),
+        };
         gauge!("tracebility_ledger_residue").set(report.items as f64);
         gauge!("tracebility_ledger_residue_orgs").set(orgs(&after) as f64);
-        gauge!("tracebility_ledger_is_complete").set(f64::from(u8::from(balance.is_complete)));
+        gauge!("tracebility_ledger_is_complete").set(f64::from(u8::from(look.is_complete)));
         gauge!("tracebility_ledger_checked_at_seconds").set(now_s as f64);
+        gauge!("tracebility_ledger_check_seconds").set(begun.elapsed().as_secs_f64());
         tracing::debug!(?report, took = ?begun.elapsed(), "the ledger was balanced");
         Ok(report)
     }
 
-    async fn tell(&self, org: OrgId, hour: i64, residue: &Residue, balance: &Balance) -> Result<(), LedgerError> {
+    /// The hours to look at, and whether they are all that are watched: the last two, those that did not balance, and now and then all.
+    fn window(&self, known: &Residues) -> (Window, bool) {
+        let (now, due) = (unix_hour(), *lock(&self.looked_at_all));
+        let all = Window::up_to(now, WATCHED_HOURS);
+        if due.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
+            return (all, true);
+        }
+        let mut hours: BTreeSet<i64> = known.keys().map(|(_, hour)| *hour).filter(|hour| all.holds(*hour)).collect();
+        hours.extend([now - 1, now]);
+        (Window::of(hours), false)
+    }
+
+    async fn tell(&self, (org, hour): (OrgId, i64), residue: &Residue, balance: &Balance) -> Result<(), LedgerError> {
         let row = balance.rows.iter().find(|row| (row.org_id, row.hour) == (org, hour));
         let what = if residue.items > 0 { "missing" } else { "there that nobody sent" };
         let items = residue.items.unsigned_abs();
@@ -140,28 +180,47 @@ pub async fn residues(redis: &Redis) -> Result<Residues, RedisError> {
 }
 
 /// What is to be remembered after a look, and what an alarm is to be raised for: what has lasted, and what of it has grown.
-fn judge(balance: &Balance, before: &Residues, now_s: i64, settle: Duration) -> (Residues, Vec<(OrgId, i64)>) {
+fn judge(
+    look: &Look,
+    window: &Window,
+    before: &Residues,
+    now_s: i64,
+    settle: Duration,
+) -> (Residues, Vec<(OrgId, i64)>) {
     let (mut after, mut alarms) = (Residues::new(), Vec::new());
-    for row in &balance.rows {
-        let of = (row.org_id, row.hour);
-        let known = before.get(&of);
-        if row.is_balanced() {
-            // When not all was seen, nothing is known to be right again.
-            if let Some(known) = known.filter(|_| !balance.is_complete) {
-                after.insert(of, *known);
-            }
-            continue;
+    let first = unix_hour_of(now_s) - i64::from(WATCHED_HOURS);
+    for (of, known) in before.iter().filter(|((_, hour), _)| *hour > first) {
+        let was_looked_at = window.holds(of.1) && look.drilled.contains(&Bucket::from(of.0));
+        // When not all was seen, nothing is known to be right again.
+        if !was_looked_at || !look.is_complete {
+            after.insert(*of, *known);
         }
-        let same = known.filter(|known| known.items.signum() == row.residue.signum());
+    }
+    for row in look.balance.rows.iter().filter(|row| !row.is_balanced()) {
+        let (of, items) = ((row.org_id, row.hour), row.amounts.residue);
+        let same = before.get(&of).filter(|known| known.items.signum() == items.signum());
         let (since_s, told) = same.map_or((now_s, 0), |same| (same.since_s, same.told));
         let has_lasted = now_s.saturating_sub(since_s) >= settle.as_secs().cast_signed();
-        let is_news = same.is_some() && has_lasted && row.residue.unsigned_abs() > told.unsigned_abs();
-        if is_news {
+        let is_news = same.is_some() && has_lasted && items.unsigned_abs() > told.unsigned_abs();
+        if after.len() >= RESIDUES_MAX && !before.contains_key(&of) {
+            continue;
+        }
+        let is_told = is_news && alarms.len() < ALARMS_MAX;
+        if is_told {
             alarms.push(of);
         }
-        after.insert(of, Residue { since_s, items: row.residue, told: if is_news { row.residue } else { told } });
+        after.insert(of, Residue { since_s, items, told: if is_told { items } else { told } });
     }
     (after, alarms)
+}
+
+const fn unix_hour_of(seconds: i64) -> i64 {
+    seconds.div_euclid(3600)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // It holds one value, which is whole at any time.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn orgs(residues: &Residues) -> usize {
@@ -174,23 +233,24 @@ fn orgs(residues: &Residues) -> usize {
 mod tests {
     use uuid::Uuid;
 
-    use super::super::{DeadLettered, Row, SetAside};
+    use super::super::{Amounts, Row};
     use super::*;
 
     const OF: (OrgId, i64) = (OrgId(Uuid::from_u128(7)), 500_000);
 
-    fn balance(residue: i64) -> Balance {
-        let row = Row {
-            org_id: OF.0,
-            hour: OF.1,
-            accepted: 9,
-            stored: 0,
-            set_aside: SetAside::default(),
-            dead_lettered: DeadLettered::default(),
-            in_flight: 0,
-            residue,
-        };
-        Balance { rows: vec![row], is_complete: true, unreadable: 0 }
+    fn look(residue: i64) -> Look {
+        let amounts = Amounts { accepted: 9, residue, ..Amounts::default() };
+        let rows = vec![Row { org_id: OF.0, hour: OF.1, amounts }];
+        Look {
+            drilled: BTreeSet::from([Bucket::from(OF.0)]),
+            balance: Balance { rows, ..Balance::default() },
+            is_complete: true,
+            ..Look::default()
+        }
+    }
+
+    fn judged(look: &Look, before: &Residues, after_s: i64, settle: Duration) -> (Residues, Vec<(OrgId, i64)>) {
+        judge(look, &Window::of(BTreeSet::from([OF.1])), before, OF.1 * 3600 + after_s, settle)
     }
 
     #[test]
@@ -200,26 +260,58 @@ mod tests {
         for (now_s, residue) in
             [(0, 3), (60, 3), (120, 3), (180, 3), (240, 5), (300, 4), (360, 0), (420, -1), (500, 2), (620, 2)]
         {
-            let (after, raised) = judge(&balance(residue), &known, now_s, settle);
+            let (after, raised) = judged(&look(residue), &known, now_s, settle);
             alarms.extend(raised.iter().map(|_| now_s));
             known = after;
         }
         assert_eq!(alarms, [120, 240, 620], "the other sign is another residue");
-        assert_eq!(known[&OF], Residue { since_s: 500, items: 2, told: 2 });
+        assert_eq!(known[&OF], Residue { since_s: OF.1 * 3600 + 500, items: 2, told: 2 });
     }
 
     #[test]
     fn one_look_is_no_alarm_even_without_a_settling_time() {
-        let (known, alarms) = judge(&balance(3), &Residues::new(), 50, Duration::ZERO);
+        let (known, alarms) = judged(&look(3), &Residues::new(), 50, Duration::ZERO);
         assert_eq!(alarms, []);
-        assert_eq!(judge(&balance(3), &known, 50, Duration::ZERO).1, [OF]);
+        assert_eq!(judged(&look(3), &known, 50, Duration::ZERO).1, [OF]);
     }
 
     #[test]
     fn what_was_not_seen_whole_neither_raises_nor_ends_an_alarm() {
         let known = Residues::from([(OF, Residue { since_s: 1, items: 3, told: 3 })]);
-        let partial = Balance { is_complete: false, ..balance(0) };
-        assert_eq!(judge(&partial, &known, 500, SETTLE), (known.clone(), vec![]));
-        assert_eq!(judge(&balance(0), &known, 500, SETTLE), (Residues::new(), vec![]));
+        let partial = Look { is_complete: false, ..look(0) };
+        assert_eq!(judged(&partial, &known, 500, SETTLE), (known.clone(), vec![]));
+        assert_eq!(judged(&look(0), &known, 500, SETTLE), (Residues::new(), vec![]));
+    }
+
+    #[test]
+    fn what_was_not_looked_at_stays_known_until_its_hour_is_not_watched() {
+        let known = Residues::from([(OF, Residue { since_s: 1, items: 3, told: 3 })]);
+        let elsewhere = Look { is_complete: true, ..Look::default() };
+        assert_eq!(judged(&elsewhere, &known, 500, SETTLE), (known.clone(), vec![]));
+        let later = Window::of(BTreeSet::from([OF.1 + 1]));
+        assert_eq!(judge(&look(0), &later, &known, OF.1 * 3600, SETTLE).0, known, "another hour was");
+        let day_s = i64::from(WATCHED_HOURS) * 3600;
+        assert_eq!(judged(&elsewhere, &known, day_s, SETTLE), (Residues::new(), vec![]));
+    }
+
+    #[test]
+    fn alarms_of_one_look_are_bounded_and_the_rest_follows() {
+        let rows: Vec<Row> = (0..ALARMS_MAX as u128 + 7)
+            .map(|n| Row {
+                org_id: OrgId(Uuid::from_u128(n)),
+                hour: OF.1,
+                amounts: Amounts { residue: 1, ..Amounts::default() },
+            })
+            .collect();
+        let drilled = rows.iter().map(|row| Bucket::from(row.org_id)).collect();
+        let look =
+            Look { drilled, balance: Balance { rows, ..Balance::default() }, is_complete: true, ..Look::default() };
+        let (mut known, mut told) = (Residues::new(), Vec::new());
+        for turn in 0..4 {
+            let (after, alarms) = judged(&look, &known, turn, Duration::ZERO);
+            told.push(alarms.len());
+            known = after;
+        }
+        assert_eq!(told, [0, ALARMS_MAX, 7, 0]);
     }
 }

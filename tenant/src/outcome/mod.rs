@@ -13,8 +13,10 @@ use schema::ids::OrgId;
 
 use crate::words::words;
 
+mod answered;
 mod flush;
 
+pub use answered::Answered;
 pub use flush::{FLUSH_EVERY, field, run};
 pub(crate) use flush::{KEPT_S, is_outcome};
 
@@ -66,6 +68,7 @@ pub struct Sum {
 #[derive(Clone, Debug)]
 pub struct Ledger {
     sums: Arc<[Mutex<HashMap<Sum, u64>>; LOCKS]>,
+    answered: Answered,
 }
 
 impl Default for Ledger {
@@ -77,12 +80,17 @@ impl Default for Ledger {
 impl Ledger {
     /// An empty ledger.
     pub fn new() -> Self {
-        Self { sums: Arc::new(std::array::from_fn(|_| Mutex::default())) }
+        Self { sums: Arc::new(std::array::from_fn(|_| Mutex::default())), answered: Answered::default() }
     }
 
     /// So many items of an org, whose fate is open from now on.
     pub fn open(&self, org: OrgId, items: u64) -> Items {
         Items { ledger: self.clone(), org, items }
+    }
+
+    /// What was answered for with a 2xx.
+    pub const fn answered(&self) -> &Answered {
+        &self.answered
     }
 
     /// Counts requests that were refused before anyone knew how many items they hold, each as one.

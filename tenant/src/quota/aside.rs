@@ -11,11 +11,14 @@ use uuid::Uuid;
 
 use crate::audit::{EventType, NewEvent};
 use crate::keys::RedisKey;
+use crate::ledger::ACCEPTED_KEPT;
 use crate::outcome::{self, DROPPED, KEPT_S, Outcome};
 use crate::redis::Redis;
 use crate::registry::OverQuota;
+use crate::shard::Shard;
 
 static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("raise.lua")));
+static MARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("mark.lua")));
 
 /// How long what was noted is kept for the audit trail, if nobody comes to tell it.
 const NOTES_KEPT_S: i64 = 40 * 24 * 3600;
@@ -38,9 +41,14 @@ pub struct Aside {
 /// Notes, as they are in Redis.
 pub type Kept = BTreeMap<String, u64>;
 
-/// Notes how many items a batch sets aside. `batch` is a name that no other has. May be repeated.
-pub async fn note(redis: &Redis, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
+/// Notes how many items a batch of a shard sets aside. `batch` is a name that no other has. May be repeated.
+pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
     let Aside { org, hour, how } = aside;
+    // So that the ledger finds the org without looking at all of them.
+    let (noted, kept_s) =
+        (RedisKey::shard_aside(shard, hour), i64::try_from(ACCEPTED_KEPT.as_secs()).unwrap_or(i64::MAX));
+    let mut call = MARK.key(noted);
+    call.arg(org.to_string()).arg(kept_s).invoke_async::<()>(&mut redis.clone()).await?;
     let reason = match how {
         OverQuota::Park => PARKED,
         OverQuota::Drop => DROPPED,

@@ -67,7 +67,7 @@ impl Command {
             let failed =
                 |error: String| Failure::new(error, "check that Redis and ClickHouse run, then repeat the command");
             let window = Window::up_to(unix_hour(), self.hours);
-            let balance = books.balance(whose, window).await.map_err(|error| failed(error.to_string()))?;
+            let balance = books.balance(whose, &window).await.map_err(|error| failed(error.to_string()))?;
             let seen = residues(&redis).await.map_err(|error| failed(error.to_string()))?;
             let page = Page { balance, seen, slugs: slugs.clone() };
             let overdue = page.overdue(self.settle);
@@ -108,25 +108,32 @@ impl Page {
             let since = seen(row).and_then(|seen| at(seen.since_s));
             [
                 moment_or_none(at(row.hour.saturating_mul(3600))),
-                row.accepted.to_string(),
-                row.stored.to_string(),
-                row.set_aside.parked.saturating_add(row.set_aside.dropped).to_string(),
-                row.dead_lettered.held.saturating_add(row.dead_lettered.dropped).to_string(),
-                row.in_flight.to_string(),
-                row.residue.to_string(),
+                row.amounts.accepted.to_string(),
+                row.amounts.answered.to_string(),
+                row.amounts.stored.to_string(),
+                row.amounts.set_aside.parked.saturating_add(row.amounts.set_aside.dropped).to_string(),
+                row.amounts.dead_lettered.held.saturating_add(row.amounts.dead_lettered.dropped).to_string(),
+                row.amounts.in_flight.to_string(),
+                row.amounts.residue.to_string(),
                 moment_or_none(since),
                 self.slugs.get(&row.org_id).cloned().unwrap_or_else(|| row.org_id.to_string()),
             ]
         });
-        let headings = ["HOUR", "ACCEPTED", "STORED", "SET ASIDE", "DEAD", "IN FLIGHT", "RESIDUE", "SINCE", "ORG"];
+        let headings =
+            ["HOUR", "ACCEPTED", "ANSWERED", "STORED", "SET ASIDE", "DEAD", "IN FLIGHT", "RESIDUE", "SINCE", "ORG"];
         let json = self.balance.rows.iter().map(|row| {
             json!({ "org": self.slugs.get(&row.org_id), "row": row, "residue_since_s": seen(row).map(|seen| seen.since_s) })
         });
         let json = json!({
             "rows": json.collect::<Vec<_>>(), "residue": self.balance.residue(),
-            "is_complete": self.balance.is_complete, "unreadable": self.balance.unreadable,
+            "is_whole": self.balance.is_whole, "is_complete": self.balance.is_complete, "unreadable": self.balance.unreadable,
         });
         let mut answer = Answer::table(json, &headings, rows.collect());
+        if !self.balance.is_whole {
+            answer = answer.note(
+                "there are too many orgs and hours to list: only orgs that do not balance are, and of those some",
+            );
+        }
         if !self.balance.is_complete {
             answer = answer.note("there is too much in flight to look at all of it: those are lower bounds, and nothing is called missing");
         }
