@@ -3,13 +3,16 @@
 //! Which shards are this worker's, [`lease`] says. Per shard one task ([`shard`]) reads its stream ([`feed`], [`window`]), gathers
 //! envelopes ([`batch`]) and has them delivered: what is to be done is [`delivery`]'s to say, and `carrier` does it, against Redis
 //! ([`stream`]) and ClickHouse, at a [`pace`] that it can follow. What cannot be
-//! stored is parked as dead letters, and [`parked`] tells of it. What was written before there were shards, [`legacy`] moves into
+//! stored is parked as dead letters, and [`parked`] tells of it; `care` finds what crashes workers. What was written before there were shards, [`legacy`] moves into
 //! them. Beside that a worker may have [`roles`].
 
 mod backoff;
 pub mod batch;
+mod care;
 mod carrier;
 pub mod config;
+#[cfg(debug_assertions)]
+mod crash;
 pub mod delivery;
 pub mod feed;
 pub mod health;
@@ -18,6 +21,7 @@ pub mod legacy;
 pub mod metrics;
 pub mod pace;
 pub mod parked;
+mod persist;
 pub mod quota;
 pub mod roles;
 pub mod shard;

@@ -83,8 +83,17 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let stores = shard::Stores { redis_url: config.redis_url, redis, dlq_bytes_max, parked_bytes_max, legacy };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
-    let signal = service::stop_signal().await;
-    tracing::info!(signal, "draining");
+    // What looks after the leases ends only when it is told to, or by a defect: then another process is to do it.
+    let is_whole = tokio::select! {
+        signal = service::stop_signal() => {
+            tracing::info!(signal, "draining");
+            true
+        }
+        Some(ended) = shards.join_next() => {
+            tracing::error!(?ended, "the work on the shards has ended by itself; stopping");
+            false
+        }
+    };
     stop.send_replace(true);
     let drained = async {
         while shards.join_next().await.is_some() {}
@@ -98,6 +107,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     end_audit.send_replace(true);
     writing.await.context("the audit trail was not written to its end")?;
     serving.abort();
+    anyhow::ensure!(is_whole, "the work on the shards has ended by itself");
     tracing::info!("stopped");
     Ok(())
 }

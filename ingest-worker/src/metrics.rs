@@ -85,6 +85,21 @@ pub fn shard_taken_over() {
     counter!("tracebility_shard_takeovers_total").increment(1);
 }
 
+/// `tracebility_shard_panics_total{shard}`: how often the work on a shard has panicked. The shard was given back.
+pub fn shard_panicked(shard: Shard) {
+    counter!("tracebility_shard_panics_total", "shard" => shard.number().to_string()).increment(1);
+}
+
+/// `tracebility_shard_crashes{shard}`: tenures of a shard in a row that ended by a crash, with work left to do; 0 once that is done.
+pub fn shard_crashes(shard: Shard, crashes: u32) {
+    gauge!("tracebility_shard_crashes", "shard" => shard.number().to_string()).set(f64::from(crashes));
+}
+
+/// `tracebility_task_panics_total{task}`: how often something that a worker does beside its shards has panicked and was begun anew.
+pub fn task_panicked(task: &'static str) {
+    counter!("tracebility_task_panics_total", "task" => task).increment(1);
+}
+
 /// `tracebility_lease_losses_total`: shards that this worker had and lost without giving them up.
 pub fn lease_lost() {
     counter!("tracebility_lease_losses_total").increment(1);

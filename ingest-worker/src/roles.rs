@@ -15,6 +15,8 @@ use tenant::secret::SecretUrl;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::persist::persist;
+
 /// Which of them this worker has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
@@ -73,28 +75,40 @@ impl Chores {
             let books = Books::new(redis.clone(), records.clone());
             let watch = Watch::new(books, redis.clone(), registry.clone(), self.ledger_settle);
             let (turn, every, stop) = (turn.clone(), self.ledger_every, stop.clone());
-            tasks.spawn(turn.repeat(Job::Ledger, every, stop, move || {
+            tasks.spawn(persist("ledger", move || {
                 let watch = watch.clone();
-                async move { watch.look().await }
+                turn.clone().repeat(Job::Ledger, every, stop.clone(), move || {
+                    let watch = watch.clone();
+                    async move { watch.look().await }
+                })
             }));
         }
         if roles.quota {
             let quotas = QuotaReconciler::new(registry.clone(), redis, records.clone(), self.mode.enforces_quotas());
             let quotas = quotas.with_settle(self.quota_settle);
             let (turn, every, stop) = (turn.clone(), self.quota_every, stop.clone());
-            tasks.spawn(turn.repeat(Job::Quota, every, stop, move || {
+            tasks.spawn(persist("quota", move || {
                 let quotas = quotas.clone();
-                async move { quotas.tick().await }
+                turn.clone().repeat(Job::Quota, every, stop.clone(), move || {
+                    let quotas = quotas.clone();
+                    async move { quotas.tick().await }
+                })
             }));
         }
         if roles.audit {
             let publisher = Publisher::new(registry.clone(), records.clone());
-            tasks.spawn(publisher.repeat(turn.clone(), self.audit_publish_every, stop.clone()));
+            let (to_publish, every, stopping) = (turn.clone(), self.audit_publish_every, stop.clone());
+            tasks.spawn(persist("publish", move || {
+                publisher.clone().repeat(to_publish.clone(), every, stopping.clone())
+            }));
             let audit = AuditReconciler::new(registry, records);
             let (every, stop) = (self.audit_reconcile_every, stop.clone());
-            tasks.spawn(turn.repeat(Job::Audit, every, stop, move || {
+            tasks.spawn(persist("audit", move || {
                 let audit = audit.clone();
-                async move { audit.run().await }
+                turn.clone().repeat(Job::Audit, every, stop.clone(), move || {
+                    let audit = audit.clone();
+                    async move { audit.run().await }
+                })
             }));
         }
         Ok(tasks)

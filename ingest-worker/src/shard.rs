@@ -15,18 +15,22 @@ use tenant::dlq::Reason;
 use tenant::outcome::Ledger;
 use tenant::redis::{ConnectError, Redis};
 use tenant::secret::SecretUrl;
+use tenant::shard::fence::EntryId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
 use crate::backoff::Backoff;
 use crate::batch::{Batch, Limits};
+use crate::care::{Care, Look};
 use crate::carrier::{Carrier, Gone, letter};
 use crate::delivery::judge::Judge;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
 use crate::legacy::{DRAINED_BY, Legacy};
+use crate::metrics;
 use crate::pace::Pace;
 use crate::parked::Parked;
+use crate::persist::persist;
 use crate::quota::Quotas;
 use crate::stream::Stream;
 
@@ -107,7 +111,8 @@ pub fn serve(
     stop: &watch::Receiver<bool>,
 ) -> Result<JoinSet<()>, ConnectError> {
     let mut tasks = JoinSet::new();
-    tasks.spawn(shared.pace.clone().follow(shared.records.clone(), stop.clone()));
+    let (pace, records, stopping) = (shared.pace.clone(), shared.records.clone(), stop.clone());
+    tasks.spawn(persist("pace", move || pace.clone().follow(records.clone(), stopping.clone())));
     // Renewing a lease must not wait behind anything slow.
     let leases = Leases::new(tenant::redis::connect(&stores.redis_url)?, worker_id);
     tasks.spawn(leases.run(stop.clone(), move |tenure: Tenure| {
@@ -116,13 +121,17 @@ pub fn serve(
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
         let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
-        let legacy = (shard == DRAINED_BY).then(|| stores.legacy.clone().drain(tenure.clone()));
+        let legacy = (shard == DRAINED_BY).then(|| {
+            let (legacy, tenure) = (stores.legacy.clone(), tenure.clone());
+            persist("legacy", move || legacy.clone().drain(tenure.clone()))
+        });
         async move {
             match reader {
                 Ok(reader) => {
                     let working = async {
                         let feed = Feed::new(shard, reader, shared.window_max);
-                        run(feed, Carrier::new(tenure, stream, redis, &shared), quotas, shared).await;
+                        let care = Care::new(tenure.clone(), redis.clone());
+                        run(feed, Carrier::new(tenure, stream, redis, &shared), care, quotas, shared).await;
                     };
                     tokio::join!(working, OptionFuture::from(legacy));
                 }
@@ -134,10 +143,11 @@ pub fn serve(
 }
 
 /// Serves a shard until its tenure ends. What was read by then and is not announced stays in Redis.
-async fn run(feed: Feed, carrier: Carrier, quotas: Option<Quotas>, shared: Shared) {
+async fn run(feed: Feed, carrier: Carrier, care: Care, quotas: Option<Quotas>, shared: Shared) {
     let shard = carrier.tenure().shard().number();
     let batch = Batch::default();
-    let worker = Worker { feed, carrier, quotas, shared, batch, memory: None, delivered: None, batches: 0 };
+    let worker =
+        Worker { feed, carrier, care, horizon: None, quotas, shared, batch, memory: None, delivered: None, batches: 0 };
     if worker.work().await.is_err() {
         tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
     }
@@ -146,6 +156,9 @@ async fn run(feed: Feed, carrier: Carrier, quotas: Option<Quotas>, shared: Share
 struct Worker {
     feed: Feed,
     carrier: Carrier,
+    care: Care,
+    /// The last entry that was waiting when the stream was read to its end for the first time.
+    horizon: Option<EntryId>,
     quotas: Option<Quotas>,
     shared: Shared,
     batch: Batch,
@@ -158,6 +171,7 @@ struct Worker {
 
 impl Worker {
     async fn work(mut self) -> Result<(), Gone> {
+        self.recover_from_crashes().await;
         self.carrier.finish_what_was_begun().await?;
         while self.carrier.tenure().is_wanted() {
             // Not noticed by its keeper yet, who cannot run as long as the workers of the runtime go round here.
@@ -171,8 +185,55 @@ impl Worker {
             if is_full || self.batch.is_due(&self.shared.limits, Instant::now()) {
                 self.deliver().await?;
             }
+            self.calm_down().await?;
         }
         Ok(())
+    }
+
+    /// Waits before anything is done, when the work on this shard has crashed again and again.
+    async fn recover_from_crashes(&self) {
+        let (tenure, pause) = (self.carrier.tenure(), self.care.pause());
+        let (shard, crashes) = (tenure.shard(), tenure.crashes());
+        metrics::shard_crashes(shard, crashes);
+        if self.care.is_on() {
+            let shard = shard.number();
+            tracing::error!(shard, crashes, ?pause, "the work on a shard has crashed again and again; being careful");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = tenure.ended() => {}
+        }
+    }
+
+    /// Forgets crashes when all that was waiting then is done.
+    async fn calm_down(&mut self) -> Result<(), Gone> {
+        if !self.care.has_crashed() {
+            return Ok(());
+        }
+        if self.horizon.is_none() && self.feed.is_at_end() {
+            self.horizon = Some(self.feed.window.read_to());
+        }
+        let is_past = |horizon| self.feed.window.oldest().is_none_or(|oldest| oldest > horizon);
+        if self.batch.is_empty() && self.horizon.is_some_and(is_past) {
+            let mut backoff = Backoff::new();
+            while let Err(error) = self.care.calm().await {
+                self.carrier.failed(&mut backoff, "forget crashes", &error.into()).await?;
+            }
+            metrics::shard_crashes(self.carrier.tenure().shard(), 0);
+        }
+        Ok(())
+    }
+
+    /// How to look at an entry.
+    async fn look(&self, entry: EntryId) -> Result<Look, Gone> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.care.look(entry).await {
+                Ok(Look::Gone) => return Err(Gone),
+                Ok(look) => return Ok(look),
+                Err(error) => self.carrier.failed(&mut backoff, "note an entry", &error.into()).await?,
+            }
+        }
     }
 
     async fn read(&mut self, wait: Duration) -> Result<(), Gone> {
@@ -194,6 +255,21 @@ impl Worker {
     /// Adds what was read to the batch, org by org. True if it is full.
     async fn gather(&mut self) -> Result<bool, Gone> {
         while let Some(held) = self.feed.window.pop() {
+            match self.look(held.id).await? {
+                Look::Alone if !self.batch.is_empty() => {
+                    self.feed.window.put_back(held);
+                    return Ok(true);
+                }
+                Look::Never(tries) => {
+                    let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
+                    let letter = letter(held.id, org_of(&held.envelope), Reason::CrashedWorker, 0, &detail);
+                    self.carrier.park(&letter).await?;
+                    continue;
+                }
+                Look::Freely | Look::Alone | Look::Gone => {}
+            }
+            #[cfg(debug_assertions)]
+            crate::crash::on(&held);
             let envelope = match Envelope::decode(&held.envelope) {
                 Ok(envelope) => envelope,
                 Err(error) => {

@@ -4,6 +4,7 @@
 
 mod cli;
 mod columns;
+mod crashes;
 mod cutover;
 mod derived;
 mod dlq;
@@ -11,6 +12,7 @@ mod faults;
 mod http;
 mod langsmith;
 mod ledger;
+mod ledger_scale;
 mod limits;
 mod native;
 mod openapi;

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Takes the lease of a shard, if nobody else has it.
 --
--- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
+-- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch), crashes
 -- ARGV  1  who asks      2  for how long, ms
--- Reply {0, its owner, for how many ms more}       another has it
---       {1, "", epoch}                             taken: it was free, or the asker's already
---       {2, the former owner, epoch}               taken over: the former owner let it run out
+-- Reply {0, its owner, for how many ms more, 0}      another has it
+--       {1, "", epoch, crashes}                    taken: it was free, or the asker's already
+--       {2, the former owner, epoch, crashes}      taken over: the former owner let it run out
 --
 -- Every time a lease is taken it gets a new epoch, also by the owner whose lease still runs: a reply was lost, or a failover
 -- brought back a lease that its owner had given up, and nobody may go on under an epoch that did something before.
@@ -14,6 +14,9 @@
 -- that lost the last lease it is still another one than any before, unless the new primary's clock is behind by more than the
 -- failover took. Owners' names differ as well, and every script compares both. The epoch is never deleted. Runs on a full
 -- Redis too (allow-oom), which only workers can empty.
+--
+-- Crashes: how many tenures in a row ended without being given back, or by a panic. An owner that gets through what was waiting
+-- forgets them (care/calm.lua).
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -22,13 +25,13 @@ local owner, epoch, ends = lease[1], tonumber(lease[2] or 0), tonumber(lease[3] 
 
 local runs = owner and ends > now
 if runs and owner ~= ARGV[1] then
-    return {0, owner, ends - now}
+    return {0, owner, ends - now, 0}
 end
 epoch = math.max(epoch + 1, now)
 redis.call('HDEL', KEYS[1], 'waiting', 'waiting_since')
 redis.call('HSET', KEYS[1], 'owner', ARGV[1], 'epoch', string.format('%d', epoch),
     'until', string.format('%d', now + ARGV[2]))
 if owner and not runs then
-    return {2, owner, epoch}
+    return {2, owner, epoch, redis.call('HINCRBY', KEYS[1], 'crashes', 1)}
 end
-return {1, '', epoch}
+return {1, '', epoch, tonumber(redis.call('HGET', KEYS[1], 'crashes') or 0)}

@@ -24,9 +24,12 @@ pub(super) struct Keeper {
 }
 
 /// Why a lease is not kept any longer.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// The work has returned.
     Finished,
+    /// The work has panicked.
+    Crashed,
     /// The work has not returned in time.
     TooLate,
     /// The lease has run out, or is another's.
@@ -38,12 +41,12 @@ impl Keeper {
     pub(super) fn new(
         store: Store,
         shard: Shard,
-        epoch: u64,
+        (epoch, crashes): (u64, u32),
         asked: Instant,
         give_up: watch::Receiver<bool>,
     ) -> (Self, Tenure) {
         let (term, watched) = watch::channel(Term { until: end_of_lease(asked), wanted: true });
-        let tenure = Tenure::new(shard, Arc::clone(store.owner()), epoch, watched);
+        let tenure = Tenure::new(shard, Arc::clone(store.owner()), epoch, crashes, watched);
         (Self { store, shard, epoch, term, give_up }, tenure)
     }
 
@@ -53,8 +56,10 @@ impl Keeper {
         // A task of its own, so that it delays no renewal and can panic alone; a set, so that it ends with this one.
         let mut working = JoinSet::new();
         working.spawn(work);
-        match self.renew_while(&mut working).await {
+        let end = self.renew_while(&mut working).await;
+        match end {
             End::Finished => {}
+            End::Crashed => metrics::shard_panicked(self.shard),
             End::TooLate => tracing::warn!(shard, "the work on a shard was not finished in time; its lease runs out"),
             End::Lost => {
                 metrics::lease_lost();
@@ -69,7 +74,7 @@ impl Keeper {
             working.shutdown().await;
         }
         self.end();
-        match tokio::time::timeout(ASK_MAX, self.store.release(self.shard, self.epoch)).await {
+        match tokio::time::timeout(ASK_MAX, self.store.release(self.shard, self.epoch, end == End::Crashed)).await {
             Ok(Ok(true)) => tracing::info!(shard, epoch = self.epoch, "gave back a shard"),
             Ok(Ok(false)) => {}
             Ok(Err(error)) => tracing::warn!(shard, %error, "could not give back a shard; its lease runs out"),
@@ -85,10 +90,9 @@ impl Keeper {
         loop {
             tokio::select! {
                 Some(done) = working.join_next() => {
-                    if let Err(error) = done {
-                        tracing::error!(shard = self.shard.number(), %error, "the work on a shard failed");
-                    }
-                    return End::Finished;
+                    let Err(error) = done else { return End::Finished };
+                    tracing::error!(shard = self.shard.number(), %error, "the work on a shard has crashed");
+                    return End::Crashed;
                 }
                 () = told(&mut give_up), if give_up_by.is_none() => {
                     self.term.send_modify(|term| term.wanted = false);

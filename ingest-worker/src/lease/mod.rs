@@ -8,6 +8,8 @@
 //!   them at their next look.
 //! - One that crashes is not heard any more; its leases run out within [`LEASE_TTL`] and are taken at the next look.
 //! - One that stands still finds its leases over when it goes on, before it asks anybody.
+//! - One whose work on a shard panics gives that shard back and keeps the others. How often the work on a shard has crashed in a
+//!   row, its lease says.
 //! - While Redis is away nobody holds anything for longer than [`LEASE_TTL`], and nobody takes anything.
 
 use std::future::Future;
@@ -154,7 +156,7 @@ impl Leases {
         // Before Redis is asked: whenever it begins to count, it is not earlier.
         let asked = Instant::now();
         match self.store.acquire(shard).await {
-            Ok(Acquired::Taken { epoch, from }) => {
+            Ok(Acquired::Taken { epoch, from, crashes }) => {
                 if let Some(from) = &from {
                     metrics::shard_taken_over();
                     tracing::warn!(shard = shard.number(), epoch, from, "taking over a shard that was not given back");
@@ -162,7 +164,7 @@ impl Leases {
                     tracing::info!(shard = shard.number(), epoch, "taking a shard");
                 }
                 let (give_up, asked_to) = watch::channel(false);
-                let (keeper, tenure) = Keeper::new(self.store.clone(), shard, epoch, asked, asked_to);
+                let (keeper, tenure) = Keeper::new(self.store.clone(), shard, (epoch, crashes), asked, asked_to);
                 self.keepers.spawn(keeper.keep(work(tenure)));
                 self.kept[shard.index()] = Some(give_up);
             }

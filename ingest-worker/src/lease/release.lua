@@ -2,7 +2,7 @@
 -- Gives the lease of a shard back, so that another can take it at once.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
--- ARGV  1  its owner      2  its epoch
+-- ARGV  1  its owner      2  its epoch      3  1 if the work on the shard has crashed, otherwise 0
 -- Reply 1  given back      0  it is another's, or has begun anew
 --
 -- The epoch stays, so that it grows from there. Runs on a full Redis too (allow-oom): it only frees memory.
@@ -12,4 +12,7 @@ if lease[1] ~= ARGV[1] or lease[2] ~= ARGV[2] then
     return 0
 end
 redis.call('HDEL', KEYS[1], 'owner', 'until', 'waiting', 'waiting_since')
+if ARGV[3] == '1' then
+    redis.call('HINCRBY', KEYS[1], 'crashes', 1)
+end
 return 1

@@ -27,6 +27,8 @@ pub enum Acquired {
         epoch: u64,
         /// Who had it before and let it run out.
         from: Option<String>,
+        /// How many tenures in a row ended by a crash, with work left to do.
+        crashes: u32,
     },
     /// It is another's.
     Held {
@@ -59,10 +61,10 @@ impl Store {
     pub async fn acquire(&self, shard: Shard) -> Result<Acquired, RedisError> {
         let mut call = ACQUIRE.key(RedisKey::shard_lease(shard));
         call.arg(&*self.owner).arg(ttl_ms());
-        let (how, who, number): (u8, String, u64) = call.invoke_async(&mut self.redis.clone()).await?;
+        let (how, who, number, crashes): (u8, String, u64, u32) = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(match how {
             0 => Acquired::Held { by: who, left: Duration::from_millis(number) },
-            _ => Acquired::Taken { epoch: number, from: Some(who).filter(|who| !who.is_empty()) },
+            _ => Acquired::Taken { epoch: number, from: Some(who).filter(|who| !who.is_empty()), crashes },
         })
     }
 
@@ -73,10 +75,10 @@ impl Store {
         call.invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Gives the lease back. False when it is another's, or has begun anew.
-    pub async fn release(&self, shard: Shard, epoch: u64) -> Result<bool, RedisError> {
+    /// Gives the lease back, and says whether the work has crashed. False when it is another's, or has begun anew.
+    pub async fn release(&self, shard: Shard, epoch: u64, has_crashed: bool) -> Result<bool, RedisError> {
         let mut call = RELEASE.key(RedisKey::shard_lease(shard));
-        call.arg(&*self.owner).arg(epoch);
+        call.arg(&*self.owner).arg(epoch).arg(u8::from(has_crashed));
         call.invoke_async(&mut self.redis.clone()).await
     }
 

@@ -26,12 +26,13 @@ pub struct Tenure {
     shard: Shard,
     owner: Arc<str>,
     epoch: u64,
+    crashes: u32,
     term: watch::Receiver<Term>,
 }
 
 impl Tenure {
-    pub(super) fn new(shard: Shard, owner: Arc<str>, epoch: u64, term: watch::Receiver<Term>) -> Self {
-        Self { shard, owner, epoch, term }
+    pub(super) fn new(shard: Shard, owner: Arc<str>, epoch: u64, crashes: u32, term: watch::Receiver<Term>) -> Self {
+        Self { shard, owner, epoch, crashes, term }
     }
 
     /// Which shard.
@@ -42,6 +43,11 @@ impl Tenure {
     /// The fencing epoch: larger than that of every tenure of this shard before.
     pub const fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// How many tenures in a row before this one ended by a crash, with work left to do.
+    pub const fn crashes(&self) -> u32 {
+        self.crashes
     }
 
     /// Whose it is: a name that no other life of a process has.
@@ -97,7 +103,7 @@ mod tests {
 
     fn tenure(term: Term) -> (watch::Sender<Term>, Tenure) {
         let (sender, receiver) = watch::channel(term);
-        (sender, Tenure::new(Shard::new(3).unwrap(), "me".into(), 7, receiver))
+        (sender, Tenure::new(Shard::new(3).unwrap(), "me".into(), 7, 0, receiver))
     }
 
     #[tokio::test]

@@ -250,37 +250,41 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     let shard = Shard::new(5).unwrap();
     let owner = |name: &str| Store::new(redis.clone(), Arc::from(name));
     let (a, b) = (owner("a"), owner("b"));
-    let taken = async |store: &Store, wanted: Option<&str>| match store.acquire(shard).await.unwrap() {
-        Acquired::Taken { epoch, from } => {
-            assert_eq!(from.as_deref(), wanted);
+    let taken = async |store: &Store, wanted: Option<&str>, crashed: u32| match store.acquire(shard).await.unwrap() {
+        Acquired::Taken { epoch, from, crashes } => {
+            assert_eq!((from.as_deref(), crashes), (wanted, crashed));
             epoch
         }
         held => panic!("{held:?}"),
     };
 
-    let lost = taken(&a, None).await;
-    let one = taken(&a, None).await;
+    let lost = taken(&a, None, 0).await;
+    let one = taken(&a, None, 0).await;
     assert!(one > lost, "the reply was lost: nobody works under that epoch");
     assert!(matches!(b.acquire(shard).await.unwrap(), Acquired::Held { by, left } if by == "a" && left <= LEASE_TTL));
     assert!(a.renew(shard, one).await.unwrap());
     assert!(!b.renew(shard, one).await.unwrap() && !a.renew(shard, lost).await.unwrap());
-    assert!(!b.release(shard, one).await.unwrap() && !a.release(shard, lost).await.unwrap());
+    assert!(!b.release(shard, one, false).await.unwrap() && !a.release(shard, lost, false).await.unwrap());
     assert_eq!(b.holder(shard).await.unwrap().as_deref(), Some("a"));
-    assert!(a.release(shard, one).await.unwrap() && !a.release(shard, one).await.unwrap());
+    assert!(a.release(shard, one, false).await.unwrap() && !a.release(shard, one, false).await.unwrap());
     assert_eq!(b.holder(shard).await.unwrap(), None);
-    let two = taken(&b, None).await;
+    let two = taken(&b, None, 0).await;
     assert!(two > one);
 
     let run_out = async |mut redis: Redis| redis.hset::<_, _, _, ()>(RedisKey::shard_lease(shard), "until", 1).await;
     run_out(redis.clone()).await.unwrap();
     assert!(!b.renew(shard, two).await.unwrap(), "nobody has taken it, but its owner has stopped to rely on it");
-    let three = taken(&b, Some("b")).await;
+    let three = taken(&b, Some("b"), 1).await;
     assert!(three > two, "for the same owner as well");
     run_out(redis.clone()).await.unwrap();
     assert_eq!(a.holder(shard).await.unwrap(), None);
-    assert!(taken(&a, Some("b")).await > three);
-    assert!(!b.renew(shard, three).await.unwrap() && !b.release(shard, three).await.unwrap());
+    let four = taken(&a, Some("b"), 2).await;
+    assert!(four > three);
+    assert!(!b.renew(shard, three).await.unwrap() && !b.release(shard, three, true).await.unwrap());
     assert_eq!(a.holder(shard).await.unwrap().as_deref(), Some("a"));
+    assert!(a.release(shard, four, true).await.unwrap());
+    // A panic counts, and what was fenced does not.
+    taken(&b, None, 3).await;
 
     assert_eq!(b.join().await.unwrap(), ["b"]);
     assert_eq!(a.join().await.unwrap(), ["a", "b"]);
@@ -306,7 +310,7 @@ async fn an_epoch_is_new_after_a_failover_that_forgot_leases() {
     let of_a = taken(&a).await;
     let key = RedisKey::shard_lease(shard);
     let replicated: HashMap<String, String> = redis.hgetall(&key).await.unwrap();
-    assert!(a.release(shard, of_a).await.unwrap());
+    assert!(a.release(shard, of_a, false).await.unwrap());
     let of_b = taken(&b).await;
 
     redis.del::<_, ()>(&key).await.unwrap();
