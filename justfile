@@ -60,6 +60,10 @@ fuzz target="all" seconds="600":
 faults *args:
     cargo run --quiet -p faults -- {{ args }}
 
+# Write down anew what SDKs call those who serve models (schema/provider-names.csv), from the packages themselves
+provider-names:
+    cargo run --quiet -p tests --bin provider-names
+
 # Name every Rust file of more than 500 lines: each is one that nobody reads whole
 length:
     #!/usr/bin/env bash

@@ -102,7 +102,7 @@ fn described(origin: &Origin<'_>, span: &Span<'_>) -> Json {
         ("cache_read", tokens.cached),
         ("reasoning", tokens.reasoning),
     ];
-    let counts: BTreeMap<_, _> = counts.into_iter().filter(|(_, n)| *n > 0).collect();
+    let counts: BTreeMap<_, _> = counts.into_iter().filter(|(_, n)| n.is_some_and(|n| n > 0)).collect();
     if !counts.is_empty() {
         all["tokens"] = json!(counts);
     }

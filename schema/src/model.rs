@@ -139,21 +139,23 @@ pub struct Attribute<'a> {
     pub value: Value<'a>,
 }
 
-/// Token counts of one model call; 0 = not given.
+/// Token counts of one model call; `None` = unknown, which the tables store as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// All input tokens, cached ones included.
-    pub prompt: u32,
+    pub prompt: Option<u32>,
     /// All output tokens, reasoning included.
-    pub completion: u32,
+    pub completion: Option<u32>,
     /// Input and output.
-    pub total: u32,
+    pub total: Option<u32>,
     /// Input tokens read from a cache.
-    pub cached: u32,
+    pub cached: Option<u32>,
     /// Input tokens written to a cache. They have no column; the price of a call depends on them.
-    pub cache_write: u32,
+    pub cache_write: Option<u32>,
     /// Output tokens spent on reasoning.
-    pub reasoning: u32,
+    pub reasoning: Option<u32>,
+    /// A count or a cost was sent that is not understood, or counts contradict each other: no price is made of them.
+    pub doubtful: bool,
 }
 
 /// What a run and a span have in common: the meaning that §7 of the protocol notes calls the LLM fields.

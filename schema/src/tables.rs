@@ -238,11 +238,11 @@ macro_rules! push_llm {
         rows.model.push_str(&llm.model);
         rows.response_model.push_str(&llm.response_model);
         rows.provider.push_str(&llm.provider);
-        rows.prompt_tokens.push_fixed(llm.tokens.prompt.to_le_bytes());
-        rows.completion_tokens.push_fixed(llm.tokens.completion.to_le_bytes());
-        rows.total_tokens.push_fixed(llm.tokens.total.to_le_bytes());
-        rows.cached_tokens.push_fixed(llm.tokens.cached.to_le_bytes());
-        rows.reasoning_tokens.push_fixed(llm.tokens.reasoning.to_le_bytes());
+        rows.prompt_tokens.push_fixed(llm.tokens.prompt.unwrap_or(0).to_le_bytes());
+        rows.completion_tokens.push_fixed(llm.tokens.completion.unwrap_or(0).to_le_bytes());
+        rows.total_tokens.push_fixed(llm.tokens.total.unwrap_or(0).to_le_bytes());
+        rows.cached_tokens.push_fixed(llm.tokens.cached.unwrap_or(0).to_le_bytes());
+        rows.reasoning_tokens.push_fixed(llm.tokens.reasoning.unwrap_or(0).to_le_bytes());
         rows.cost_usd.push_nullable(llm.cost_usd_e8.map(i64::to_le_bytes));
         rows.temperature.push_nullable(llm.temperature.map(f64::to_le_bytes));
         rows.inputs.push_str(&llm.inputs);

@@ -94,7 +94,14 @@ fn full_span(i: u128) -> Span<'static> {
             model: "m".into(),
             response_model: "m-1".into(),
             provider: "p".into(),
-            tokens: Tokens { prompt: 1, completion: 2, total: 3, cached: 4, cache_write: 0, reasoning: 5 },
+            tokens: Tokens {
+                prompt: Some(1),
+                completion: Some(2),
+                total: Some(3),
+                cached: Some(4),
+                reasoning: Some(5),
+                ..Tokens::default()
+            },
             cost_usd_e8: (i % 2 == 1).then_some(1_234),
             temperature: (i % 2 == 1).then_some(0.25),
             inputs: "漢".repeat(100).into(),

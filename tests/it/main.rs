@@ -22,4 +22,5 @@ mod quotas;
 mod sdks;
 mod shard_moves;
 mod shards;
+mod usage;
 mod worker;

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use schema::envelope::Header;
-use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
+use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Value};
 use schema::tables::content_hash;
 use schema::translate::batch::Batch;
 use schema::translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
@@ -16,8 +16,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::lenient::Document;
-use super::usage::Usage;
-use super::{Op, time};
+use super::{Op, time, usage};
 use crate::provider;
 
 /// What is put before the names of attributes that are not the user's own metadata.
@@ -131,7 +130,7 @@ impl<'a> Write<'a> {
         // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum over all
         // runs would count it several times. It stays in the attributes. A bare patch does not say what it is a patch of.
         if matches!(kind, Kind::Llm | Kind::Embedding | Kind::Span) {
-            extra.describe_model(&mut run.llm);
+            extra.describe_model(&mut run.llm, &fields.fields.0);
         }
         run.attributes = extra.into_attributes();
         fields.rest();
@@ -275,8 +274,8 @@ impl<'a> Extra<'a> {
         names.iter().find_map(|name| find(&self.metadata, name).and_then(scalar)).unwrap_or_default()
     }
 
-    /// Model, provider, temperature, tokens and cost.
-    fn describe_model(&mut self, llm: &mut Llm<'a>) {
+    /// Model, provider, temperature, tokens and cost. `fields` are what else there is in the run.
+    fn describe_model(&mut self, llm: &mut Llm<'a>, fields: &[(Cow<'a, str>, &'a RawValue)]) {
         let parameters = find(&self.others, "invocation_params").and_then(|raw| Fields::read(raw).ok());
         let parameters = parameters.map(|fields| fields.0).unwrap_or_default();
         let parameter = |name: &str| find(&parameters, name).and_then(scalar).filter(|text| !text.is_empty());
@@ -287,19 +286,7 @@ impl<'a> Extra<'a> {
         llm.provider = provider::current_name(self.first_metadata(&["ls_provider"]));
         let temperature = Some(self.first_metadata(&["ls_temperature"])).filter(|text| !text.is_empty());
         llm.temperature = temperature.or_else(|| parameter("temperature")).and_then(|text| text.parse().ok());
-        let usage = find(&self.metadata, "usage_metadata").and_then(Usage::read);
-        if let Some(usage) = usage.or_else(|| self.outputs.and_then(Usage::of_outputs)) {
-            let (prompt, completion) = (usage.input(), usage.output());
-            llm.tokens = Tokens {
-                prompt,
-                completion,
-                total: usage.total().unwrap_or(prompt.saturating_add(completion)),
-                cached: usage.cached(),
-                cache_write: usage.cache_write(),
-                reasoning: usage.reasoning(),
-            };
-            llm.cost_usd_e8 = usage.cost_usd_e8();
-        }
+        usage::of_run(find(&self.metadata, "usage_metadata"), self.outputs, fields).fill(llm);
     }
 
     fn into_attributes(self) -> Vec<Attribute<'a>> {

@@ -1,110 +1,77 @@
-//! Token counts and costs, in the places and shapes that SDKs and providers have for them.
+//! Where LangSmith's SDKs, LangChain and providers put token counts and costs. What they say there is read by
+//! [`schema::translate::usage`].
+
+use std::borrow::Cow;
 
 use schema::translate::fields::{Bounded, Fields};
+use schema::translate::usage::Usage;
 use serde::Deserialize;
-use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// An object of counts, in bytes. A larger one is no such object.
-const USAGE_BYTES_MAX: usize = 16 << 10;
 /// Generations that a model returned for one call.
 const GENERATIONS_MAX: usize = 1_024;
+/// What LangSmith's API has for a run itself.
+const OF_RUNS: [&str; 6] =
+    ["prompt_tokens", "completion_tokens", "total_tokens", "prompt_cost", "completion_cost", "total_cost"];
 
-/// What a model call used: LangSmith's `usage_metadata`, or a provider's own object.
-pub(super) struct Usage(Value);
-
-impl Usage {
-    /// An object with at least one member.
-    pub(super) fn read(raw: &RawValue) -> Option<Self> {
-        if raw.get().len() > USAGE_BYTES_MAX {
-            return None;
-        }
-        let value: Value = serde_json::from_str(raw.get()).ok()?;
-        value.as_object().is_some_and(|members| !members.is_empty()).then_some(Self(value))
+/// What a run used: by its metadata, else by what it returned, else by fields of its own.
+pub(super) fn of_run(
+    metadata: Option<&RawValue>,
+    outputs: Option<&RawValue>,
+    fields: &[(Cow<'_, str>, &RawValue)],
+) -> Usage {
+    let mut usage = metadata.and_then(read).unwrap_or_default();
+    if usage.has_no_counts() {
+        usage = usage.or(outputs.and_then(of_outputs).unwrap_or_default());
     }
-
-    /// The first there is in what a run returned: LangSmith's own, LangChain's message, OpenAI's, LangChain's older one.
-    pub(super) fn of_outputs(outputs: &RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Outputs<'a> {
-            #[serde(borrow)]
-            usage_metadata: Option<&'a RawValue>,
-            #[serde(borrow)]
-            generations: Option<&'a RawValue>,
-            #[serde(borrow)]
-            usage: Option<&'a RawValue>,
-            #[serde(borrow)]
-            llm_output: Option<&'a RawValue>,
-        }
-        let outputs: Outputs<'_> = serde_json::from_str(outputs.get()).ok()?;
-        let own = outputs.usage_metadata.and_then(Self::read);
-        let own = own.or_else(|| outputs.generations.and_then(Self::of_generations));
-        let own = own.or_else(|| outputs.usage.and_then(Self::read));
-        own.or_else(|| Self::read(member(outputs.llm_output?, "token_usage")?))
+    if fields.iter().any(|(name, _)| OF_RUNS.contains(&&**name)) {
+        let own = fields.iter().filter(|(name, _)| OF_RUNS.contains(&&**name));
+        let own = own.filter_map(|(name, raw)| Some((name.to_string(), serde_json::from_str(raw.get()).ok()?)));
+        usage = usage.or(Usage::of_members(&own.collect()));
     }
+    usage
+}
 
-    /// `generations[0][0].message.kwargs.usage_metadata`; current LangChain has no `kwargs`.
-    fn of_generations(generations: &RawValue) -> Option<Self> {
-        let message = member(first(first(generations)?)?, "message")?;
-        Self::read(member(member(message, "kwargs").unwrap_or(message), "usage_metadata")?)
-    }
+fn read(raw: &RawValue) -> Option<Usage> {
+    Usage::of_json(raw.get())
+}
 
-    fn count(&self, names: &[&str]) -> Option<u32> {
-        names.iter().find_map(|name| count(self.0.get(name)?))
+/// The first there is in what a run returned: LangSmith's own, LangChain's message, a provider's, LangChain's older one.
+fn of_outputs(outputs: &RawValue) -> Option<Usage> {
+    #[derive(Deserialize)]
+    struct Outputs<'a> {
+        #[serde(borrow)]
+        usage_metadata: Option<&'a RawValue>,
+        #[serde(borrow)]
+        generations: Option<&'a RawValue>,
+        #[serde(borrow)]
+        usage: Option<&'a RawValue>,
+        #[serde(borrow, rename = "usageMetadata")]
+        of_gemini: Option<&'a RawValue>,
+        #[serde(borrow)]
+        llm_output: Option<&'a RawValue>,
+        #[serde(borrow, rename = "llmOutput")]
+        of_javascript: Option<&'a RawValue>,
     }
+    let outputs: Outputs<'_> = serde_json::from_str(outputs.get()).ok()?;
+    let own = outputs.usage_metadata.and_then(read);
+    let own = own.or_else(|| outputs.generations.and_then(of_generations));
+    let own = own.or_else(|| outputs.usage.and_then(read));
+    let own = own.or_else(|| outputs.of_gemini.and_then(read));
+    own.or_else(|| of_response(outputs.llm_output.or(outputs.of_javascript)?))
+}
 
-    fn detail(&self, objects: &[&str], names: &[&str]) -> u32 {
-        let found = objects.iter().find_map(|object| {
-            let object = self.0.get(object)?;
-            names.iter().find_map(|name| count(object.get(name)?))
-        });
-        found.unwrap_or(0)
-    }
+/// What is in `generations[0][0].message.kwargs`; current LangChain has no `kwargs`.
+fn of_generations(generations: &RawValue) -> Option<Usage> {
+    let message = member(first(first(generations)?)?, "message")?;
+    let message = member(message, "kwargs").unwrap_or(message);
+    let own = member(message, "usage_metadata").and_then(read);
+    own.or_else(|| of_response(member(message, "response_metadata")?))
+}
 
-    /// Input tokens, cached ones included.
-    pub(super) fn input(&self) -> u32 {
-        self.count(&["input_tokens", "prompt_tokens"]).unwrap_or(0)
-    }
-
-    /// Output tokens, reasoning included.
-    pub(super) fn output(&self) -> u32 {
-        self.count(&["output_tokens", "completion_tokens"]).unwrap_or(0)
-    }
-
-    /// The total, if it is given.
-    pub(super) fn total(&self) -> Option<u32> {
-        self.count(&["total_tokens"])
-    }
-
-    /// Input tokens read from a cache.
-    pub(super) fn cached(&self) -> u32 {
-        let objects = ["input_token_details", "input_tokens_details", "prompt_tokens_details"];
-        self.detail(&objects, &["cache_read", "cached_tokens"])
-    }
-
-    /// Input tokens written to a cache.
-    pub(super) fn cache_write(&self) -> u32 {
-        self.detail(&["input_token_details"], &["cache_creation"])
-    }
-
-    /// Output tokens spent on reasoning.
-    pub(super) fn reasoning(&self) -> u32 {
-        let objects = ["output_token_details", "output_tokens_details", "completion_tokens_details"];
-        self.detail(&objects, &["reasoning", "reasoning_tokens"])
-    }
-
-    /// The cost, if any part of it is given.
-    pub(super) fn cost_usd_e8(&self) -> Option<i64> {
-        /// What `Decimal(18, 8)` holds, in US dollars.
-        const USD_MAX: f64 = 9_999_999_999.0;
-        let cost = |name: &str| self.0.get(name).and_then(Value::as_f64);
-        let parts = || match (cost("input_cost"), cost("output_cost")) {
-            (None, None) => None,
-            (input, output) => Some(input.unwrap_or(0.0) + output.unwrap_or(0.0)),
-        };
-        let usd = cost("total_cost").or_else(parts).filter(|usd| usd.abs() <= USD_MAX)?;
-        Some((usd * 1e8).round() as i64)
-    }
+/// What LangChain calls it where it passes on what a provider answered.
+fn of_response(response: &RawValue) -> Option<Usage> {
+    ["token_usage", "tokenUsage", "usage"].iter().find_map(|name| read(member(response, name)?))
 }
 
 fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
@@ -116,49 +83,72 @@ fn first(list: &RawValue) -> Option<&RawValue> {
     items.0.into_iter().next()
 }
 
-/// A count may be written as a float, and is at most what the column holds.
-fn count(value: &Value) -> Option<u32> {
-    let n = value.as_f64().filter(|n| *n >= 0.0)?;
-    Some(n.min(f64::from(u32::MAX)) as u32)
-}
-
 #[cfg(test)]
 mod tests {
+    use schema::model::{Kind, Llm, Tokens};
+
     use super::*;
 
-    fn of_outputs(json: &str) -> Option<(u32, u32, Option<u32>, u32, u32)> {
-        let usage = Usage::of_outputs(serde_json::from_str(json).unwrap())?;
-        Some((usage.input(), usage.output(), usage.total(), usage.cached(), usage.reasoning()))
+    fn filled(usage: Usage) -> Llm<'static> {
+        let mut llm = Llm { kind: Kind::Llm, ..Llm::default() };
+        usage.fill(&mut llm);
+        llm
+    }
+
+    fn returned(json: &str) -> Option<Tokens> {
+        of_outputs(serde_json::from_str(json).unwrap()).map(|usage| filled(usage).tokens)
     }
 
     #[test]
-    fn every_place_and_shape() {
+    fn usage_is_found_in_every_place_and_shape() {
+        let wanted = Tokens {
+            prompt: Some(3),
+            completion: Some(2),
+            total: Some(5),
+            cached: Some(1),
+            reasoning: Some(1),
+            ..Tokens::default()
+        };
+        let langchain = r#"{"input_tokens":3,"output_tokens":2,"total_tokens":5,"input_token_details":{"cache_read":1},
+            "output_token_details":{"reasoning":1}}"#;
+        let openai = r#"{"prompt_tokens":3.0,"completion_tokens":"2","total_tokens":5,
+            "prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":1}}"#;
+        let gemini = r#"{"promptTokenCount":3,"candidatesTokenCount":1,"thoughtsTokenCount":1,"totalTokenCount":5,
+            "cachedContentTokenCount":1}"#;
+        let camel =
+            r#"{"promptTokens":3,"completionTokens":2,"totalTokens":5,"cachedInputTokens":1,"reasoningTokens":1}"#;
         for json in [
-            r#"{"usage_metadata":{"input_tokens":3,"output_tokens":2,"total_tokens":5,"input_token_details":{"cache_read":1},
-                "output_token_details":{"reasoning":1}}}"#,
-            r#"{"generations":[[{"message":{"kwargs":{"usage_metadata":{"input_tokens":3.0,"output_tokens":2,"total_tokens":5,
-                "input_token_details":{"cache_read":1},"output_token_details":{"reasoning":1}}}}}]]}"#,
-            r#"{"usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,"prompt_tokens_details":{"cached_tokens":1},
-                "completion_tokens_details":{"reasoning_tokens":1}}}"#,
-            r#"{"llm_output":{"token_usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5,
-                "prompt_tokens_details":{"cached_tokens":1},"completion_tokens_details":{"reasoning_tokens":1}}}}"#,
+            format!(r#"{{"usage_metadata":{langchain}}}"#),
+            format!(r#"{{"generations":[[{{"message":{{"kwargs":{{"usage_metadata":{langchain}}}}}}}]]}}"#),
+            format!(r#"{{"generations":[[{{"message":{{"usage_metadata":{langchain}}}}}]]}}"#),
+            format!(r#"{{"generations":[[{{"message":{{"response_metadata":{{"token_usage":{openai}}}}}}}]]}}"#),
+            format!(r#"{{"usage":{openai}}}"#),
+            format!(r#"{{"usageMetadata":{gemini}}}"#),
+            format!(r#"{{"usage":{camel}}}"#),
+            format!(r#"{{"llm_output":{{"token_usage":{openai}}}}}"#),
+            format!(r#"{{"llm_output":{{"usage":{openai}}}}}"#),
+            format!(r#"{{"llmOutput":{{"tokenUsage":{camel}}}}}"#),
         ] {
-            assert_eq!(of_outputs(json), Some((3, 2, Some(5), 1, 1)), "{json}");
+            assert_eq!(returned(&json), Some(wanted), "{json}");
         }
-        let large = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(USAGE_BYTES_MAX));
+        let large = format!(r#"{{"usage":{{"prompt_tokens":3,"x":"{}"}}}}"#, "x".repeat(16 << 10));
         for json in
             [&large, "{}", "[]", "7", r#"{"usage_metadata":null,"generations":[[{"text":"x"}]],"llm_output":{}}"#]
         {
-            assert_eq!(of_outputs(json), None, "{json}");
+            assert_eq!(returned(json), None, "{json}");
         }
     }
 
     #[test]
-    fn a_cost_is_known_or_not_but_never_made_up() {
-        let cost = |json: &str| Usage::read(serde_json::from_str(json).unwrap()).unwrap().cost_usd_e8();
-        assert_eq!(cost(r#"{"total_cost":0.00001234}"#), Some(1_234));
-        assert_eq!(cost(r#"{"input_cost":0.5,"output_cost":0.25}"#), Some(75_000_000));
-        assert_eq!(cost(r#"{"input_tokens":1}"#), None);
-        assert_eq!(cost(r#"{"total_cost":1e300}"#), None);
+    fn metadata_that_has_a_cost_alone_leaves_the_counts_to_what_was_returned() {
+        let raw = |json| serde_json::from_str::<&RawValue>(json).unwrap();
+        let metadata = raw(r#"{"total_cost":"0.5"}"#);
+        let outputs = raw(r#"{"usage":{"prompt_tokens":3,"completion_tokens":2}}"#);
+        let llm = filled(of_run(Some(metadata), Some(outputs), &[]));
+        assert_eq!((llm.tokens.total, llm.cost_usd_e8), (Some(5), Some(50_000_000)));
+        let fields = [("prompt_tokens", "7"), ("completion_cost", "0.25"), ("prompt_cost", "0.5"), ("name", "\"n\"")];
+        let fields = fields.map(|(name, json)| (Cow::Borrowed(name), raw(json)));
+        let llm = filled(of_run(None, None, &fields));
+        assert_eq!((llm.tokens.prompt, llm.cost_usd_e8), (Some(7), Some(75_000_000)));
     }
 }

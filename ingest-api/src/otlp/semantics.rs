@@ -12,14 +12,13 @@ mod table;
 
 use std::borrow::Cow;
 
-use schema::model::{Attribute, Kind, Span, Status, Tokens, Value};
+use schema::model::{Attribute, Kind, Span, Status, Value};
+use schema::translate::usage::{OBJECT_BYTES_MAX, Said, Seen};
 
 use crate::provider;
 
+use table::Meaning;
 pub use table::{FIELDS, Field, Shape, Source, TABLE};
-
-/// A text whose members are asked for may be this long, in bytes; a longer one is none of the small objects in question.
-const MEMBERS_BYTES_MAX: usize = 16 << 10;
 
 /// Keeps the span's name where `langsmith.trace.name` takes its place.
 pub const SPAN_NAME: &str = "tracebility.span_name";
@@ -28,6 +27,7 @@ pub const SPAN_NAME: &str = "tracebility.span_name";
 struct Found {
     best: [Option<Best>; FIELDS],
     kind: Kind,
+    usage: Seen,
 }
 
 #[derive(Clone, Copy)]
@@ -41,15 +41,11 @@ struct Best {
 
 impl Found {
     fn scan(attributes: &[Attribute<'_>]) -> Self {
-        let mut found = Found { best: [None; FIELDS], kind: Kind::Span };
+        let mut found = Found { best: [None; FIELDS], kind: Kind::Span, usage: Seen::default() };
         for (index, Attribute { key, value }) in attributes.iter().enumerate() {
             match table::BY_NAME.get(&**key) {
-                Some(places) => {
-                    let mut members = None;
-                    for (field, rank) in places.iter() {
-                        found.offer(field, rank, index, value, &mut members);
-                    }
-                }
+                Some(Meaning::Field(field, rank)) => found.offer(*field, *rank, index, value),
+                Some(Meaning::Usage(place)) => found.usage.note(*place, index),
                 None => {
                     if let Some((field, rank)) = table::list_of(key) {
                         found.take(field, Best { rank, index, number: 0.0 });
@@ -60,15 +56,7 @@ impl Found {
         found
     }
 
-    /// `members` caches the value's members, because one attribute can stand in many places.
-    fn offer(
-        &mut self,
-        field: Field,
-        rank: u8,
-        index: usize,
-        value: &Value<'_>,
-        members: &mut Option<serde_json::Value>,
-    ) {
+    fn offer(&mut self, field: Field, rank: u8, index: usize, value: &Value<'_>) {
         if self.best[field as usize].is_some_and(|best| best.rank <= rank) {
             return;
         }
@@ -85,12 +73,12 @@ impl Found {
                 }
             }
             Shape::Number => {
-                let found = match TABLE[field as usize].1[usize::from(rank)] {
-                    Source::Member(_, path) => member(members.get_or_insert_with(|| read_members(value)), path),
-                    _ => number_of(value),
+                let said = match TABLE[field as usize].1[usize::from(rank)] {
+                    Source::Member(_, path) => member(value, path),
+                    _ => Said::value(value),
                 };
-                let Some(found) = found else { return };
-                number = found;
+                let Said::Number(said) = said else { return };
+                number = said;
             }
         }
         self.take(field, Best { rank, index, number });
@@ -119,11 +107,6 @@ impl Found {
     fn number(&self, field: Field) -> Option<f64> {
         self.best[field as usize].map(|best| best.number)
     }
-
-    /// A count; one that is negative is none, one that is too large the largest.
-    fn count(&self, field: Field) -> u32 {
-        self.number(field).unwrap_or_default() as u32
-    }
 }
 
 /// Whether a value leaves its field to the next attribute.
@@ -135,28 +118,15 @@ fn says_nothing(value: &Value<'_>) -> bool {
     }
 }
 
-fn number_of(value: &Value<'_>) -> Option<f64> {
-    let n = match value {
-        Value::Int(n) => *n as f64,
-        Value::Double(n) => *n,
-        Value::Str(text) => text.parse().ok()?,
-        _ => return None,
-    };
-    n.is_finite().then_some(n)
-}
-
-fn read_members(value: &Value<'_>) -> serde_json::Value {
-    match value {
-        Value::Str(json) | Value::Map(json) if json.len() <= MEMBERS_BYTES_MAX => {
+/// A member of the JSON object that an attribute holds.
+fn member(value: &Value<'_>, path: &[&str]) -> Said {
+    let members: serde_json::Value = match value {
+        Value::Str(json) | Value::Map(json) if json.len() <= OBJECT_BYTES_MAX => {
             serde_json::from_str(json).unwrap_or_default()
         }
-        _ => serde_json::Value::Null,
-    }
-}
-
-fn member(members: &serde_json::Value, path: &[&str]) -> Option<f64> {
-    let found = path.iter().try_fold(members, |value, name| value.get(name))?;
-    found.as_f64().or_else(|| found.as_str()?.parse().ok()).filter(|n: &f64| n.is_finite())
+        _ => return Said::Nothing,
+    };
+    path.iter().try_fold(&members, |value, name| value.get(name)).map_or(Said::Nothing, Said::json)
 }
 
 /// A value as a text column shows it.
@@ -188,18 +158,7 @@ pub fn interpret(span: &mut Span<'_>) {
     }
     // Agents and chains repeat the sum of their steps: counted there too, a trace's total would be a multiple.
     if matches!(llm.kind, Kind::Llm | Kind::Embedding | Kind::Reranker) {
-        let count = |field| found.count(field).saturating_add(parts_beside(field, &found, attributes));
-        let (prompt, completion) = (count(Field::PromptTokens), count(Field::CompletionTokens));
-        let total = found.count(Field::TotalTokens);
-        llm.tokens = Tokens {
-            prompt,
-            completion,
-            total: if total > 0 { total } else { prompt.saturating_add(completion) },
-            cached: found.count(Field::CachedTokens),
-            cache_write: found.count(Field::CacheWriteTokens),
-            reasoning: found.count(Field::ReasoningTokens),
-        };
-        llm.cost_usd_e8 = cost(&found).and_then(cost_e8);
+        found.usage.read(attributes).fill(llm);
     }
     llm.temperature = found.number(Field::Temperature);
     llm.session_id = found.text(Field::Session, attributes);
@@ -213,41 +172,11 @@ pub fn interpret(span: &mut Span<'_>) {
     rename(span, name);
 }
 
-/// What Langfuse counts beside `input` and `output` where every other convention counts it in: what was cached, reasoned,
-/// heard.
-fn parts_beside(field: Field, found: &Found, attributes: &[Attribute<'_>]) -> u32 {
-    let Some(Source::Member(table::LANGFUSE_USAGE, [whole @ ("input" | "output")])) = found.source(field) else {
-        return 0;
-    };
-    let members = found.value(field, attributes).map(read_members).unwrap_or_default();
-    let is_part = |name: &str| match name.strip_prefix(whole) {
-        // How fast a token was asked for is no part of its own.
-        Some(rest) => rest.starts_with('_') && !rest.starts_with("_priority"),
-        None => *whole == "input" && name.starts_with("cache_") && name.ends_with("_input_tokens"),
-    };
-    let parts = members.as_object().into_iter().flatten().filter(|(name, _)| is_part(name));
-    parts.filter_map(|(name, _)| member(&members, &[name])).sum::<f64>() as u32
-}
-
 /// Without a kind, a span that names a model and who serves it by the GenAI conventions is a call of that model.
 fn calls_a_model(found: &Found) -> bool {
     let provider =
         matches!(found.source(Field::Provider), Some(Source::Attribute("gen_ai.provider.name" | "gen_ai.system")));
     provider && matches!(found.source(Field::Model), Some(Source::Attribute("gen_ai.request.model")))
-}
-
-/// In US dollars: the total, else the sum of the parts that are known.
-fn cost(found: &Found) -> Option<f64> {
-    let (prompt, completion) = (found.number(Field::PromptCost), found.number(Field::CompletionCost));
-    let sum = || (prompt.is_some() || completion.is_some()).then(|| prompt.unwrap_or(0.0) + completion.unwrap_or(0.0));
-    found.number(Field::Cost).or_else(sum)
-}
-
-/// US dollars in units of 10^-8, the scale of `cost_usd Decimal(18, 8)`; `None` if that cannot hold it.
-fn cost_e8(usd: f64) -> Option<i64> {
-    const DECIMAL_18_MAX: f64 = 1e18;
-    let scaled = (usd * 1e8).round();
-    (scaled.abs() < DECIMAL_18_MAX).then_some(scaled as i64)
 }
 
 fn tags<'a>(value: &Value<'a>, out: &mut Vec<Cow<'a, str>>) {

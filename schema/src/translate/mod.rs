@@ -10,6 +10,7 @@
 //! | [`fields`] | a JSON object taken apart without losing anything |
 //! | [`times`] | times that cannot be true |
 //! | [`unique`] | keys that occur again |
+//! | [`usage`] | token counts and costs, in the words of every convention |
 //! | [`prices`] | what a call cost, where the client did not say |
 //! | [`replay`] | calls as a replayer looks for them |
 //! | [`json_text`] | writing JSON |
@@ -23,3 +24,4 @@ pub mod prices;
 pub mod replay;
 pub mod times;
 pub mod unique;
+pub mod usage;

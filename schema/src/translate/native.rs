@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
+use super::usage::{Said, USD_LIMIT, Usage};
 use super::{times, unique};
 use crate::envelope::SECTION_ROWS_MAX;
 use crate::ids::ProjectId;
-use crate::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, Tokens, UnixNanos, Value};
+use crate::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
 use crate::tables::content_hash;
 
 /// The one version of the batch model so far.
@@ -226,25 +227,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// JSON has one type of number: 3.0 is a count too.
-    fn count(&mut self, name: &'static str) -> Result<Option<u32>, ItemError> {
-        let Some(number) = self.parse::<f64>(name)? else { return Ok(None) };
-        if number.fract() != 0.0 || !(0.0..=f64::from(u32::MAX)).contains(&number) {
-            let reason = format!("{number} is not a whole number from 0 to {}", u32::MAX);
-            return Err(ItemError::Field { field: name, reason });
-        }
-        Ok(Some(number as u32))
+    /// A number, or a text that is one. JSON has one type of number: 3.0 is a count too.
+    fn said(&mut self, name: &'static str) -> Result<(Said, &'a str), ItemError> {
+        let raw = self.take(name).map_or("null", RawValue::get);
+        let value: serde_json::Value = serde_json::from_str(raw).map_err(|e| invalid(name, e.to_string()))?;
+        Ok((Said::json(&value), raw))
     }
 
-    /// In units of 10^-8, which `cost_usd Decimal(18, 8)` holds up to ten thousand million.
-    fn cost_usd_e8(&mut self) -> Result<Option<i64>, ItemError> {
-        const COST_USD_MAX: f64 = 1e10;
-        let Some(usd) = self.parse::<f64>("cost_usd")? else { return Ok(None) };
-        if !(0.0..COST_USD_MAX).contains(&usd) {
-            let reason = format!("{usd} is not from 0 to below {COST_USD_MAX}");
-            return Err(ItemError::Field { field: "cost_usd", reason });
-        }
-        Ok(Some((usd * 1e8).round() as i64))
+    fn count(&mut self, name: &'static str) -> Result<Option<u32>, ItemError> {
+        let (said, raw) = self.said(name)?;
+        said.count().map_err(|_| invalid(name, format!("{} is not a whole number from 0 to {}", shown(raw), u32::MAX)))
+    }
+
+    fn usd(&mut self, name: &'static str) -> Result<Option<f64>, ItemError> {
+        let (said, raw) = self.said(name)?;
+        said.usd().map_err(|_| invalid(name, format!("{} is not a number from 0 to below {USD_LIMIT}", shown(raw))))
     }
 
     fn llm(&mut self) -> Result<Llm<'a>, ItemError> {
@@ -254,14 +251,11 @@ impl<'a> Fields<'a> {
             reason: format!("{kind:?} is none of {}", Kind::ALL.map(|(_, name)| name).join(", ")),
         })?;
         let (prompt, completion) = (self.count("prompt_tokens")?, self.count("completion_tokens")?);
-        let (prompt, completion) = (prompt.unwrap_or(0), completion.unwrap_or(0));
-        let total = self.count("total_tokens")?.unwrap_or(prompt.saturating_add(completion));
+        let usage = Usage::known(prompt, completion, self.count("total_tokens")?, self.usd("cost_usd")?);
         let tags: Bounded<String, TAGS_MAX> = self.parse("tags")?.unwrap_or_default();
-        Ok(Llm {
+        let mut llm = Llm {
             kind,
             model: self.text("model")?,
-            tokens: Tokens { prompt, completion, total, ..Tokens::default() },
-            cost_usd_e8: self.cost_usd_e8()?,
             temperature: self.parse("temperature")?,
             inputs: self.payload("inputs")?,
             outputs: self.payload("outputs")?,
@@ -271,7 +265,9 @@ impl<'a> Fields<'a> {
             error_kind: self.text("error_kind")?,
             error_message: self.text("error_message")?,
             ..Llm::default()
-        })
+        };
+        usage.fill(&mut llm);
+        Ok(llm)
     }
 
     fn status(&mut self) -> Result<Option<Status>, ItemError> {
@@ -309,6 +305,16 @@ impl<'a> Fields<'a> {
         let members = Fields::read(raw).map_err(|e| ItemError::Field { field: name, reason: e.to_string() })?;
         Ok(members.0.into_iter().map(attribute).collect())
     }
+}
+
+fn invalid(field: &'static str, reason: String) -> ItemError {
+    ItemError::Field { field, reason }
+}
+
+/// The beginning of a value that is quoted to whoever sent it.
+fn shown(raw: &str) -> &str {
+    const BYTES_MAX: usize = 64;
+    &raw[..raw.floor_char_boundary(BYTES_MAX)]
 }
 
 fn attribute<'a>((key, raw): (Cow<'a, str>, &'a RawValue)) -> Attribute<'a> {

@@ -4,6 +4,7 @@
 //! `docs/prices.md` is for those who keep the table.
 
 mod file;
+mod providers;
 
 use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
@@ -37,17 +38,20 @@ impl Price {
     /// What a call cost, in US dollars times 10^8, to the nearest one. `None` if its tokens are not known, or contradict each
     /// other.
     fn cost_e8(&self, kind: Kind, tokens: &Tokens) -> Option<i64> {
-        let Tokens { prompt, completion, total, cached, cache_write, .. } = *tokens;
-        // What only has inputs may be told as a total.
-        let prompt = if kind != Kind::Llm && prompt == 0 && completion == 0 { total } else { prompt };
-        let output = match (kind, completion) {
-            (Kind::Llm, 0) => return None,
-            (_, 0) => 0,
-            _ => self.output?,
-        };
-        if prompt == 0 {
+        if tokens.doubtful {
             return None;
         }
+        let completion = tokens.completion.unwrap_or(0);
+        // What only has inputs may be told as a total.
+        let total = tokens.total.filter(|_| kind != Kind::Llm && completion == 0);
+        // There is no call without input.
+        let prompt = tokens.prompt.filter(|prompt| *prompt > 0).or(total).filter(|prompt| *prompt > 0)?;
+        let output = match (kind, tokens.completion) {
+            (Kind::Llm, None) => return None,
+            (_, None | Some(0)) => 0,
+            (_, Some(_)) => self.output?,
+        };
+        let (cached, cache_write) = (tokens.cached.unwrap_or(0), tokens.cache_write.unwrap_or(0));
         let plain = prompt.checked_sub(cached)?.checked_sub(cache_write)?;
         let parts =
             [(plain, self.input), (cached, self.cached_input), (cache_write, self.cache_write), (completion, output)];
@@ -89,8 +93,13 @@ impl Prices {
         }
     }
 
-    /// The price of a model: that of its name, else of the longest beginning of it that only a version follows.
+    /// The price of a model: by the provider's name as it was sent, else by whom that name means.
     fn price(&self, provider: &str, model: &str) -> Option<Price> {
+        self.price_of(provider, model).or_else(|| self.price_of(providers::meant_by(provider)?, model))
+    }
+
+    /// The price of a model: that of its name, else of the longest beginning of it that only a version follows.
+    fn price_of(&self, provider: &str, model: &str) -> Option<Price> {
         let names_len = provider.len() + 1 + model.len();
         let mut buffer = [0; NAMES_BYTES_MAX];
         let names = buffer.get_mut(..names_len).filter(|_| !model.is_empty())?;

@@ -54,7 +54,8 @@ fn write(random: &mut StdRng, run_id: Uuid) -> Write {
         .iter()
         .map(|key| Attribute { key: (*key).into(), value: values.choose(random).unwrap().clone() })
         .collect();
-    let tokens = Tokens { prompt: some(random, &[1, 2]), total: some(random, &[3, 4]), ..Tokens::default() };
+    let tokens =
+        Tokens { prompt: Some(some(random, &[1, 2])), total: Some(some(random, &[3, 4])), ..Tokens::default() };
     let run = Run {
         run_id,
         op: *[RunOp::Post, RunOp::Complete, RunOp::Patch].choose(random).unwrap(),
@@ -128,8 +129,8 @@ fn reference(writes: &[Write]) -> serde_json::Value {
         "trace_id": runs.iter().map(|run| run.trace_id).find(|id| !id.is_nil()).unwrap_or_default(),
         "inputs": text(|run| &run.llm.inputs),
         "outputs": text(|run| &run.llm.outputs),
-        "prompt_tokens": number(|run| run.llm.tokens.prompt.into()),
-        "total_tokens": number(|run| run.llm.tokens.total.into()),
+        "prompt_tokens": number(|run| run.llm.tokens.prompt.unwrap_or(0).into()),
+        "total_tokens": number(|run| run.llm.tokens.total.unwrap_or(0).into()),
         "cost": runs.iter().find_map(|run| run.llm.cost_usd_e8),
         "tags": runs.iter().map(|run| &run.llm.tags).find(|tags| !tags.is_empty()).cloned().unwrap_or_default(),
         "error_message": text(|run| &run.llm.error_message),

@@ -113,6 +113,9 @@ impl Description {
         if let Some(allowed) = flat.get("enum") {
             return allowed.as_array().unwrap().choose(rng).unwrap().clone();
         }
+        if let Some(options) = flat.get("anyOf") {
+            return self.value(options.as_array().unwrap().choose(rng).unwrap(), rng);
+        }
         let kinds = match flat.get("type") {
             None => return any(rng, 3),
             Some(Value::Array(kinds)) => kinds.clone(),
@@ -120,6 +123,7 @@ impl Description {
         };
         match kinds.choose(rng).and_then(Value::as_str).unwrap() {
             "null" => Value::Null,
+            "string" if flat.contains_key("pattern") => json!(rng.random_range(0..1_000_000_000).to_string()),
             "string" => match flat.get("format").and_then(Value::as_str) {
                 Some("uuid") => json!(Uuid::from_u128(rng.random())),
                 Some("date-time") => json!(time(rng)),

@@ -212,6 +212,32 @@ async fn ai_sdk() -> anyhow::Result<()> {
     one_run(&world, "invoke_agent gpt-4o-mini", with(run, &caller)).await
 }
 
+/// Versions 4 and 5 pass on what Anthropic counts, which leaves out what is cached; version 6 adds it up. All mean the same call.
+#[tokio::test(flavor = "multi_thread")]
+async fn older_ai_sdks() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("ai-sdk-older").await?;
+    let env = environment(&world.api.url(), &org);
+    for (version, azure) in [("4", "azure-openai.chat"), ("5", "azure.chat"), ("6", "azure.chat")] {
+        sdk::node("ai-sdk-older-js", "send.mjs", &[version], &borrowed(&env)).await?;
+        let spans = format!("FROM span FINAL WHERE service_name = 'ai-{version}'");
+        world.until_number(&format!("SELECT count() {spans}"), 4).await?;
+        let calls = format!(
+            "SELECT provider, prompt_tokens, completion_tokens, total_tokens, cached_tokens, toString(cost_usd) AS cost
+            {spans} AND kind = 'llm' ORDER BY provider"
+        );
+        let called = |provider: &str, prompt: u64, completion: u64, cached: u64, cost: &str| {
+            json!({"provider": provider, "prompt_tokens": prompt, "completion_tokens": completion,
+                "total_tokens": prompt + completion, "cached_tokens": cached, "cost": cost})
+        };
+        // 500 at 3, 1 000 at 0.3, 200 at 3.75 and 90 at 15 dollars per million; 1 000 at 0.15 and 100 at 0.6.
+        let wanted =
+            [called("anthropic.messages", 1_700, 90, 1_000, "0.0039"), called(azure, 1_000, 100, 0, "0.00021")];
+        assert_eq!(world.clickhouse.rows(&calls).await?, wanted, "version {version}");
+    }
+    Ok(())
+}
+
 /// The AI SDK, as it was up to version 6 and still is when asked to.
 #[tokio::test(flavor = "multi_thread")]
 async fn ai_sdk_in_its_own_words() -> anyhow::Result<()> {

@@ -3,6 +3,7 @@
 mod captured;
 mod conventions;
 mod otel;
+mod providers;
 
 use std::collections::BTreeSet;
 

@@ -8,17 +8,10 @@ use super::table::{Field, Source, TABLE};
 pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
     let Source::Attribute(name) = TABLE[Field::Kind as usize].1[usize::from(rank)] else { return None };
     match name {
-        "langsmith.span.kind" => Kind::parse(value),
-        "openinference.span.kind" => match value {
-            // A decision has no kind of its own.
-            "UNKNOWN" | "DECISION" => Some(Kind::Span),
-            _ => Kind::ALL.iter().find(|(_, n)| n.eq_ignore_ascii_case(value)).map(|(kind, _)| *kind),
-        },
-        "langfuse.observation.type" => match value {
-            "generation" => Some(Kind::Llm),
-            "span" | "event" => Some(Kind::Span),
-            _ => Kind::parse(value),
-        },
+        "langsmith.span.kind" => named(value, &[]),
+        // A decision has no kind of its own.
+        "openinference.span.kind" => named(value, &[("unknown", Kind::Span), ("decision", Kind::Span)]),
+        "langfuse.observation.type" => named(value, &[("generation", Kind::Llm), ("event", Kind::Span)]),
         "ai.operationId" => match value {
             v if v.ends_with(".doGenerate") || v.ends_with(".doStream") => Some(Kind::Llm),
             v if v.ends_with(".doEmbed") => Some(Kind::Embedding),
@@ -54,4 +47,11 @@ pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
         },
         _ => None,
     }
+}
+
+/// The kind of that name, or of one of these others, in upper or lower case: Langfuse's API writes `GENERATION`, its SDKs
+/// write `generation`.
+fn named(value: &str, others: &[(&str, Kind)]) -> Option<Kind> {
+    let mut all = others.iter().copied().chain(Kind::ALL.map(|(kind, name)| (name, kind)));
+    all.find(|(name, _)| name.eq_ignore_ascii_case(value)).map(|(_, kind)| kind)
 }

@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
+use schema::translate::usage;
 
 use Source::{Attribute as A, EventAttribute, List, Member, Messages};
 
@@ -16,15 +17,6 @@ pub enum Field {
     Model,
     ResponseModel,
     Provider,
-    PromptTokens,
-    CompletionTokens,
-    TotalTokens,
-    CachedTokens,
-    CacheWriteTokens,
-    ReasoningTokens,
-    Cost,
-    PromptCost,
-    CompletionCost,
     Temperature,
     Inputs,
     Outputs,
@@ -55,16 +47,7 @@ impl Field {
     pub const fn shape(self) -> Shape {
         match self {
             Field::Kind => Shape::Kind,
-            Field::PromptTokens
-            | Field::CompletionTokens
-            | Field::TotalTokens
-            | Field::CachedTokens
-            | Field::CacheWriteTokens
-            | Field::ReasoningTokens
-            | Field::Cost
-            | Field::PromptCost
-            | Field::CompletionCost
-            | Field::Temperature => Shape::Number,
+            Field::Temperature => Shape::Number,
             _ => Shape::Text,
         }
     }
@@ -85,12 +68,9 @@ pub enum Source {
     Messages(&'static [&'static str]),
 }
 
-const USAGE: &str = "langsmith.metadata.usage_metadata";
-pub(super) const LANGFUSE_USAGE: &str = "langfuse.observation.usage_details";
-const LANGFUSE_COST: &str = "langfuse.observation.cost_details";
 const DETAILS_EVENT: &str = "gen_ai.client.inference.operation.details";
 
-/// Per field what can fill it; the first present one wins.
+/// Per field what can fill it; the first present one wins. Counts and costs are in [`schema::translate::usage`].
 pub const TABLE: [(Field, &[Source]); FIELDS] = [
     (
         Field::Kind,
@@ -128,108 +108,6 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("llm.system"),
             A("ai.model.provider"),
         ],
-    ),
-    (
-        Field::PromptTokens,
-        &[
-            A("gen_ai.usage.input_tokens"),
-            A("gen_ai.usage.prompt_tokens"),
-            A("llm.token_count.prompt"),
-            A("ai.usage.inputTokens"),
-            A("ai.usage.promptTokens"),
-            // Of embeddings.
-            A("ai.usage.tokens"),
-            Member(LANGFUSE_USAGE, &["input"]),
-            // As OpenAI says it, which Langfuse's SDKs pass on.
-            Member(LANGFUSE_USAGE, &["prompt_tokens"]),
-            Member(LANGFUSE_USAGE, &["input_tokens"]),
-            Member(USAGE, &["input_tokens"]),
-        ],
-    ),
-    (
-        Field::CompletionTokens,
-        &[
-            A("gen_ai.usage.output_tokens"),
-            A("gen_ai.usage.completion_tokens"),
-            A("llm.token_count.completion"),
-            A("ai.usage.outputTokens"),
-            A("ai.usage.completionTokens"),
-            Member(LANGFUSE_USAGE, &["output"]),
-            Member(LANGFUSE_USAGE, &["completion_tokens"]),
-            Member(LANGFUSE_USAGE, &["output_tokens"]),
-            Member(USAGE, &["output_tokens"]),
-        ],
-    ),
-    (
-        Field::TotalTokens,
-        &[
-            A("gen_ai.usage.total_tokens"),
-            A("llm.usage.total_tokens"),
-            A("llm.token_count.total"),
-            A("ai.usage.totalTokens"),
-            Member(LANGFUSE_USAGE, &["total"]),
-            Member(LANGFUSE_USAGE, &["total_tokens"]),
-            Member(USAGE, &["total_tokens"]),
-        ],
-    ),
-    (
-        Field::CachedTokens,
-        &[
-            A("gen_ai.usage.cache_read.input_tokens"),
-            A("llm.token_count.prompt_details.cache_read"),
-            A("llm.token_count.prompt_details.cache_input"),
-            A("ai.usage.inputTokenDetails.cacheReadTokens"),
-            A("ai.usage.cachedInputTokens"),
-            Member(LANGFUSE_USAGE, &["input_cached_tokens"]),
-            Member(LANGFUSE_USAGE, &["input_cache_read"]),
-            Member(LANGFUSE_USAGE, &["cache_read_input_tokens"]),
-            Member(LANGFUSE_USAGE, &["prompt_tokens_details", "cached_tokens"]),
-            Member(LANGFUSE_USAGE, &["input_tokens_details", "cached_tokens"]),
-            Member(USAGE, &["input_token_details", "cache_read"]),
-            Member("gen_ai.usage.input_token_details", &["cache_read"]),
-        ],
-    ),
-    (
-        Field::CacheWriteTokens,
-        &[
-            A("gen_ai.usage.cache_creation.input_tokens"),
-            A("llm.token_count.prompt_details.cache_write"),
-            A("ai.usage.inputTokenDetails.cacheWriteTokens"),
-            Member(USAGE, &["input_token_details", "cache_creation"]),
-            Member("gen_ai.usage.input_token_details", &["cache_creation"]),
-        ],
-    ),
-    (
-        Field::ReasoningTokens,
-        &[
-            A("gen_ai.usage.reasoning.output_tokens"),
-            A("gen_ai.usage.reasoning_tokens"),
-            A("llm.token_count.completion_details.reasoning"),
-            A("ai.usage.outputTokenDetails.reasoningTokens"),
-            A("ai.usage.reasoningTokens"),
-            Member(LANGFUSE_USAGE, &["output_reasoning_tokens"]),
-            Member(LANGFUSE_USAGE, &["output_reasoning"]),
-            Member(LANGFUSE_USAGE, &["completion_tokens_details", "reasoning_tokens"]),
-            Member(LANGFUSE_USAGE, &["output_tokens_details", "reasoning_tokens"]),
-            Member(USAGE, &["output_token_details", "reasoning"]),
-            Member("gen_ai.usage.output_token_details", &["reasoning"]),
-        ],
-    ),
-    (
-        Field::Cost,
-        &[
-            A("llm.cost.total"),
-            Member(LANGFUSE_COST, &["total"]),
-            Member(USAGE, &["total_cost"]),
-            // Pydantic AI and Logfire.
-            A("operation.cost"),
-        ],
-    ),
-    // The cost is the sum of these two where nothing names it as a whole.
-    (Field::PromptCost, &[A("llm.cost.prompt"), Member(LANGFUSE_COST, &["input"]), Member(USAGE, &["input_cost"])]),
-    (
-        Field::CompletionCost,
-        &[A("llm.cost.completion"), Member(LANGFUSE_COST, &["output"]), Member(USAGE, &["output_cost"])],
     ),
     (
         Field::Temperature,
@@ -332,38 +210,23 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
     (Field::Name, &[A("langsmith.trace.name")]),
 ];
 
-/// The places in [`TABLE`] where one attribute stands. Kept inline: it is read for every attribute of every span.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
-    len: u8,
-    places: [(Field, u8); PLACES_MAX],
+/// What an attribute's name stands for. Kept inline: it is read for every attribute of every span.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// A place in [`TABLE`]: field and rank (0 wins).
+    Field(Field, u8),
+    /// A place among the names of counts and costs.
+    Usage(u8),
 }
 
-/// An attribute stands in this many places at most.
-const PLACES_MAX: usize = 20;
-
-impl Places {
-    /// Field and rank (0 wins) of each.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (Field, u8)> {
-        self.places[..usize::from(self.len)].iter().copied()
-    }
-
-    fn push(&mut self, place: (Field, u8)) {
-        if let Some(free) = self.places.get_mut(usize::from(self.len)) {
-            *free = place;
-            self.len += 1;
-        }
-    }
-}
-
-/// Attribute name → its places.
-pub(super) static BY_NAME: LazyLock<HashMap<&'static str, Places, FixedState>> = LazyLock::new(|| {
+/// Attribute name → its meaning. No name has two.
+pub(super) static BY_NAME: LazyLock<HashMap<&'static str, Meaning, FixedState>> = LazyLock::new(|| {
     let mut map = HashMap::with_hasher(FixedState::default());
+    map.extend(usage::attribute_names().map(|(name, place)| (name, Meaning::Usage(place))));
     for (field, sources) in &TABLE {
         for (rank, source) in sources.iter().enumerate() {
             if let A(name) | Member(name, _) = source {
-                let none = Places { len: 0, places: [(Field::Kind, 0); PLACES_MAX] };
-                map.entry(*name).or_insert(none).push((*field, rank as u8));
+                map.insert(*name, Meaning::Field(*field, rank as u8));
             }
         }
     }

@@ -9,7 +9,7 @@ fn table() -> Prices {
 }
 
 fn call(provider: &'static str, model: &'static str) -> Llm<'static> {
-    let tokens = Tokens { prompt: 1_000, completion: 100, total: 1_100, ..Tokens::default() };
+    let tokens = Tokens { prompt: Some(1_000), completion: Some(100), total: Some(1_100), ..Tokens::default() };
     Llm { kind: Kind::Llm, provider: provider.into(), model: model.into(), tokens, ..Llm::default() }
 }
 
@@ -33,11 +33,12 @@ fn a_call_costs_its_tokens_at_their_prices() {
     };
     // 1000 at 3 and 100 at 15 dollars per million.
     assert_eq!(with(|_| ()), Some(450_000));
-    assert_eq!(with(|t| t.reasoning = 90), Some(450_000), "part of the output");
-    assert_eq!(with(|t| t.cached = 600), Some(120_000 + 18_000 + 150_000));
-    assert_eq!(with(|t| (t.cached, t.cache_write) = (600, 400)), Some(18_000 + 150_000 + 150_000));
-    assert_eq!(with(|t| (t.prompt, t.completion) = (u32::MAX, u32::MAX)), Some(7_730_941_131_000));
-    let without_discount = Tokens { cached: 600, cache_write: 100, ..call("", "").tokens };
+    assert_eq!(with(|t| t.reasoning = Some(90)), Some(450_000), "part of the output");
+    assert_eq!(with(|t| t.cached = Some(600)), Some(120_000 + 18_000 + 150_000));
+    assert_eq!(with(|t| (t.cached, t.cache_write) = (Some(600), Some(400))), Some(18_000 + 150_000 + 150_000));
+    assert_eq!(with(|t| (t.prompt, t.completion) = (Some(u32::MAX), Some(u32::MAX))), Some(7_730_941_131_000));
+    assert_eq!(with(|t| t.completion = Some(0)), Some(300_000), "nothing came out, which is not unknown");
+    let without_discount = Tokens { cached: Some(600), cache_write: Some(100), ..call("", "").tokens };
     assert_eq!(cost(Llm { tokens: without_discount, ..call("acme", "big-2") }), Some(600_000));
 }
 
@@ -45,25 +46,27 @@ fn a_call_costs_its_tokens_at_their_prices() {
 fn a_cost_is_rounded_to_the_nearest_digit_of_its_column() {
     // 10^-8 dollars per million tokens.
     for (prompt, wanted) in [(499_999, 0), (500_000, 1), (1_499_999, 1), (1_500_000, 2)] {
-        let tokens = Tokens { prompt, completion: 1, ..Tokens::default() };
+        let tokens = Tokens { prompt: Some(prompt), completion: Some(1), ..Tokens::default() };
         assert_eq!(cost(Llm { tokens, ..call("acme", "tiny") }), Some(wanted), "{prompt}");
     }
 }
 
 #[test]
 fn what_is_not_known_costs_null() {
-    let unknown: [fn(&mut Llm<'static>); 11] = [
+    let unknown: [fn(&mut Llm<'static>); 13] = [
         |llm| llm.model = "unheard-of".into(),
         |llm| llm.model = "".into(),
         |llm| llm.provider = "unheard-of".into(),
         // Sold at two prices, and nobody says by whom.
         |llm| llm.provider = "".into(),
         |llm| llm.model = "x".repeat(NAMES_BYTES_MAX).into(),
-        |llm| llm.tokens.prompt = 0,
-        |llm| llm.tokens.completion = 0,
-        |llm| llm.tokens = Tokens { total: 5, ..Tokens::default() },
-        |llm| llm.tokens.cached = 1_001,
-        |llm| (llm.tokens.cached, llm.tokens.cache_write) = (600, 401),
+        |llm| llm.tokens.prompt = None,
+        |llm| llm.tokens.prompt = Some(0),
+        |llm| llm.tokens.completion = None,
+        |llm| llm.tokens = Tokens { total: Some(5), ..Tokens::default() },
+        |llm| llm.tokens.cached = Some(1_001),
+        |llm| (llm.tokens.cached, llm.tokens.cache_write) = (Some(600), Some(401)),
+        |llm| llm.tokens.doubtful = true,
         // Puts nothing out.
         |llm| llm.model = "words".into(),
     ];
@@ -86,7 +89,8 @@ fn only_calls_of_models_are_priced_and_never_twice() {
 
 #[test]
 fn what_only_takes_in_may_tell_a_total() {
-    for tokens in [Tokens { total: 500, ..Tokens::default() }, Tokens { prompt: 500, ..Tokens::default() }] {
+    let (total, prompt) = (Some(500), Some(500));
+    for tokens in [Tokens { total, ..Tokens::default() }, Tokens { prompt, ..Tokens::default() }] {
         for kind in [Kind::Embedding, Kind::Reranker] {
             assert_eq!(cost(Llm { kind, tokens, ..call("acme", "words") }), Some(1_000));
         }
@@ -177,4 +181,61 @@ fn the_built_in_prices_can_be_read() {
     {
         assert_eq!(prices.price(provider, model), None, "{provider} {model}");
     }
+}
+
+/// A name that somebody adds to an SDK is decided on here, and what is decided leads to prices.
+#[test]
+fn every_name_that_sdks_have_for_a_provider_has_its_prices_or_nobodys() {
+    let prices = Prices::built_in();
+    let is_priced = |provider: &str| {
+        let mut start = provider.as_bytes().to_vec();
+        start.push(0);
+        prices.by_name.keys().any(|names| names.starts_with(&start))
+    };
+    let mut before = "";
+    for (name, provider) in providers::names() {
+        assert!(before < name, "{name} is not in order, or there twice");
+        assert!(name == name.to_ascii_lowercase() && name.len() <= 64, "{name}");
+        assert_ne!(provider, "?", "nobody has decided whose prices {name} has");
+        assert!(provider.is_empty() || is_priced(provider), "{name} has the prices of {provider}, which has none");
+        let whose = if is_priced(name) { name } else { providers::meant_by(name).unwrap_or("") };
+        assert_eq!(whose.is_empty(), provider.is_empty(), "{name}");
+        before = name;
+    }
+    assert!(providers::names().count() > 100);
+}
+
+#[test]
+fn a_provider_is_known_by_every_name_that_sdks_have_for_it() {
+    let prices = Prices::built_in();
+    for (provider, model) in [
+        ("azure.chat", "gpt-4o-mini-2024-07-18"),
+        ("azure.responses", "gpt-4o"),
+        ("azure-openai.chat", "gpt-4o"),
+        ("azure.embeddings", "text-embedding-3-small"),
+        ("azure_openai", "gpt-4o"),
+        ("OpenAI", "gpt-4o"),
+        ("openai.responses", "gpt-4o"),
+        ("anthropic.messages", "claude-sonnet-4-5"),
+        ("googleVertex.anthropic.messages", "claude-sonnet-4-5"),
+        ("vertex.anthropic.messages", "claude-sonnet-4-5"),
+        ("google.vertex.chat", "gemini-2.0-flash"),
+        ("google.generative-ai", "gemini-2.0-flash"),
+        ("google_genai", "gemini-2.0-flash"),
+        ("google_vertexai", "gemini-2.0-flash"),
+        ("Google", "gemini-2.0-flash"),
+        ("amazon-bedrock", "anthropic.claude-3-5-sonnet-20240620-v1:0"),
+        ("amazon_bedrock", "anthropic.claude-3-5-sonnet-20240620-v1:0"),
+        ("bedrock_converse", "anthropic.claude-3-5-sonnet-20240620-v1:0"),
+    ] {
+        assert!(prices.price(provider, model).is_some(), "{provider} {model}");
+    }
+    for provider in ["openai-compatible.chat", "my.chat", "ollama", "openai.", "openai.chat.", &"x".repeat(300)] {
+        assert_eq!(prices.price(provider, "gpt-4o"), None, "{provider}");
+    }
+    // A table of one's own may price a name by itself.
+    let own =
+        Prices::parse(&format!("{HEAD}{COLUMNS}azure.chat,gpt-4o,1,,,1\nazure.ai.openai,gpt-4o,2,,,2\n")).unwrap();
+    let input = |provider| own.price(provider, "gpt-4o").map(|price| price.input);
+    assert_eq!((input("azure.chat"), input("azure.responses")), (Some(100_000_000), Some(200_000_000)));
 }

@@ -1,0 +1,32 @@
+//! What SDKs call those who serve models: `schema/provider-names.csv`, which is gathered from the SDKs themselves.
+
+use std::sync::LazyLock;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+
+const FILE: &str = include_str!("../../../provider-names.csv");
+/// Before the names.
+const COLUMNS: &str = "name,provider,said by";
+/// A name, in bytes. A longer one is nobody's.
+const NAME_BYTES_MAX: usize = 64;
+
+/// Every name in lower case, with the provider whose prices it has; empty = nobody's.
+pub(super) fn names() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = FILE.lines().skip_while(|line| *line != COLUMNS).skip(1);
+    lines.filter_map(|line| line.split_once(',')).map(|(name, rest)| (name, rest.split(',').next().unwrap_or("")))
+}
+
+static PROVIDERS: LazyLock<HashMap<&[u8], &str, FixedState>> = LazyLock::new(|| {
+    let known = names().filter(|(name, provider)| !provider.is_empty() && name != provider);
+    known.map(|(name, provider)| (name.as_bytes(), provider)).collect()
+});
+
+/// The provider that is meant by another name of it.
+pub(super) fn meant_by(name: &str) -> Option<&'static str> {
+    let mut buffer = [0; NAME_BYTES_MAX];
+    let lower = buffer.get_mut(..name.len())?;
+    lower.copy_from_slice(name.as_bytes());
+    lower.make_ascii_lowercase();
+    PROVIDERS.get(&*lower).copied()
+}
