@@ -34,8 +34,8 @@ async fn check(world: &World, table: &str, calls: &[Call]) -> anyhow::Result<()>
     );
     for Call { name, stored: (prompt, completion, cached, cost, ours), .. } in calls {
         let rows = world.clickhouse.rows(&format!("{query}'{name}'")).await?;
-        let wanted = json!({"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached, "cost": cost,
-            "ours": u8::from(*ours)});
+        let wanted = json!({"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached,
+            "cost": cost, "ours": u8::from(*ours)});
         assert_eq!(rows, [wanted], "{name}");
     }
     Ok(())
@@ -66,7 +66,8 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
         ),
         call(
             "counted apart",
-            json!({"input_tokens": 500, "output_tokens": 90, "cache_read_input_tokens": 1_000, "cache_creation_input_tokens": 200}),
+            json!({"input_tokens": 500, "output_tokens": 90, "cache_read_input_tokens": 1_000,
+                "cache_creation_input_tokens": 200}),
             whole,
         ),
         call(
@@ -77,14 +78,15 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
         ),
         call(
             "langfuse of the AI SDK",
-            json!({"langfuse.observation.usage_details":
-                "{\"inputTokens\":1700,\"outputTokens\":90,\"inputTokenDetails\":{\"cacheReadTokens\":1000,\"cacheWriteTokens\":200}}"}),
+            json!({"langfuse.observation.usage_details": json!({"inputTokens": 1_700, "outputTokens": 90,
+                "inputTokenDetails": {"cacheReadTokens": 1_000, "cacheWriteTokens": 200}}).to_string()}),
             whole,
         ),
         call(
             "total of bedrock",
-            json!({"gen_ai.usage.input_tokens": 500, "gen_ai.usage.output_tokens": 90, "gen_ai.usage.total_tokens": 1_790,
-                "gen_ai.usage.cache_read_input_tokens": 1_000, "gen_ai.usage.cache_write_input_tokens": 200}),
+            json!({"gen_ai.usage.input_tokens": 500, "gen_ai.usage.output_tokens": 90,
+                "gen_ai.usage.total_tokens": 1_790, "gen_ai.usage.cache_read_input_tokens": 1_000,
+                "gen_ai.usage.cache_write_input_tokens": 200}),
             whole,
         ),
         call(
@@ -114,7 +116,8 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
         ),
         call(
             "cache that cannot be read",
-            json!({"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 9, "gen_ai.usage.cache_read.input_tokens": "some"}),
+            json!({"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 9,
+                "gen_ai.usage.cache_read.input_tokens": "some"}),
             (9, 9, 0, None, false),
         ),
         call(
@@ -202,8 +205,8 @@ async fn langsmith_runs_are_priced_by_what_they_say_in_any_words() -> anyhow::Re
     ];
     let extra = json!({"metadata": {"ls_provider": "anthropic", "ls_model_name": "claude-sonnet-4-5"}});
     let runs = calls.iter().zip(1..).map(|(Call { name, said, .. }, id)| {
-        json!({"id": Uuid::from_u128(id), "name": name, "run_type": "llm", "start_time": TIME, "end_time": TIME, "outputs": said,
-            "extra": extra})
+        json!({"id": Uuid::from_u128(id), "name": name, "run_type": "llm", "start_time": TIME, "end_time": TIME,
+            "outputs": said, "extra": extra})
     });
     post(&world, &org, "/runs/batch", &json!({"post": runs.collect::<Vec<_>>()})).await?;
     check(&world, "run", &calls).await
@@ -241,8 +244,8 @@ async fn native_counts_may_be_texts_and_contradicting_ones_are_not_priced() -> a
     let spans: Vec<_> = spans.collect();
     post(&world, &org, "/v1/runs", &json!({"spans": spans})).await?;
     check(&world, "span", &calls).await?;
-    let bad = json!({"spans": [{"run_id": Uuid::from_u128(1), "span_id": Uuid::from_u128(9), "name": "bad", "kind": "llm",
-        "start_time": TIME, "prompt_tokens": "4294967296"}]});
+    let bad = json!({"spans": [{"run_id": Uuid::from_u128(1), "span_id": Uuid::from_u128(9), "name": "bad",
+        "kind": "llm", "start_time": TIME, "prompt_tokens": "4294967296"}]});
     let answer = world.post_runs(&org.key, &bad).await?.json()?;
     let wanted = "`prompt_tokens`: \"4294967296\" is not a whole number from 0 to 4294967295";
     assert_eq!(answer["rejected"][0]["error"], wanted);

@@ -1,7 +1,7 @@
 //! What the AI SDK's versions up to 5 leave open.
 //!
-//! They pass on the input that a provider counts, and Anthropic and Bedrock count what is cached apart. Cache writes, and in
-//! version 4 all of the cache, are only in what the provider said beside the counts. Version 6 adds it up itself, and says each part.
+//! They pass on the input that a provider counts, and Anthropic and Bedrock count what is cached apart. The cache is only in
+//! what the provider said beside the counts. Version 6 adds it up itself, and says each part.
 
 use serde_json::{Map, Value as Json};
 

@@ -202,7 +202,8 @@ fn spans_of_each_convention_say_the_same() {
 /// Anthropic counts what is cached apart, and the AI SDK passed that on.
 #[test]
 fn versions_of_the_ai_sdk_that_do_not_add_up_are_helped_by_what_the_provider_said() {
-    let anthropic = json!({"input_tokens": 7, "cache_read_input_tokens": 900, "cache_creation_input_tokens": 50, "output_tokens": 30});
+    let anthropic = json!({"input_tokens": 7, "cache_read_input_tokens": 900, "cache_creation_input_tokens": 50,
+        "output_tokens": 30});
     let wanted = right(7, 900, 50, 30, 0);
     let four = [
         ("gen_ai.usage.input_tokens", json!(7)),
@@ -248,9 +249,11 @@ fn objects_of_each_provider_say_the_same() {
     for usage in [
         // LangChain and LangSmith, with writes by how long they are kept, and with a service tier.
         json!({"input_tokens": 1_700, "output_tokens": 90, "total_tokens": 1_790,
-            "input_token_details": {"cache_read": 1_000, "cache_creation": 200}, "output_token_details": {"reasoning": 40}}),
-        json!({"input_tokens": 1_700, "output_tokens": 90, "output_token_details": {"reasoning": 40}, "input_token_details":
-            {"cache_read": 1_000, "cache_creation": 0, "ephemeral_5m_input_tokens": 150, "ephemeral_1h_input_tokens": 50}}),
+            "input_token_details": {"cache_read": 1_000, "cache_creation": 200},
+            "output_token_details": {"reasoning": 40}}),
+        json!({"input_tokens": 1_700, "output_tokens": 90, "output_token_details": {"reasoning": 40},
+            "input_token_details": {"cache_read": 1_000, "cache_creation": 0, "ephemeral_5m_input_tokens": 150,
+            "ephemeral_1h_input_tokens": 50}}),
         json!({"input_tokens": 1_700, "output_tokens": 90,
             "input_token_details": {"priority_cache_read": 1_000, "cache_creation": 200, "priority": 700},
             "output_token_details": {"priority_reasoning": 40, "priority": 50}}),
@@ -263,7 +266,8 @@ fn objects_of_each_provider_say_the_same() {
         json!({"prompt_tokens": 1_700, "completion_tokens": 90, "prompt_cache_hit_tokens": 1_000,
             "prompt_cache_miss_tokens": 700, "cache_write_tokens": 200, "reasoning_tokens": 40}),
         // Anthropic, Bedrock twice.
-        json!({"input_tokens": 500, "output_tokens": 90, "cache_read_input_tokens": 1_000, "cache_creation_input_tokens": 200,
+        json!({"input_tokens": 500, "output_tokens": 90, "cache_read_input_tokens": 1_000,
+            "cache_creation_input_tokens": 200,
             "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 0},
             "output_tokens_details": {"thinking_tokens": 40}, "service_tier": "standard"}),
         json!({"inputTokens": 500, "outputTokens": 90, "totalTokens": 1_790, "cacheReadInputTokens": 1_000,
@@ -299,7 +303,8 @@ fn objects_of_each_provider_say_the_same() {
         json!({"promptTokens": 500, "completionTokens": 90}),
         json!({"input_token_count": 500, "generated_token_count": 90}),
         json!({"prompt_eval_count": 500, "eval_count": "90"}),
-        json!({"billed_units": {"input_tokens": 500.0, "output_tokens": 90}, "cached_tokens": null, "prompt_tokens": ""}),
+        json!({"billed_units": {"input_tokens": 500.0, "output_tokens": 90}, "cached_tokens": null,
+            "prompt_tokens": ""}),
     ] {
         assert_eq!(object(usage.clone()), right(500, 0, 0, 90, 0), "{usage}");
     }

@@ -11,7 +11,7 @@ fn any_value() -> impl Strategy<Value = Json> {
         2 => (0_u32..5_000).prop_map(|n| json!(n.to_string())),
         1 => (0_u32..5_000).prop_map(|n| json!(f64::from(n))),
         1 => prop_oneof![Just(json!(null)), Just(json!(""))],
-        1 => prop_oneof![Just(json!(-1)), Just(json!("x")), Just(json!(0.5)), Just(json!(true)), Just(json!(4_294_967_296_u64))],
+        1 => proptest::sample::select(vec![json!(-1), json!("x"), json!(0.5), json!(true), json!(4_294_967_296_u64)]),
     ]
 }
 
@@ -23,10 +23,10 @@ fn is_readable(name: &str, value: &Json) -> bool {
 proptest! {
     #[test]
     fn the_order_of_attributes_does_not_matter(
-        (values, order) in proptest::sample::subsequence(attribute_names().map(|(name, _)| name).collect::<Vec<_>>(), 0..12)
+        (values, order) in proptest::sample::subsequence(attribute_names().collect::<Vec<_>>(), 0..12)
             .prop_flat_map(|names| {
                 let values = proptest::collection::vec(any_value(), names.len());
-                values.prop_map(move |values| names.iter().copied().zip(values).collect::<Vec<_>>())
+                values.prop_map(move |values| names.iter().map(|(name, _)| *name).zip(values).collect::<Vec<_>>())
             })
             .prop_flat_map(|values| (Just(values.clone()), Just(values).prop_shuffle()))
     ) {
@@ -43,7 +43,8 @@ proptest! {
             })
     ) {
         let flat: Vec<_> = values.iter().filter(|(name, _)| !name.contains('/')).cloned().collect();
-        let members: serde_json::Map<_, _> = flat.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let members = flat.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let members: serde_json::Map<_, _> = members.collect();
         let usage = Usage::of_members(&members);
         let mut llm = Llm { kind: Kind::Llm, provider: "acme".into(), model: "big".into(), ..Llm::default() };
         usage.fill(&mut llm);
@@ -67,9 +68,11 @@ proptest! {
     }
 
     #[test]
-    fn cost_parts_are_summed_unless_there_is_a_total(parts in proptest::collection::btree_map("[a-z_]{1,9}", 0_u32..1_000, 1..8)) {
+    fn cost_parts_are_summed_unless_there_is_a_total(
+        parts in proptest::collection::btree_map("[a-z_]{1,9}", 0_u32..1_000, 1..8)
+    ) {
         prop_assume!(!parts.contains_key("total") && !parts.contains_key("total_cost"));
-        let cost = |details: &Json| stored(of_span(&attributes(&[("langfuse.observation.cost_details", details.clone())]))).cost_e8;
+        let cost = |details: &Json| span(&[("langfuse.observation.cost_details", details.clone())]).cost_e8;
         let mut details = json!(parts);
         prop_assert_eq!(cost(&details), Some(i64::from(parts.values().sum::<u32>()) * 100_000_000));
         details["total"] = json!("7");
