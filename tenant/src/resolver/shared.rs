@@ -1,13 +1,14 @@
 //! The cache that the fleet shares: Redis in front of Postgres.
 //!
-//! A value under `apikey:<public_id>` is a record with its digest under the deployment's cache key, which lives in Postgres
-//! alone; so whoever can write to Redis can at worst make us ask Postgres. It lives for what was left of the record's time
-//! when it was read from Postgres, never longer, however often it is used.
+//! A value under `apikey:<public_id>` says what Postgres said of a key, also that there is none, and until when that holds. It
+//! has a digest under the deployment's cache key, which lives in Postgres alone. So whoever can write to Redis can make us ask
+//! Postgres, and can bring back what was said before for as long as it would have held: [`POSITIVE_TTL`] at most.
 //!
 //! A change in the registry puts a marker in its place (`crate::invalidate`). While that is there, everybody asks Postgres
 //! and nobody writes: a process that has read the old row before the change cannot bring it back.
 
-use std::sync::OnceLock;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use metrics::counter;
@@ -24,6 +25,7 @@ use super::{
     PostgresSource, SourceError, Told,
 };
 use crate::admission::METERS;
+use crate::clock::{Clock, SystemClock};
 use crate::invalidate::ASK_POSTGRES;
 use crate::keys::RedisKey;
 use crate::redis::Redis;
@@ -34,19 +36,24 @@ use crate::shard::Shard;
 pub(super) const POSTGRES_LOOKUPS_MAX: usize = 32;
 /// How long Redis may take to answer before Postgres is asked instead.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// The layout of a value: this byte, the digest, the record as JSON.
-const VERSION: u8 = 1;
-/// Says that there is no such key.
-const UNKNOWN: &[u8] = b"0";
+/// The layout of a value: this byte, the digest of the rest, until when it holds in Unix milliseconds as an i64, the record as
+/// JSON; nothing in place of the record if there is no such key.
+const VERSION: u8 = 2;
 
 /// Redis, then Postgres.
-#[derive(Debug)]
 pub struct SharedSource {
     redis: Redis,
     postgres: PostgresSource,
     /// Known as soon as Postgres has answered once; until then nothing in Redis can be trusted.
     cache_key: OnceLock<CacheKey>,
     at_postgres: Semaphore,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for SharedSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSource").field("postgres", &self.postgres).finish_non_exhaustive()
+    }
 }
 
 /// What is in Redis about a key.
@@ -62,7 +69,14 @@ enum Cached {
 impl SharedSource {
     /// That Redis in front of that Postgres.
     pub fn new(redis: Redis, postgres: PostgresSource) -> Self {
-        Self { redis, postgres, cache_key: OnceLock::new(), at_postgres: Semaphore::new(POSTGRES_LOOKUPS_MAX) }
+        let at_postgres = Semaphore::new(POSTGRES_LOOKUPS_MAX);
+        Self { redis, postgres, cache_key: OnceLock::new(), at_postgres, clock: Arc::new(SystemClock::new()) }
+    }
+
+    /// By that clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        Self { clock, ..self }
     }
 
     async fn read(&self, public_id: &str) -> Cached {
@@ -78,16 +92,23 @@ impl SharedSource {
                 return Cached::AskPostgres;
             }
         };
-        let (Some(value), Ok(ttl_ms)) = (value, u64::try_from(ttl_ms)) else { return Cached::Nothing };
-        let good_for = Duration::from_millis(ttl_ms);
-        match value.as_slice() {
-            UNKNOWN => Cached::Known(Answer::Unknown { good_for }),
-            ASK_POSTGRES => Cached::AskPostgres,
-            value => match self.cache_key.get().and_then(|key| decode(key, public_id, value)) {
-                Some((record, accepted)) => Cached::Known(Answer::Key { record: Box::new(record), good_for, accepted }),
-                // Not known yet how to check it, or not ours: Postgres will tell. What is there stays.
-                None => Cached::AskPostgres,
-            },
+        let Some(value) = value else { return Cached::Nothing };
+        if value == ASK_POSTGRES {
+            return Cached::AskPostgres;
+        }
+        // Not known yet how to check it, or not ours, or not any more: Postgres will tell. What is there stays.
+        let Some(found) = self.cache_key.get().and_then(|key| decode(key, public_id, &value)) else {
+            return Cached::AskPostgres;
+        };
+        // Redis may let it go earlier, and not later. A clock that is behind the writer's makes nothing hold for longer than
+        // it could have at most.
+        let most = if found.record.is_some() { POSITIVE_TTL } else { NEGATIVE_TTL };
+        let left_ms = u64::try_from(found.until_unix_ms.saturating_sub(self.clock.unix_ms())).unwrap_or_default();
+        let good_for = Duration::from_millis(left_ms.min(u64::try_from(ttl_ms).unwrap_or(u64::MAX))).min(most);
+        match found.record {
+            _ if good_for.is_zero() => Cached::AskPostgres,
+            Some(record) => Cached::Known(Answer::Key { record: Box::new(record), good_for, accepted: found.accepted }),
+            None => Cached::Known(Answer::Unknown { good_for }),
         }
     }
 
@@ -95,16 +116,20 @@ impl SharedSource {
         let _turn = self.at_postgres.acquire().await.map_err(|_| SourceError::TimedOut)?;
         let asked = Instant::now();
         let found = self.postgres.read(public_id).await?;
-        let (value, ttl) = match &found {
-            Some((record, key)) => {
-                let key = self.cache_key.get_or_init(|| key.clone());
-                (encode(key, public_id, record, None), POSITIVE_TTL)
-            }
-            None => (Some(UNKNOWN.to_vec()), NEGATIVE_TTL),
+        if let Some((_, key)) = &found {
+            self.cache_key.get_or_init(|| key.clone());
+        }
+        let (record, ttl) = match &found {
+            Some((record, _)) => (Some(record), POSITIVE_TTL),
+            None => (None, NEGATIVE_TTL),
         };
         let good_for = ttl.saturating_sub(asked.elapsed());
-        if let (true, Some(value)) = (leave && !good_for.is_zero(), value) {
-            self.leave(public_id, value, good_for).await;
+        // A process that has seen no key yet cannot say of one that there is none, so that others believe it.
+        if let (true, Some(key)) = (leave && !good_for.is_zero(), self.cache_key.get()) {
+            let until = self.clock.unix_ms().saturating_add(i64::try_from(good_for.as_millis()).unwrap_or(i64::MAX));
+            if let Some(value) = encode(key, public_id, until, record, None) {
+                self.leave(public_id, value, good_for).await;
+            }
         }
         Ok(match found {
             Some((record, _)) => Answer::Key { record: Box::new(record), good_for, accepted: None },
@@ -144,14 +169,22 @@ impl KeySource for SharedSource {
             redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end return 0";
         Box::pin(async move {
             let Some(cache_key) = self.cache_key.get() else { return };
-            let accepted = cache_key.accept(key.public_id, key.secret.expose());
-            let before = encode(cache_key, key.public_id, key.record, None);
-            let after = encode(cache_key, key.public_id, key.record, Some(&accepted));
-            let (Some(before), Some(after)) = (before, after) else { return };
-            let replace = Script::new(REPLACE);
-            let mut call = replace.key(RedisKey::api_key(key.public_id));
-            call.arg(before).arg(after);
-            if call.invoke_async::<()>(&mut self.redis.clone()).await.is_err() {
+            let (mut redis, name) = (self.redis.clone(), RedisKey::api_key(key.public_id));
+            let told = async {
+                let Some(before) = redis::cmd("GET").arg(&name).query_async::<Option<Vec<u8>>>(&mut redis).await?
+                else {
+                    return Ok(());
+                };
+                let found = decode(cache_key, key.public_id, &before);
+                let Some(found) = found.filter(|found| found.record.as_ref() == Some(key.record)) else {
+                    return Ok(());
+                };
+                let accepted = cache_key.accept(key.public_id, key.secret.expose());
+                let after = encode(cache_key, key.public_id, found.until_unix_ms, Some(key.record), Some(&accepted));
+                let replace = Script::new(REPLACE);
+                replace.key(&name).arg(before).arg(after.unwrap_or_default()).invoke_async::<()>(&mut redis).await
+            };
+            if told.await.is_err() {
                 counter!("tracebility_key_cache_failures_total").increment(1);
             }
         })
@@ -180,8 +213,33 @@ struct Stored {
     accepted: Option<[u8; CACHE_KEY_BYTES]>,
 }
 
+/// What a value says.
+struct Found {
+    /// Until when it holds, in Unix milliseconds.
+    until_unix_ms: i64,
+    /// `None`: there is no such key.
+    record: Option<KeyRecord>,
+    accepted: Option<AcceptedSecret>,
+}
+
 /// `None` only if a record cannot be written as JSON, which none is.
-fn encode(key: &CacheKey, public_id: &str, record: &KeyRecord, accepted: Option<&AcceptedSecret>) -> Option<Vec<u8>> {
+fn encode(
+    key: &CacheKey,
+    public_id: &str,
+    until_unix_ms: i64,
+    record: Option<&KeyRecord>,
+    accepted: Option<&AcceptedSecret>,
+) -> Option<Vec<u8>> {
+    let json = match record {
+        Some(record) => to_json(record, accepted)?,
+        None => Vec::new(),
+    };
+    let said = [&until_unix_ms.to_be_bytes()[..], &json].concat();
+    let digest = key.digest(b"key record", &[public_id.as_bytes(), &said]);
+    Some([&[VERSION], digest.as_slice(), &said].concat())
+}
+
+fn to_json(record: &KeyRecord, accepted: Option<&AcceptedSecret>) -> Option<Vec<u8>> {
     let plan = &record.plan;
     let stored = Stored {
         api_key_id: record.api_key_id,
@@ -201,19 +259,27 @@ fn encode(key: &CacheKey, public_id: &str, record: &KeyRecord, accepted: Option<
         is_moving: record.is_moving,
         accepted: accepted.map(|accepted| *accepted.digest()),
     };
-    let json = serde_json::to_vec(&stored).ok()?;
-    let digest = key.digest(b"key record", &[public_id.as_bytes(), &json]);
-    Some([&[VERSION], digest.as_slice(), &json].concat())
+    serde_json::to_vec(&stored).ok()
 }
 
 /// `None` for anything that this deployment has not written in this version.
-fn decode(key: &CacheKey, public_id: &str, value: &[u8]) -> Option<(KeyRecord, Option<AcceptedSecret>)> {
+fn decode(key: &CacheKey, public_id: &str, value: &[u8]) -> Option<Found> {
     let (version, rest) = value.split_first()?;
-    let (digest, json) = rest.split_at_checked(CACHE_KEY_BYTES)?;
-    let expected = key.digest(b"key record", &[public_id.as_bytes(), json]);
+    let (digest, said) = rest.split_at_checked(CACHE_KEY_BYTES)?;
+    let expected = key.digest(b"key record", &[public_id.as_bytes(), said]);
     if *version != VERSION || !bool::from(digest.ct_eq(&expected)) {
         return None;
     }
+    let (until, json) = said.split_first_chunk()?;
+    let until_unix_ms = i64::from_be_bytes(*until);
+    if json.is_empty() {
+        return Some(Found { until_unix_ms, record: None, accepted: None });
+    }
+    let (record, accepted) = from_json(key, json)?;
+    Some(Found { until_unix_ms, record: Some(record), accepted })
+}
+
+fn from_json(key: &CacheKey, json: &[u8]) -> Option<(KeyRecord, Option<AcceptedSecret>)> {
     let stored: Stored = serde_json::from_slice(json).ok()?;
     let [rps, burst, org_rps, org_burst, eval_slots] = stored.rates;
     let meter = |name: &str| METERS.into_iter().find(|meter| meter.as_str() == name);
@@ -291,24 +357,30 @@ mod tests {
         let record = record();
         let accepted = key.accept("id", "secret");
         for accepted in [None, Some(&accepted)] {
-            let value = encode(&key, "id", &record, accepted).unwrap();
-            let (read, found) = decode(&key, "id", &value).unwrap();
-            assert_eq!(read, record);
-            assert_eq!(found.map(|found| found.is("id", "secret")), accepted.map(|_| true));
+            let value = encode(&key, "id", 7, Some(&record), accepted).unwrap();
+            let found = decode(&key, "id", &value).unwrap();
+            assert_eq!((found.until_unix_ms, found.record.as_ref()), (7, Some(&record)));
+            assert_eq!(found.accepted.map(|found| found.is("id", "secret")), accepted.map(|_| true));
         }
+        let unknown = decode(&key, "id", &encode(&key, "id", -7, None, None).unwrap()).unwrap();
+        assert_eq!((unknown.until_unix_ms, unknown.record), (-7, None));
     }
 
     #[test]
     fn what_was_not_written_by_this_deployment_is_not_read() {
         let key = CacheKey::new([1; CACHE_KEY_BYTES]);
-        let value = encode(&key, "id", &record(), None).unwrap();
-        assert!(decode(&CacheKey::new([2; CACHE_KEY_BYTES]), "id", &value).is_none(), "another deployment's");
-        assert!(decode(&key, "other", &value).is_none(), "another key's");
-        for index in 0..value.len() {
-            let mut broken = value.clone();
-            broken[index] ^= 1;
-            assert!(decode(&key, "id", &broken).is_none(), "byte {index} was changed");
-            assert!(decode(&key, "id", &value[..index]).is_none(), "cut off at byte {index}");
+        for record in [Some(&record()), None] {
+            let value = encode(&key, "id", 7, record, None).unwrap();
+            assert!(decode(&CacheKey::new([2; CACHE_KEY_BYTES]), "id", &value).is_none(), "another deployment's");
+            assert!(decode(&key, "other", &value).is_none(), "another key's");
+            for index in 0..value.len() {
+                let mut broken = value.clone();
+                broken[index] ^= 1;
+                assert!(decode(&key, "id", &broken).is_none(), "byte {index} was changed");
+                assert!(decode(&key, "id", &value[..index]).is_none(), "cut off at byte {index}");
+            }
         }
+        // What releases before this one wrote for a key that there is not.
+        assert!(decode(&key, "id", b"0").is_none());
     }
 }

@@ -39,7 +39,7 @@ impl Node {
         let redis = connect(&parse::redis_url(redis_url).unwrap()).unwrap();
         let postgres = PostgresSource::new(tenant::postgres::pool(dsn).unwrap());
         let clock = Arc::new(ManualClock::new());
-        let source = SharedSource::new(redis.clone(), postgres);
+        let source = SharedSource::new(redis.clone(), postgres).with_clock(Arc::clone(&clock) as Arc<dyn Clock>);
         let resolver = Resolver::with_clock(source, Arc::clone(&clock) as Arc<dyn Clock>);
         Self { resolver, clock, redis }
     }
@@ -225,6 +225,52 @@ async fn what_someone_else_wrote_into_redis_is_not_believed() {
     let stolen = format!("tb_{}.{}", theirs.public_id(), mine.reveal().split_once('.').unwrap().1);
     assert!(matches!(fresh.resolver.resolve(&stolen).await, Err(ResolveError::Unknown)));
     fresh.resolver.resolve(theirs.reveal()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_record_that_is_put_back_is_believed_until_its_time_is_over() {
+    let world = World::new().await;
+    let key = world.key("revoked").await;
+    let first = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
+    first.resolver.resolve(key.reveal()).await.unwrap();
+    until_shared(&first, &key).await;
+    let old = first.value(&key).await;
+    announcing(&world, &first.redis).revoke_key(key.public_id()).await.unwrap();
+    for (age, is_refused) in [(POSITIVE_TTL / 2, false), (POSITIVE_TTL, true)] {
+        let node = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
+        // To learn how to check what is in Redis.
+        node.resolver.resolve(world.key(&format!("other-{is_refused}")).await.reveal()).await.unwrap();
+        // For ever, if it were for Redis.
+        let _: () = node.redis.clone().set(RedisKey::api_key(key.public_id()), &old).await.unwrap();
+        node.clock.advance(age);
+        let resolved = node.resolver.resolve(key.reveal()).await;
+        assert_eq!(matches!(resolved, Err(ResolveError::Revoked)), is_refused, "{resolved:?} after {age:?}");
+    }
+}
+
+#[tokio::test]
+async fn that_there_is_no_key_is_believed_of_this_deployment_only() {
+    let world = World::new().await;
+    let (key, other) = (world.key("one").await, world.key("two").await);
+    let wire = Wire::to(&world.db.pg_app_dsn).await;
+    let (first, second) =
+        (Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url), Node::new(&wire.dsn, &world.db.redis_url));
+    for node in [&first, &second] {
+        node.resolver.resolve(other.reveal()).await.unwrap();
+    }
+    let public_id = format!("{:024x}", 7);
+    let unknown = format!("tb_{public_id}.{:064x}", 7);
+    assert!(matches!(first.resolver.resolve(&unknown).await, Err(ResolveError::Unknown)));
+    let negative: Vec<u8> = first.redis.clone().get(RedisKey::api_key(&public_id)).await.unwrap();
+    for written in [b"0".to_vec(), negative] {
+        let _: () = first.redis.clone().set(RedisKey::api_key(key.public_id()), written).await.unwrap();
+        let node = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
+        node.resolver.resolve(other.reveal()).await.unwrap();
+        node.resolver.resolve(key.reveal()).await.unwrap();
+    }
+    wire.cut().await;
+    let shared = second.resolver.resolve(&unknown).await;
+    assert!(matches!(shared, Err(ResolveError::Unknown)), "Postgres was asked: {shared:?}");
 }
 
 #[tokio::test]
