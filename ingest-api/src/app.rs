@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::HeaderMap;
 use hyper::body::Incoming;
-use schema::envelope::{Header, Source};
+use schema::envelope::{ContentId, EnvelopeKey, Header, Source, Writer};
 use schema::ids::EnvelopeId;
 use schema::model::UnixNanos;
 use schema::translate::batch::{Batch, Counts};
@@ -81,6 +81,7 @@ impl App {
             self.ledger.refused_unread(org, error.outcome(), error.code());
             error
         };
+        self.key().map_err(|error| refused(None, error))?;
         let presented = auth::presented_key(headers).map_err(|error| refused(None, error))?;
         let tenant = self.resolver.resolve(&presented).await.map_err(|error| refused(None, error.into()))?;
         let org = Some(tenant.org_id());
@@ -90,6 +91,11 @@ impl App {
         }
         self.admission.precheck(&tenant).map_err(|error| refused(org, error.into()))?;
         Ok(tenant)
+    }
+
+    /// What envelopes are written with.
+    fn key(&self) -> Result<&EnvelopeKey, ApiError> {
+        self.health.envelope_keys.get().ok_or(ApiError::Starting)
     }
 
     /// Takes in one HTTP request. `request_id` becomes the envelope's id, so that an answer can be traced to its rows.
@@ -118,7 +124,8 @@ impl App {
         let body = body::read(headers, body, &self.budget).await;
         let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
         let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body, &self.budget);
-        self.store_by(request_id, &tenant, body, Source::LangSmith, translate).await
+        let kind = kind.to_string();
+        self.store_by(request_id, &tenant, kind.as_bytes(), body, Source::LangSmith, translate).await
     }
 
     /// Counts the items of a signal that is not stored, all of which are rejected. The request is charged like one of a
@@ -161,31 +168,39 @@ impl App {
     ) -> Result<Accepted, ApiError> {
         let project = otlp::project::of(headers);
         let translate = |header: &Header, body: &[u8]| translate(header, &project, body);
-        self.store_by(request_id, tenant, body, source, translate).await
+        self.store_by(request_id, tenant, project.as_bytes(), body, source, translate).await
     }
 
+    /// `beside` is what decides what the body means, beside itself and the protocol.
     async fn store_by(
         &self,
         request_id: Uuid,
         tenant: &Arc<TenantContext>,
+        beside: &[u8],
         body: ReadBody,
         source: Source,
         translate: impl FnOnce(&Header, &[u8]) -> Translated,
     ) -> Result<Accepted, ApiError> {
-        let header = Header {
-            envelope_id: EnvelopeId(request_id),
-            org_id: tenant.org_id(),
-            workspace_id: tenant.workspace_id(),
-            project_id: tenant.project_id(),
-            api_key_id: tenant.api_key_id(),
-            received_at: now(),
-            source,
+        let (bytes, received_at) = (body.bytes.len() as u64, now());
+        let key = self.key()?;
+        let translate = || {
+            let header = Header {
+                envelope_id: EnvelopeId(request_id),
+                org_id: tenant.org_id(),
+                workspace_id: tenant.workspace_id(),
+                project_id: tenant.project_id(),
+                api_key_id: tenant.api_key_id(),
+                content_id: content_id(tenant, source, beside, &body.bytes),
+                received_at,
+                source,
+            };
+            let (counts, envelope) = translate(&header, &body.bytes)?;
+            Ok((counts, envelope.map(|envelope| envelope.finish(key))))
         };
-        let bytes = body.bytes.len() as u64;
         let translated = if body.bytes.len() > TRANSLATE_INLINE_BYTES_MAX {
-            tokio::task::block_in_place(|| translate(&header, &body.bytes))
+            tokio::task::block_in_place(translate)
         } else {
-            translate(&header, &body.bytes)
+            translate()
         };
         drop(body);
         let (counts, envelope) = translated.inspect_err(|error| self.refused_unread(tenant, error))?;
@@ -194,8 +209,7 @@ impl App {
         let (standing, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
-                let stored =
-                    self.clone().pay_and_append(Arc::clone(tenant), cost, header.received_at, envelope, items());
+                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, received_at, envelope, items());
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }
@@ -258,8 +272,15 @@ impl Fate {
     }
 }
 
-/// What became of a body's items, and the envelope, if anything is to be stored.
-type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
+/// What a request says: the same when a client sends it again with the same key, however it is compressed, because translating
+/// invents nothing (`tests/fuzz` translates every body twice).
+fn content_id(tenant: &TenantContext, source: Source, beside: &[u8], body: &[u8]) -> ContentId {
+    let (org, key) = (tenant.org_id().0, tenant.api_key_id().0);
+    ContentId::of(&[org.as_bytes(), key.as_bytes(), source.as_str().as_bytes(), beside], body)
+}
+
+/// What became of a body's items, and the envelope to be finished, if anything is to be stored.
+type Translated = Result<(Counts, Option<Writer>), ApiError>;
 
 /// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end. OTLP spans that
 /// name no project of LangSmith's are of `project`, which may be empty.
@@ -330,6 +351,7 @@ mod tests {
             workspace_id: WorkspaceId(nil),
             project_id: ProjectId(nil),
             api_key_id: ApiKeyId(nil),
+            content_id: ContentId::NONE,
             received_at: 0,
             source: Source::OtlpProtobuf,
         };

@@ -56,6 +56,8 @@ pub enum ApiError {
     NotDurable(#[source] Arc<ConnectError>),
     #[error("whether the data is {class} is unknown: it was not confirmed in time; send it again")]
     Unconfirmed { class: AckClass, why: String },
+    #[error("the service has just started and cannot store data yet; try again")]
+    Starting,
     #[error("the ledger cannot be read at the moment; try again")]
     NoLedger(#[source] LedgerError),
 }
@@ -100,7 +102,7 @@ impl ApiError {
             ApiError::Malformed(_) => StatusCode::BAD_REQUEST,
             ApiError::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             ApiError::BodyTimeout(_) => StatusCode::REQUEST_TIMEOUT,
-            ApiError::Overloaded | ApiError::Moving => StatusCode::SERVICE_UNAVAILABLE,
+            ApiError::Overloaded | ApiError::Moving | ApiError::Starting => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Unavailable(_) | ApiError::NoLedger(_) => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::NotDurable(_) | ApiError::Unconfirmed { .. } => StatusCode::SERVICE_UNAVAILABLE,
             ApiError::Defect => StatusCode::INTERNAL_SERVER_ERROR,
@@ -147,6 +149,7 @@ impl ApiError {
             ApiError::BodyTimeout(_) => "body_timeout",
             ApiError::Overloaded => "overloaded",
             ApiError::Moving => "org_moving",
+            ApiError::Starting => "starting",
             ApiError::Defect => "defect",
             ApiError::Unavailable(_) => "storage_unavailable",
             ApiError::NotDurable(_) => "storage_not_ready",

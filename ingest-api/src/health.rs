@@ -5,14 +5,15 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use crate::routes::{Answer, answer};
-use tenant::redis::readiness::Readiness;
+use tenant::envelope_key::EnvelopeKeys;
+use tenant::redis::readiness::{Fit, Readiness};
 
 /// A question about this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Does it run?
     Alive,
-    /// Can it take requests? No while Redis is away or would not keep what is acknowledged.
+    /// Can it take requests? No while Redis is away or would not keep what is acknowledged, and not before Postgres has answered once.
     Ready,
     /// What has it counted?
     Metrics,
@@ -37,8 +38,10 @@ impl Probe {
 /// What probes are answered from.
 #[derive(Clone)]
 pub struct Health {
-    /// What readiness depends on.
+    /// Where requests are appended.
     pub redis: Readiness,
+    /// What envelopes are written with.
+    pub envelope_keys: EnvelopeKeys,
     /// What was counted.
     pub metrics: PrometheusHandle,
 }
@@ -46,21 +49,30 @@ pub struct Health {
 impl Health {
     /// Whether requests can be taken.
     pub async fn is_ready(&self) -> bool {
-        self.redis.check().await.is_ok()
+        self.ready().await.is_ok()
+    }
+
+    /// Whether requests can be taken; if not, why.
+    async fn ready(&self) -> Result<Fit, String> {
+        let fit = self.redis.check().await.map_err(|error| error.to_string())?;
+        match self.envelope_keys.get() {
+            Some(_key) => Ok(fit),
+            None => Err("postgres: the envelope key could not be read yet".to_owned()),
+        }
     }
 
     /// Answers a probe.
     pub async fn answer(&self, probe: Probe) -> Answer {
         match probe {
             Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),
-            Probe::Ready => match self.redis.check().await {
+            Probe::Ready => match self.ready().await {
                 Ok(fit) => {
                     let warnings: Vec<_> = fit.warnings.iter().map(|warning| warning.text()).collect();
                     let body = json!({"ready": true, "ack": self.redis.policy().class, "warnings": warnings});
                     answer(StatusCode::OK, "application/json", body.to_string().into_bytes())
                 }
-                Err(error) => {
-                    let body = json!({"ready": false, "reason": error.to_string()});
+                Err(reason) => {
+                    let body = json!({"ready": false, "reason": reason});
                     answer(StatusCode::SERVICE_UNAVAILABLE, "application/json", body.to_string().into_bytes())
                 }
             },

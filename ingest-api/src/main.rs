@@ -12,6 +12,7 @@ use ingest_api::operator::Operator;
 use ingest_api::{grpc, prices, routes, server};
 use tenant::admission::Admission;
 use tenant::clickhouse::Records;
+use tenant::envelope_key::EnvelopeKeys;
 use tenant::ledger::Books;
 use tenant::outcome::{self, Ledger};
 use tenant::redis::confirm::{APPENDING, Confirmer};
@@ -33,11 +34,13 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
     let redis = tenant::redis::connect(&config.redis_url)?;
+    let (stop, stopping) = watch::channel(false);
     let metrics = service::collect_metrics(&LATENCY_BUCKETS_SECONDS)?;
     let readiness = Readiness::new(redis.clone(), config.ack);
     let confirmer = Confirmer::new(&config.redis_url, readiness.clone(), APPENDING)?;
-    let health = Health { redis: readiness.clone(), metrics };
     let postgres = tenant::postgres::pool(&config.pg_dsn)?;
+    let envelope_keys = EnvelopeKeys::ask(postgres.clone(), stopping.clone());
+    let health = Health { redis: readiness.clone(), envelope_keys, metrics };
     let shared = SharedSource::new(redis.clone(), PostgresSource::new(postgres.clone()));
     let resolver = Resolver::new(FixedKey::new(config.static_api_key.as_ref(), shared)?);
     let budget = Budget::new(config.body_max, config.bodies_in_flight_max);
@@ -62,7 +65,6 @@ async fn run(config: Config) -> anyhow::Result<()> {
     );
 
     // Serve until told to stop, then drain.
-    let (stop, stopping) = watch::channel(false);
     tokio::spawn(resolver::watch(resolver, config.redis_url.clone(), redis, stopping.clone()));
     tokio::spawn(readiness.follow(stopping.clone()));
     prices::follow(config.prices, stopping.clone()).await;

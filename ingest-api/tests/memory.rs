@@ -7,7 +7,7 @@
 use ingest_api::app::translate;
 use ingest_api::otlp::reply::Encoding;
 use ingest_api::otlp::untraced::{self, Signal};
-use schema::envelope::{Header, Source};
+use schema::envelope::{ContentId, Header, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use uuid::Uuid;
 
@@ -44,6 +44,7 @@ fn json_of_nearly_nothing_takes_nearly_nothing() {
         workspace_id: WorkspaceId(nil),
         project_id: ProjectId(nil),
         api_key_id: ApiKeyId(nil),
+        content_id: ContentId::NONE,
         received_at: 0,
         source,
     };

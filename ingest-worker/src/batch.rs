@@ -130,15 +130,19 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::envelope::{Header, Source, Writer};
+    use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, EnvelopeKey, Header, Source, Writer};
     use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use schema::model::{Meter, Origin, Span};
     use schema::tables::{BillingRows, SpanRows};
     use uuid::Uuid;
 
+    fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+    }
+
     fn add(batch: &mut Batch, ms: u64, spans: usize, now: Instant) {
         let bytes = envelope(spans, 0);
-        batch.add(EntryId::new(ms, 0), &Envelope::decode(&bytes).unwrap(), None, now);
+        batch.add(EntryId::new(ms, 0), &Envelope::decode(&key(), &bytes).unwrap(), None, now);
     }
 
     fn envelope(spans: usize, received_at: i64) -> Vec<u8> {
@@ -149,6 +153,7 @@ mod tests {
             workspace_id: WorkspaceId(nil),
             project_id: ProjectId(nil),
             api_key_id: ApiKeyId(nil),
+            content_id: ContentId::NONE,
             received_at,
             source: Source::Native,
         };
@@ -167,7 +172,7 @@ mod tests {
         let mut writer = Writer::new(&header, 0);
         writer.section(&bills);
         writer.section(&rows);
-        writer.finish()
+        writer.finish(&key())
     }
 
     const LIMITS: Limits = Limits { rows: 10, bytes: 1 << 20, age: Duration::from_secs(1) };
@@ -208,7 +213,7 @@ mod tests {
         let mut batch = Batch::default();
         add(&mut batch, 3, 1, Instant::now());
         let over = envelope(5, 0);
-        batch.add(EntryId::new(1, 0), &Envelope::decode(&over).unwrap(), Some(Verdict::Drop), Instant::now());
+        batch.add(EntryId::new(1, 0), &Envelope::decode(&key(), &over).unwrap(), Some(Verdict::Drop), Instant::now());
         let (intent, blocks) = batch.into_parts(None);
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
         assert_eq!(tables, [("span", 1), ("billing_meter", 1)]);
@@ -233,20 +238,20 @@ mod tests {
         let mut batch = Batch::default();
         for ms in 1..=MONTHS_MAX as i64 {
             let bytes = envelope(1, ms * MONTH);
-            let envelope = Envelope::decode(&bytes).unwrap();
+            let envelope = Envelope::decode(&key(), &bytes).unwrap();
             assert!(batch.has_room(&LIMITS, &envelope));
             batch.add(EntryId::new(ms as u64, 0), &envelope, None, Instant::now());
         }
         let (known, other) = (envelope(1, MONTH), envelope(1, 9 * MONTH));
-        assert!(batch.has_room(&LIMITS, &Envelope::decode(&known).unwrap()));
-        assert!(!batch.has_room(&LIMITS, &Envelope::decode(&other).unwrap()));
+        assert!(batch.has_room(&LIMITS, &Envelope::decode(&key(), &known).unwrap()));
+        assert!(!batch.has_room(&LIMITS, &Envelope::decode(&key(), &other).unwrap()));
     }
 
     #[test]
     fn an_envelope_that_would_burst_the_insert_waits_for_the_next() {
         let mut batch = Batch::default();
         let (eight, three) = (envelope(8, 0), envelope(3, 0));
-        let (eight, three) = (Envelope::decode(&eight).unwrap(), Envelope::decode(&three).unwrap());
+        let (eight, three) = (Envelope::decode(&key(), &eight).unwrap(), Envelope::decode(&key(), &three).unwrap());
         let tiny = Limits { rows: 1, bytes: 1, ..LIMITS };
         assert!(batch.has_room(&tiny, &eight), "an empty batch takes anything, or it would never be stored");
         batch.add(EntryId::new(1, 0), &eight, None, Instant::now());

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use schema::block::{Block, SealedBlock};
-use schema::envelope::{DecodeError, Envelope};
+use schema::envelope::{DecodeError, Envelope, EnvelopeKey};
 use schema::ids::OrgId;
 use schema::model::Meter;
 use tenant::clickhouse::{Inserter, Records};
@@ -49,6 +49,7 @@ pub(crate) struct Gone;
 pub(crate) struct Carrier {
     tenure: Tenure,
     stream: Stream,
+    key: EnvelopeKey,
     inserter: Inserter,
     records: Records,
     inserts: Arc<Semaphore>,
@@ -74,10 +75,24 @@ struct UnderWay {
 
 impl Carrier {
     /// `redis` is for what belongs to orgs, and is not the shard's.
-    pub(crate) fn new(tenure: Tenure, stream: Stream, redis: Redis, shared: &Shared) -> Self {
+    pub(crate) fn new(tenure: Tenure, stream: Stream, redis: Redis, key: EnvelopeKey, shared: &Shared) -> Self {
         let Shared { inserter, records, inserts, ledger, parked, judge, token_trust, .. } = shared.clone();
         let (statements, wait) = (Statements::default(), Wait::new(stream.shard()));
-        Self { tenure, stream, inserter, records, inserts, ledger, parked, judge, redis, statements, token_trust, wait }
+        Self {
+            tenure,
+            stream,
+            key,
+            inserter,
+            records,
+            inserts,
+            ledger,
+            parked,
+            judge,
+            redis,
+            statements,
+            token_trust,
+            wait,
+        }
     }
 
     pub(crate) fn tenure(&self) -> &Tenure {
@@ -191,7 +206,7 @@ impl Carrier {
         for suspect in suspects {
             let entry = intent.entries[suspect.entry as usize];
             let found = self.fetch(&[entry]).await?;
-            let envelope = found.get(&entry).and_then(|bytes| Envelope::decode(bytes).ok());
+            let envelope = found.get(&entry).and_then(|bytes| Envelope::decode(&self.key, bytes).ok());
             let org = envelope.map(|envelope| envelope.header.org_id);
             alone.push(RefusedAlone { entry: (shard, entry), org, code: suspect.code });
         }
@@ -239,7 +254,7 @@ impl Carrier {
             let found = self.fetch(&entries).await?;
             for (entry, (_, verdict)) in entries.into_iter().zip(some) {
                 let Some(bytes) = found.get(&entry) else { continue };
-                let Ok(envelope) = Envelope::decode(bytes) else {
+                let Ok(envelope) = Envelope::decode(&self.key, bytes) else {
                     // The verdict is a later release's, which could read it.
                     tracing::error!(%entry, "a batch under way sets an envelope aside that this release cannot read");
                     return self.leave_to_another_release().await;
@@ -315,7 +330,7 @@ impl Carrier {
                 tracing::warn!(shard, %id, "an entry of the batch was taken out; nobody was told that it was stored");
                 continue;
             };
-            match Envelope::decode(bytes) {
+            match Envelope::decode(&self.key, bytes) {
                 Ok(envelope) => see(&envelope),
                 Err(error @ DecodeError::Table { .. }) => {
                     tracing::error!(%id, %error, "an entry of the batch under way is of another release");

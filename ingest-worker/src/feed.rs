@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use redis::RedisError;
-use schema::envelope::{ENVELOPE_FIELD, org_of};
+use schema::envelope::{ENVELOPE_FIELD, EnvelopeKey};
 use schema::ids::OrgId;
 use tenant::entries::{self, Entry, LARGE_BYTES, Page, PageMax, READ_BYTES_MAX};
 use tenant::keys::RedisKey;
@@ -15,6 +15,7 @@ use tenant::shard::Shard;
 use tenant::shard::fence::EntryId;
 use uuid::Uuid;
 
+use crate::arrived::Arrived;
 use crate::stream::{StreamError, entries_of_read};
 use crate::window::{Held, Window};
 
@@ -34,6 +35,8 @@ pub struct Feed {
     stream: RedisKey,
     /// Blocks while it waits, so it is not shared.
     redis: Redis,
+    /// What entries are checked with.
+    key: EnvelopeKey,
     /// Bytes of the next page.
     page_bytes: usize,
     /// Whether small entries lie behind what was read, as far as is known: then a page of them is cheaper than one at a time.
@@ -46,9 +49,9 @@ pub struct Feed {
 
 impl Feed {
     /// Reads a shard from its beginning, holding so many bytes. The connection must be this feed's own.
-    pub fn new(shard: Shard, redis: Redis, bytes_max: usize) -> Self {
+    pub fn new(shard: Shard, redis: Redis, key: EnvelopeKey, bytes_max: usize) -> Self {
         let (stream, window) = (RedisKey::shard_stream(shard), Window::new(bytes_max));
-        Self { stream, redis, page_bytes: READ_BYTES_MAX, is_behind: true, is_at_end: false, window }
+        Self { stream, redis, key, page_bytes: READ_BYTES_MAX, is_behind: true, is_at_end: false, window }
     }
 
     /// Reads what comes next, waiting for it at most for `wait`; before that, some of what had to be left out.
@@ -90,7 +93,7 @@ impl Feed {
         let entries = entries_of_read(reply).ok_or(StreamError::Reply { command: "XREAD" })?;
         self.is_behind = begun.elapsed() < AT_ONCE && is_small(&entries);
         self.is_at_end = entries.is_empty();
-        entries.into_iter().for_each(|entry| self.window.offer(held(entry)));
+        entries.into_iter().for_each(|entry| self.window.offer(held(&self.key, entry)));
         Ok(())
     }
 
@@ -98,14 +101,14 @@ impl Feed {
         let Page { entries, has_more } = self.page(self.window.read_to().next(), None).await?;
         self.is_behind = has_more && is_small(&entries);
         self.is_at_end = !has_more;
-        entries.into_iter().for_each(|entry| self.window.offer(held(entry)));
+        entries.into_iter().for_each(|entry| self.window.offer(held(&self.key, entry)));
         Ok(())
     }
 
     async fn read_again(&mut self, from: EntryId, to: EntryId) -> Result<(), StreamError> {
         let Page { entries, has_more } = self.page(from, Some(to)).await?;
         let read_to = entries.last().filter(|_| has_more).map_or(to, |(id, _)| *id);
-        if entries.into_iter().all(|entry| self.window.offer_again(held(entry))) {
+        if entries.into_iter().all(|entry| self.window.offer_again(held(&self.key, entry))) {
             self.window.read_again_to(read_to);
         }
         Ok(())
@@ -126,7 +129,10 @@ fn is_small(entries: &[Entry]) -> bool {
     entries.last().is_some_and(|(_, envelope)| envelope.len() <= LARGE_BYTES)
 }
 
-fn held((id, envelope): Entry) -> Held {
-    // What is no envelope is nobody's; it will be found unreadable when its turn comes.
-    Held { id, org: org_of(&envelope).unwrap_or(OrgId(Uuid::nil())), envelope }
+/// Whose an entry is, is believed only if this deployment has written it. Anything else is nobody's, and becomes a dead letter when
+/// its turn comes.
+fn held(key: &EnvelopeKey, (id, bytes): Entry) -> Held {
+    let envelope = Arrived::check(key, bytes);
+    let org = envelope.header().map_or(OrgId(Uuid::nil()), |header| header.org_id);
+    Held { id, org, envelope }
 }

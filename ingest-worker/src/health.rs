@@ -11,6 +11,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tenant::clickhouse::Inserter;
+use tenant::envelope_key::EnvelopeKeys;
 use tenant::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
@@ -25,6 +26,8 @@ pub struct Health {
     pub redis: Readiness,
     /// Where rows go.
     pub inserter: Inserter,
+    /// What entries are checked with; none if this worker reads none.
+    pub envelope_keys: Option<EnvelopeKeys>,
     /// The collected metrics.
     pub metrics: PrometheusHandle,
 }
@@ -64,7 +67,11 @@ async fn answer(health: Health, request: Request<Incoming>) -> Result<Response<F
 async fn readiness(health: &Health) -> (StatusCode, String) {
     let redis = health.redis.check().await.map_err(|e| e.to_string());
     let clickhouse = health.inserter.ping().await.map_err(|e| e.to_string());
-    match redis.and_then(|fit| clickhouse.map(|()| fit)) {
+    let key = match &health.envelope_keys {
+        Some(keys) if keys.get().is_none() => Err("postgres: the envelope key could not be read yet".to_owned()),
+        _ => Ok(()),
+    };
+    match redis.and_then(|fit| clickhouse.and(key).map(|()| fit)) {
         Ok(fit) => {
             let warnings: Vec<_> = fit.warnings.iter().map(|warning| warning.text()).collect();
             (StatusCode::OK, json!({"ready": true, "warnings": warnings}).to_string())

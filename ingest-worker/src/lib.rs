@@ -6,6 +6,7 @@
 //! stored is parked as dead letters, and [`parked`] tells of it; `care` finds what crashes workers. What was written before there were shards, [`legacy`] moves into
 //! them. Beside that a worker may have [`roles`].
 
+pub mod arrived;
 mod backoff;
 pub mod batch;
 mod care;

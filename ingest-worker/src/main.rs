@@ -13,6 +13,7 @@ use ingest_worker::pace::Pace;
 use ingest_worker::parked::Parked;
 use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
 use tenant::clickhouse::{Inserter, Records};
+use tenant::envelope_key::EnvelopeKeys;
 use tenant::flags::{Flag, Flags};
 use tenant::legacy::Projects;
 use tenant::outcome::{self, Ledger};
@@ -58,7 +59,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(worker = config.worker_id, health = %address, "working");
     let readiness = Readiness::new(redis.clone(), config.ack);
-    let health = Health { redis: readiness.clone(), inserter: shared.inserter.clone(), metrics };
+    let envelope_keys = EnvelopeKeys::ask(postgres.clone(), stopping.clone());
+    let needed_keys = config.roles.shards.then(|| envelope_keys.clone());
+    let inserter = shared.inserter.clone();
+    let health = Health { redis: readiness.clone(), inserter, envelope_keys: needed_keys, metrics };
     tokio::spawn(readiness.follow(stopping.clone()));
     let serving = tokio::spawn(health::serve(listener, health));
 
@@ -80,7 +84,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let projects = Projects::new(postgres);
         let legacy = Legacy::new(redis.clone(), projects, open, dlq_bytes_max, &shared.ledger, &shared.parked);
         let parked_bytes_max = config.parked_bytes_max;
-        let stores = shard::Stores { redis_url: config.redis_url, redis, dlq_bytes_max, parked_bytes_max, legacy };
+        let redis_url = config.redis_url;
+        let stores = shard::Stores { redis_url, redis, dlq_bytes_max, parked_bytes_max, envelope_keys, legacy };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
     // What looks after the leases ends only when it is told to, or by a defect: then another process is to do it.

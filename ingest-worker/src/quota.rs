@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use redis::RedisError;
-use schema::envelope::{Envelope, received_at_of};
+use schema::envelope::Envelope;
 use schema::ids::OrgId;
 use schema::tables::period;
 use tenant::quota::{self, Flag, Held, Parked};
@@ -130,7 +130,7 @@ async fn answer(redis: Redis, parked: Parked, (org, month): Whose) -> (Whose, Fl
 }
 
 fn month_of(held: &window::Held) -> Option<Whose> {
-    received_at_of(&held.envelope).map(|at| (held.org, period(at)))
+    held.envelope.header().map(|header| (header.org_id, period(header.received_at)))
 }
 
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
 use schema::block::Block;
-use schema::envelope::{Envelope, org_of};
+use schema::envelope::{DecodeError, EnvelopeKey};
 use tenant::clickhouse::{Inserter, Records};
 use tenant::dlq::Reason;
+use tenant::envelope_key::EnvelopeKeys;
 use tenant::outcome::Ledger;
 use tenant::redis::{ConnectError, Redis};
 use tenant::secret::SecretUrl;
@@ -78,6 +79,8 @@ pub struct Stores {
     pub dlq_bytes_max: u64,
     /// Bytes of envelopes of an org that is over its quota; none where a monthly limit refuses nobody.
     pub parked_bytes_max: Option<u64>,
+    /// The key of envelopes: until it is there, no shard is taken.
+    pub envelope_keys: EnvelopeKeys,
     /// What drains the stream of envelopes written before tenancy.
     pub legacy: Legacy,
 }
@@ -115,30 +118,41 @@ pub fn serve(
     tasks.spawn(persist("pace", move || pace.clone().follow(records.clone(), stopping.clone())));
     // Renewing a lease must not wait behind anything slow.
     let leases = Leases::new(tenant::redis::connect(&stores.redis_url)?, worker_id);
-    tasks.spawn(leases.run(stop.clone(), move |tenure: Tenure| {
+    let (keys, mut stopped) = (stores.envelope_keys.clone(), stop.clone());
+    let work = move |tenure: Tenure, key: EnvelopeKey| {
         let (shard, shared) = (tenure.shard(), shared.clone());
         let stream = Stream::new(shard, stores.redis.clone(), stores.dlq_bytes_max);
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
         let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
         let legacy = (shard == DRAINED_BY).then(|| {
-            let (legacy, tenure) = (stores.legacy.clone(), tenure.clone());
-            persist("legacy", move || legacy.clone().drain(tenure.clone()))
+            let (legacy, tenure, key) = (stores.legacy.clone(), tenure.clone(), key.clone());
+            persist("legacy", move || legacy.clone().drain(tenure.clone(), key.clone()))
         });
         async move {
             match reader {
                 Ok(reader) => {
                     let working = async {
-                        let feed = Feed::new(shard, reader, shared.window_max);
+                        let feed = Feed::new(shard, reader, key.clone(), shared.window_max);
                         let care = Care::new(tenure.clone(), redis.clone());
-                        run(feed, Carrier::new(tenure, stream, redis, &shared), care, quotas, shared).await;
+                        let carrier = Carrier::new(tenure, stream, redis, key, &shared);
+                        run(feed, carrier, care, quotas, shared).await;
                     };
                     tokio::join!(working, OptionFuture::from(legacy));
                 }
                 Err(error) => tracing::error!(shard = shard.number(), %error, "cannot work on a shard"),
             }
         }
-    }));
+    };
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        // Without it every entry would look as if somebody else had written it.
+        let key = tokio::select! {
+            key = keys.wait() => key.clone(),
+            _ = stopped.wait_for(|stop| *stop) => return,
+        };
+        leases.run(stop, move |tenure| work(tenure, key.clone())).await;
+    });
     Ok(tasks)
 }
 
@@ -255,6 +269,7 @@ impl Worker {
     /// Adds what was read to the batch, org by org. True if it is full.
     async fn gather(&mut self) -> Result<bool, Gone> {
         while let Some(held) = self.feed.window.pop() {
+            let org = held.envelope.header().map(|header| header.org_id);
             match self.look(held.id).await? {
                 Look::Alone if !self.batch.is_empty() => {
                     self.feed.window.put_back(held);
@@ -262,7 +277,7 @@ impl Worker {
                 }
                 Look::Never(tries) => {
                     let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
-                    let letter = letter(held.id, org_of(&held.envelope), Reason::CrashedWorker, 0, &detail);
+                    let letter = letter(held.id, org, Reason::CrashedWorker, 0, &detail);
                     self.carrier.park(&letter).await?;
                     continue;
                 }
@@ -270,10 +285,14 @@ impl Worker {
             }
             #[cfg(debug_assertions)]
             crate::crash::on(&held);
-            let envelope = match Envelope::decode(&held.envelope) {
+            let envelope = match held.envelope.decode() {
                 Ok(envelope) => envelope,
                 Err(error) => {
-                    let letter = letter(held.id, org_of(&held.envelope), Reason::Unreadable, 0, &error.to_string());
+                    let reason = match error {
+                        DecodeError::Unauthenticated => Reason::Unauthenticated,
+                        _ => Reason::Unreadable,
+                    };
+                    let letter = letter(held.id, org, reason, 0, &error.to_string());
                     self.carrier.park(&letter).await?;
                     continue;
                 }

@@ -10,6 +10,8 @@ use std::collections::{HashMap, VecDeque};
 use schema::ids::OrgId;
 use tenant::shard::fence::EntryId;
 
+use crate::arrived::Arrived;
+
 /// Bytes of one org's entries that are taken before it is the next one's turn.
 const TURN_BYTES: usize = 256 << 10;
 
@@ -18,10 +20,10 @@ const TURN_BYTES: usize = 256 << 10;
 pub struct Held {
     /// Its id in the stream.
     pub id: EntryId,
-    /// Whose it is.
+    /// Whose it is; nobody's, if that is not known for certain.
     pub org: OrgId,
-    /// The envelope's bytes.
-    pub envelope: Vec<u8>,
+    /// What it holds.
+    pub envelope: Arrived,
 }
 
 /// The entries of one shard that were read and are not in a batch yet.
@@ -192,6 +194,8 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
+    use schema::envelope::{DecodeError, Unverified};
+
     use super::*;
 
     fn org(n: u8) -> OrgId {
@@ -199,7 +203,8 @@ mod tests {
     }
 
     fn entry(ms: u64, n: u8, len: usize) -> Held {
-        Held { id: EntryId::new(ms, 0), org: org(n), envelope: vec![0; len] }
+        let envelope = Arrived::Unverified(Unverified { bytes: vec![0; len], error: DecodeError::Magic });
+        Held { id: EntryId::new(ms, 0), org: org(n), envelope }
     }
 
     /// Reads again what is missing, at most so many entries at a time, as the worker does.

@@ -195,7 +195,7 @@ impl BlockColumn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::tests::{header, sample};
+    use crate::envelope::tests::{header, key, sample};
     use crate::envelope::{Envelope, Writer};
     use crate::model::{Attribute, Llm, Origin, Span, Value};
     use crate::tables::{SPAN, SpanRows};
@@ -210,13 +210,13 @@ mod tests {
         }
         let mut writer = Writer::new(&header(), 0);
         writer.section(&rows);
-        writer.finish()
+        writer.finish(&key())
     }
 
     fn block(envelopes: &[Vec<u8>]) -> Vec<u8> {
         let mut block = Block::new(&SPAN);
         for bytes in envelopes {
-            let envelope = Envelope::decode(bytes).unwrap();
+            let envelope = Envelope::decode(&key(), bytes).unwrap();
             for section in envelope.sections.iter().filter(|s| s.table == &SPAN) {
                 block.append(&envelope.header, section);
             }
@@ -238,7 +238,7 @@ mod tests {
         let mut reused = Block::new(&SPAN);
         for round in 0..3 {
             for bytes in &envelopes {
-                let envelope = Envelope::decode(bytes).unwrap();
+                let envelope = Envelope::decode(&key(), bytes).unwrap();
                 reused.append(&envelope.header, &envelope.sections[0]);
             }
             let sealed = reused.seal();

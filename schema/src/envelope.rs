@@ -3,18 +3,29 @@
 //! All integers are little-endian. Everything before a length is of fixed size, so a reader never searches.
 //!
 //! ```text
-//! "TBE1"                                   magic and format version
+//! "TBE2"                                   magic and format version
 //! envelope_id org_id workspace_id          16 bytes each, as in RFC 9562
 //! project_id api_key_id
+//! content_id                               16 bytes, see ContentId
 //! received_at                              i64, Unix nanoseconds
 //! source                                   u8, see Source; its highest bit: exempt from its org's monthly limits
-//! sections                                 u8, how many follow; per section:
+//! sections                                 u8, how many follow
+//! code                                     16 bytes, see EnvelopeKey; it authenticates every other byte of the envelope
+//! per section:
 //!   table u8, version u16, rows u32, bytes u32
 //!   per column of that table version:
 //!     constant u8                          bit i: segment i holds one row, to be repeated
 //!     per segment of the column's type: length u32
 //!     the segments' bytes
 //! ```
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | `seal` | the key, and the code that only who has it can make |
+//! | `verified` | an envelope whose code was checked, and what may be done with it |
+//! | `claims` | what bytes say of themselves, believed by nobody |
+//! | `content` | which request it is, so that a retry is recognised |
+//! | `read`, `check` | sections, and whether their columns hold what they say |
 
 use crate::columns::{MAX_SEGMENTS, SegmentBytes};
 use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
@@ -22,16 +33,21 @@ use crate::model::{Meter, UnixNanos};
 use crate::tables::{BILLING_METER, Rows, Table};
 
 mod check;
-mod raw;
+mod claims;
+mod content;
 mod read;
+mod seal;
+mod verified;
 
-use read::Reader;
-
-pub use raw::{exempt, keep_tables, org_of, received_at_of};
+pub use claims::{Claims, claimed_received_at, claims};
+pub use content::ContentId;
+use seal::SEAL_BYTES;
+pub use seal::{ENVELOPE_KEY_BYTES, EnvelopeKey};
+pub use verified::{Unverified, Verified};
 
 /// The field of a stream entry that holds the envelope.
 pub const ENVELOPE_FIELD: &str = "e";
-const MAGIC: &[u8; 4] = b"TBE1";
+const MAGIC: &[u8; 4] = b"TBE2";
 /// Rows of one table in an envelope. The edge refuses requests beyond it, because an envelope is never split: its rows
 /// must fit into one insert.
 pub const SECTION_ROWS_MAX: u32 = 500_000;
@@ -81,21 +97,26 @@ pub struct Header {
     pub workspace_id: WorkspaceId,
     pub project_id: ProjectId,
     pub api_key_id: ApiKeyId,
+    pub content_id: ContentId,
     /// When the edge read the request.
     pub received_at: UnixNanos,
     pub source: Source,
 }
 
-/// Writes an envelope, section by section.
-#[derive(Debug)]
+/// Where the fields are that are changed after they were written.
+const SOURCE_AT: usize = MAGIC.len() + 6 * 16 + 8;
+const SECTIONS_AT: usize = SOURCE_AT + 1;
+const SEAL_AT: usize = SECTIONS_AT + 1;
+/// Bytes of an envelope before its first section.
+pub const HEADER_BYTES: usize = SEAL_AT + SEAL_BYTES;
+/// In the byte of the source.
+const EXEMPT: u8 = 0x80;
+
+/// Writes an envelope, section by section. There are no bytes before it is finished with the deployment's key.
+#[derive(Debug, PartialEq, Eq)]
 pub struct Writer {
     out: Vec<u8>,
 }
-
-const SOURCE_AT: usize = 4 + 5 * 16 + 8;
-const SECTIONS_AT: usize = SOURCE_AT + 1;
-/// In the byte of the source.
-const EXEMPT: u8 = 0x80;
 
 impl Writer {
     /// Starts an envelope. `capacity` is a guess at its final size in bytes.
@@ -107,10 +128,17 @@ impl Writer {
         {
             out.extend_from_slice(id.as_bytes());
         }
+        out.extend_from_slice(&header.content_id.0);
         out.extend_from_slice(&header.received_at.to_le_bytes());
         out.push(header.source as u8);
         out.push(0);
+        out.extend_from_slice(&[0; SEAL_BYTES]);
         Self { out }
+    }
+
+    /// Has the envelope stored even if its org is over a monthly limit.
+    pub fn exempt(&mut self) {
+        self.out[SOURCE_AT] |= EXEMPT;
     }
 
     /// Adds a table's rows; nothing if there are none.
@@ -139,18 +167,25 @@ impl Writer {
         out[length_at..length_at + 4].copy_from_slice(&length.to_le_bytes());
     }
 
+    /// How many bytes the envelope has so far.
+    pub fn byte_len(&self) -> usize {
+        self.out.len()
+    }
+
     /// The envelope's bytes.
-    pub fn finish(self) -> Vec<u8> {
-        self.out
+    pub fn finish(self, key: &EnvelopeKey) -> Vec<u8> {
+        verified::seal(key, self.out)
     }
 }
 
 /// Why bytes are not an envelope that this build can read.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum DecodeError {
     #[error("not an envelope: it does not begin with {MAGIC:?}")]
     Magic,
+    #[error("not written by this deployment, or changed since: its code is not that of its bytes")]
+    Unauthenticated,
     #[error("cut off at byte {0}")]
     Truncated(usize),
     #[error("{0} bytes follow the last section")]
@@ -167,8 +202,9 @@ pub enum DecodeError {
     Expanded(usize),
 }
 
-/// A decoded envelope, borrowing its bytes.
+/// A decoded envelope, borrowing its bytes. It comes out of a [`Verified`] alone.
 #[derive(Debug)]
+#[non_exhaustive]
 pub struct Envelope<'a> {
     /// Whose rows these are.
     pub header: Header,
@@ -202,53 +238,32 @@ impl<'a> Envelope<'a> {
         self.sections.iter().map(Section::expanded_len).fold(0, usize::saturating_add)
     }
 
-    /// Reads an envelope. Every length is checked, and every string is counted, so that appending a section to a block cannot
-    /// fail, takes no more memory than a small multiple of [`EXPANDED_BYTES_MAX`], and puts each value into its own row.
-    pub fn decode(bytes: &'a [u8]) -> Result<Self, DecodeError> {
-        let mut reader = Reader::new(bytes);
-        if reader.take(4)? != MAGIC {
-            return Err(DecodeError::Magic);
-        }
-        let is_exempt;
-        let header = Header {
-            envelope_id: EnvelopeId(reader.uuid()?),
-            org_id: OrgId(reader.uuid()?),
-            workspace_id: WorkspaceId(reader.uuid()?),
-            project_id: ProjectId(reader.uuid()?),
-            api_key_id: ApiKeyId(reader.uuid()?),
-            received_at: i64::from_le_bytes(reader.array()?),
-            source: {
-                let [byte] = reader.array()?;
-                is_exempt = byte & EXEMPT != 0;
-                let source = byte & !EXEMPT;
-                Source::ALL.into_iter().find(|s| *s as u8 == source).ok_or(DecodeError::Source(source))?
-            },
-        };
-        let [count] = reader.array()?;
-        let sections = (0..count).map(|_| reader.section()).collect::<Result<_, _>>()?;
-        if reader.left() > 0 {
-            return Err(DecodeError::Trailing(reader.left()));
-        }
-        let envelope = Self { header, is_exempt, sections };
-        match envelope.expanded_len() {
-            ..=EXPANDED_BYTES_MAX => Ok(envelope),
-            expanded => Err(DecodeError::Expanded(expanded)),
-        }
+    /// Reads bytes that may be an envelope. Every length is checked, and every string is counted, so that appending a section to
+    /// a block cannot fail, takes no more memory than a small multiple of [`EXPANDED_BYTES_MAX`], and puts each value into its
+    /// own row.
+    pub fn decode(key: &EnvelopeKey, bytes: &'a [u8]) -> Result<Self, DecodeError> {
+        let verified = Verified::check(key, bytes).map_err(|unverified| unverified.error)?;
+        verified::decode(bytes, *verified.header(), verified.is_exempt())
+    }
+
+    /// How much of a meter its billing rows name.
+    pub fn billed(&self, meter: Meter) -> u64 {
+        let section = self.sections.iter().find(|section| section.table == &BILLING_METER);
+        section.map_or(0, |section| section.billed(meter))
     }
 }
 
-impl Envelope<'_> {
-    /// How much of a meter its billing rows name.
-    pub fn billed(&self, meter: Meter) -> u64 {
-        let Some(section) = self.sections.iter().find(|section| section.table == &BILLING_METER) else { return 0 };
+impl Section<'_> {
+    /// How much of a meter the rows name; nothing if they are not billing rows.
+    fn billed(&self, meter: Meter) -> u64 {
         let column = |name: &str| {
-            let at = BILLING_METER.columns.iter().position(|column| column.name == name);
-            at.and_then(|at| section.columns.get(at)).map(|column| column.segments[0])
+            let at = self.table.columns.iter().position(|column| column.name == name);
+            at.and_then(|at| self.columns.get(at)).map(|column| column.segments[0])
         };
         let (Some(meters), Some(quantities)) = (column("meter"), column("quantity")) else { return 0 };
         let at = |segment: SegmentBytes<'_>, row: usize| if segment.constant { 0 } else { row };
         let mut sum = 0_u64;
-        for row in 0..section.rows as usize {
+        for row in 0..self.rows as usize {
             // Names of meters are shorter than 128 bytes, so their length is one byte.
             let mut rest = meters.bytes;
             for _ in 0..at(meters, row) {
@@ -264,9 +279,7 @@ impl Envelope<'_> {
         }
         sum
     }
-}
 
-impl Section<'_> {
     fn expanded_len(&self) -> usize {
         let times = |s: &SegmentBytes<'_>| if s.constant { self.rows as usize } else { 1 };
         let segments = self.columns.iter().flat_map(|c| &c.segments);
@@ -287,6 +300,10 @@ pub(crate) mod tests {
     use crate::model::{Attribute, Event, Llm, Meter, Origin, Run, Span, Value};
     use crate::tables::{BillingRows, RunRows, SpanRows};
 
+    pub(crate) fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[8; ENVELOPE_KEY_BYTES])
+    }
+
     pub(crate) fn header() -> Header {
         let id = |n: u128| Uuid::from_u128(n);
         Header {
@@ -295,6 +312,7 @@ pub(crate) mod tests {
             workspace_id: WorkspaceId(id(3)),
             project_id: ProjectId(id(4)),
             api_key_id: ApiKeyId(id(5)),
+            content_id: ContentId([6; 16]),
             received_at: 1_795_241_935_570_826_453,
             source: Source::OtlpProtobuf,
         }
@@ -332,13 +350,13 @@ pub(crate) mod tests {
         writer.section(&spans);
         writer.section(&runs);
         writer.section(&bills);
-        writer.finish()
+        writer.finish(&key())
     }
 
     #[test]
     fn reads_what_it_wrote() {
         let bytes = sample(5);
-        let envelope = Envelope::decode(&bytes).unwrap();
+        let envelope = Envelope::decode(&key(), &bytes).unwrap();
         assert_eq!(envelope.header, header());
         let tables: Vec<_> = envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect();
         assert_eq!(tables, [("span", 5), ("run", 1), ("billing_meter", 1)]);
@@ -347,7 +365,7 @@ pub(crate) mod tests {
     #[test]
     fn what_it_bills_is_found() {
         let bytes = sample(5);
-        let envelope = Envelope::decode(&bytes).unwrap();
+        let envelope = Envelope::decode(&key(), &bytes).unwrap();
         assert_eq!((envelope.billed(Meter::SpanIngested), envelope.billed(Meter::SpanBytes)), (9, 0));
     }
 
@@ -355,17 +373,39 @@ pub(crate) mod tests {
     fn an_empty_table_is_left_out() {
         let mut writer = Writer::new(&header(), 0);
         writer.section(&SpanRows::default());
-        assert!(Envelope::decode(&writer.finish()).unwrap().sections.is_empty());
+        assert!(Envelope::decode(&key(), &writer.finish(&key())).unwrap().sections.is_empty());
+    }
+
+    #[test]
+    fn bytes_that_were_changed_anywhere_are_not_believed() {
+        let bytes = sample(3);
+        for at in 0..bytes.len() {
+            let mut changed = bytes.clone();
+            changed[at] ^= 0x10;
+            let error = Envelope::decode(&key(), &changed).unwrap_err();
+            // An unknown magic or source is found before the code is looked at.
+            let other = at < MAGIC.len() || at == SOURCE_AT;
+            assert!(other || error == DecodeError::Unauthenticated, "byte {at}: {error}");
+        }
+        let other = EnvelopeKey::new(&[9; ENVELOPE_KEY_BYTES]);
+        assert_eq!(Envelope::decode(&other, &bytes).unwrap_err(), DecodeError::Unauthenticated);
+        // A release before this one.
+        let old = [b"TBE1", &bytes[4..]].concat();
+        assert_eq!(Envelope::decode(&key(), &old).unwrap_err(), DecodeError::Magic);
     }
 
     #[test]
     fn cut_anywhere_is_an_error_and_not_a_panic() {
         let bytes = sample(3);
         for end in 0..bytes.len() {
-            assert!(Envelope::decode(&bytes[..end]).is_err(), "cut at {end}");
+            assert!(Envelope::decode(&key(), &bytes[..end]).is_err(), "cut at {end}");
+            assert!(
+                Envelope::decode(&key(), &key().sealed(bytes[..end].to_vec())).is_err(),
+                "cut at {end}, with its code"
+            );
         }
-        let longer = [&bytes[..], b"x"].concat();
-        assert_eq!(Envelope::decode(&longer).unwrap_err(), DecodeError::Trailing(1));
+        let longer = key().sealed([&bytes[..], b"x"].concat());
+        assert_eq!(Envelope::decode(&key(), &longer).unwrap_err(), DecodeError::Trailing(1));
     }
 
     #[test]
@@ -375,20 +415,20 @@ pub(crate) mod tests {
         spans.push(header().project_id, &Origin::default(), false, &span);
         let mut writer = Writer::new(&header(), 0);
         writer.section(&spans);
-        let bytes = writer.finish();
-        let rows_at = SECTIONS_AT + 1 + 3;
+        let bytes = writer.finish(&key());
+        let rows_at = HEADER_BYTES + 3;
         assert_eq!(bytes[rows_at..rows_at + 4], 1_u32.to_le_bytes());
         let with_rows = |rows: u32| {
             let mut changed = bytes.clone();
             changed[rows_at..rows_at + 4].copy_from_slice(&rows.to_le_bytes());
-            changed
+            key().sealed(changed)
         };
         // Every column of one row is constant, so any number of rows fits.
         let taken = with_rows(2);
-        assert_eq!(Envelope::decode(&taken).unwrap().sections[0].rows, 2);
-        let expanded = Envelope::decode(&with_rows(SECTION_ROWS_MAX)).err();
+        assert_eq!(Envelope::decode(&key(), &taken).unwrap().sections[0].rows, 2);
+        let expanded = Envelope::decode(&key(), &with_rows(SECTION_ROWS_MAX)).err();
         assert!(matches!(expanded, Some(DecodeError::Expanded(bytes)) if bytes > EXPANDED_BYTES_MAX), "{expanded:?}");
-        let more = Envelope::decode(&with_rows(SECTION_ROWS_MAX + 1)).err();
+        let more = Envelope::decode(&key(), &with_rows(SECTION_ROWS_MAX + 1)).err();
         assert_eq!(more, Some(DecodeError::Rows { table: "span", rows: SECTION_ROWS_MAX + 1 }));
     }
 
@@ -406,7 +446,7 @@ pub(crate) mod tests {
         }
         let mut writer = Writer::new(&header, 0);
         writer.section(&spans);
-        assert_eq!(Envelope::decode(&writer.finish()).unwrap().sections[0].rows, 2);
+        assert_eq!(Envelope::decode(&key(), &writer.finish(&key())).unwrap().sections[0].rows, 2);
     }
 
     #[test]
@@ -416,7 +456,7 @@ pub(crate) mod tests {
             for bit in [0x01, 0x80] {
                 let mut broken = bytes.clone();
                 broken[at] ^= bit;
-                if let Ok(envelope) = Envelope::decode(&broken) {
+                if let Ok(envelope) = Envelope::decode(&key(), &key().sealed(broken)) {
                     let mut block = crate::block::Block::new(envelope.sections[0].table);
                     block.append(&envelope.header, &envelope.sections[0]);
                 }

@@ -19,6 +19,7 @@
 //! | [`redis`] | connections to Redis, and whether it can be trusted |
 //! | [`postgres`] | the pool of connections to the registry |
 //! | [`clickhouse`] | the door through which rows enter ClickHouse |
+//! | [`envelope_key`] | the key under which envelopes are written and read |
 //! | [`dlq`] | envelopes that could not be stored |
 //! | [`legacy`] | envelopes that were written before tenancy |
 //! | [`flags`] | switches that are flipped while the services run |
@@ -48,6 +49,7 @@ pub mod clickhouse;
 pub mod clock;
 pub mod dlq;
 pub mod entries;
+pub mod envelope_key;
 pub mod eval;
 pub mod flags;
 pub mod invalidate;

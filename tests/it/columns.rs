@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use load::client::{ClickHouse, Http};
 use schema::block::Block;
 use schema::columns::ColumnType;
-use schema::envelope::{Envelope, Header, Source, Writer};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Attribute, Event, Kind, Link, Llm, Meter, Origin, Run, Span, Status, Tokens, Value};
 use schema::tables::{BILLING_METER, BillingRows, RUN, Rows, RunRows, SPAN, STAMPS, SpanRows, Table};
@@ -67,6 +67,7 @@ fn header(n: u128) -> Header {
         workspace_id: WorkspaceId(id(3)),
         project_id: ProjectId(id(4)),
         api_key_id: ApiKeyId(id(5)),
+        content_id: ContentId::NONE,
         received_at: 1_795_241_935_570_826_453,
         source: Source::OtlpProtobuf,
     }
@@ -151,6 +152,7 @@ async fn every_column_type_reads_back_and_a_token_is_stored_once() -> anyhow::Re
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
     let inserter = Inserter::new(&db.clickhouse_url.parse()?);
+    let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let mut blocks = [&SPAN, &RUN, &BILLING_METER].map(Block::new);
     for (n, spans) in [(0, 0..2), (1, 2..3), (2, 3..5)] {
         let header = header(n);
@@ -185,8 +187,8 @@ async fn every_column_type_reads_back_and_a_token_is_stored_once() -> anyhow::Re
         writer.section(&runs);
         writer.section(&bills);
         assert_eq!(rows.rows(), rows.columns().map(|c| c.rows()).max().unwrap());
-        let bytes = writer.finish();
-        let envelope = Envelope::decode(&bytes)?;
+        let bytes = writer.finish(&key);
+        let envelope = Envelope::decode(&key, &bytes)?;
         for (block, section) in blocks.iter_mut().zip(&envelope.sections) {
             block.append(&envelope.header, section);
         }

@@ -205,7 +205,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     let desk = Desk::new(redis.clone());
     let listed = Walk::new(desk.clone(), [Source::Legacy]).next().await?.context("a page")?;
     let letter = desk.read(listed[0].id).await?.context("a letter")?;
-    desk.replay(&letter).await?;
+    desk.replay(&letter, &world.registry().await?.envelope_key().await?).await?;
     check(world, &written).await
 }
 

@@ -104,8 +104,8 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
     .await?;
 
     // Refused again, it is a letter again.
-    let read = desk.read(letter.id).await?.unwrap();
-    assert!(matches!(desk.replay(&read).await?, Replayed::Sent));
+    let (read, key) = (desk.read(letter.id).await?.unwrap(), registry.envelope_key().await?);
+    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Sent));
     until("it is refused again", async || Ok(letters(&desk).await?.first().is_some_and(|again| again.id != letter.id)))
         .await?;
     assert_eq!(stored(&world, &org).await?, [3, 2, 2, 4]);
@@ -114,8 +114,8 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
     let [again] = &letters(&desk).await?[..] else { panic!("one letter") };
     assert_eq!((again.received_at, &again.description.tables), (letter.received_at, &description.tables));
     let read = desk.read(again.id).await?.unwrap();
-    assert!(matches!(desk.replay(&read).await?, Replayed::Sent));
-    assert!(matches!(desk.replay(&read).await?, Replayed::Gone));
+    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Sent));
+    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Gone));
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, [3, 3, 3, 6], "each row once");
     assert_eq!(stored(&world, &neighbour).await?, [3, 3, 3, 6]);

@@ -8,6 +8,7 @@ mod crashes;
 mod cutover;
 mod derived;
 mod dlq;
+mod envelopes;
 mod faults;
 mod http;
 mod langsmith;

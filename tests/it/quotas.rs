@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use load::corpus::Corpus;
 use redis::streams::StreamRangeReply;
+use schema::envelope::Verified;
 use schema::ids::OrgId;
 use tenant::invalidate::Invalidator;
 use tenant::keys::RedisKey;
@@ -193,6 +194,8 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
     let mut world = in_flight().await?;
     let (org, neighbour) = neighbours(&world).await?;
     let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
+    let key = registry.envelope_key().await?;
+    let verified = |bytes: Vec<u8>| Verified::check(&key, bytes).map_err(|unverified| unverified.error);
     send(&world, &org, &mut corpus, 3).await?;
     send(&world, &neighbour, &mut corpus, 2).await?;
     limit(&registry, &org, 29).await?;
@@ -208,7 +211,7 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
         let (id, envelope) = (ParkedId { shard, entry: entry.id.parse()? }, entry.get::<Vec<u8>>("e").unwrap());
         parked.park(org.org_id, id, &envelope).await?;
         if entry.id == all.ids[2].id {
-            parked.release(org.org_id, id, envelope).await?;
+            parked.release(org.org_id, id, &verified(envelope)?, &key).await?;
         }
     }
     drain(&mut world).await?;
@@ -223,10 +226,10 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
 
     limit(&registry, &org, 1_000).await?;
     for id in ids {
-        let envelope = parked.read(org.org_id, id).await?.unwrap();
+        let envelope = verified(parked.read(org.org_id, id).await?.unwrap())?;
         // Twice, as after a crash in the middle.
-        parked.release(org.org_id, id, envelope.clone()).await?;
-        parked.release(org.org_id, id, envelope).await?;
+        parked.release(org.org_id, id, &envelope, &key).await?;
+        parked.release(org.org_id, id, &envelope, &key).await?;
     }
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (30, 30));

@@ -9,7 +9,7 @@ use load::client::Http;
 use load::corpus::Corpus;
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
-use schema::envelope::{ENVELOPE_FIELD, Envelope};
+use schema::envelope::{ENVELOPE_FIELD, claims};
 use stack::{Service, Urls};
 use tenant::invalidate::Invalidator;
 use tenant::keys::RedisKey;
@@ -118,7 +118,7 @@ async fn record(mut redis: Redis, stop: watch::Receiver<bool>) -> Vec<Uuid> {
             let found: StreamRangeReply = redis.xrange_count(&stream, "-", "+", 50).await.unwrap();
             for entry in found.ids {
                 let envelope: Vec<u8> = entry.get(ENVELOPE_FIELD).unwrap();
-                seen.push(Envelope::decode(&envelope).unwrap().header.envelope_id.0);
+                seen.push(claims(&envelope).unwrap().header.envelope_id.0);
                 redis.xdel::<_, _, ()>(&stream, &[entry.id]).await.unwrap();
             }
         }

@@ -13,6 +13,8 @@ mod run;
 mod time;
 mod usage;
 
+use std::fmt;
+
 use schema::envelope::{Header, SECTION_ROWS_MAX};
 use schema::translate::batch::Batch;
 use schema::translate::fields::ItemError;
@@ -123,6 +125,19 @@ pub enum BodyKind {
     Feedback,
     /// Parts, delimited by this boundary.
     Multipart(String),
+}
+
+/// Everything in it that decides what a body means.
+impl fmt::Display for BodyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(op, None) => f.write_str(op.as_str()),
+            Self::Run(op, Some(id)) => write!(f, "{} {id}", op.as_str()),
+            Self::Batch => f.write_str("batch"),
+            Self::Feedback => f.write_str("feedback"),
+            Self::Multipart(boundary) => write!(f, "multipart {boundary}"),
+        }
+    }
 }
 
 /// The answer to `GET /info`, where bodies may have so many bytes.

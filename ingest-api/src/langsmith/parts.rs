@@ -195,7 +195,7 @@ mod tests {
     use crate::body::Budget;
     use rand::prelude::*;
     use rand::rngs::StdRng;
-    use schema::envelope::{Envelope, Source};
+    use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Source};
     use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use schema::translate::batch::Counts;
     use std::io::Write as _;
@@ -243,6 +243,10 @@ mod tests {
         body
     }
 
+    fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+    }
+
     fn header() -> Header {
         let nil = Uuid::nil();
         Header {
@@ -251,6 +255,7 @@ mod tests {
             workspace_id: WorkspaceId(nil),
             project_id: ProjectId(nil),
             api_key_id: ApiKeyId(nil),
+            content_id: ContentId::NONE,
             received_at: 0,
             source: Source::LangSmith,
         }
@@ -262,7 +267,8 @@ mod tests {
         Batch::with(|batch| {
             decode(&BodyKind::Multipart(boundary.to_owned()), &body, &header(), &budget, batch)?;
             // The bill is for the body's bytes, which is not what is compared.
-            Ok((batch.counts(), batch.envelope(&header(), 0)?.unwrap_or_default()))
+            let envelope = batch.envelope(&header(), 0)?;
+            Ok((batch.counts(), envelope.map(|envelope| envelope.finish(&key())).unwrap_or_default()))
         })
     }
 
@@ -350,7 +356,7 @@ mod tests {
 
     /// Which writes and attachments are in an envelope. The hash of each is over all that was sent of it.
     fn rows(envelope: &[u8]) -> Vec<Vec<u8>> {
-        let envelope = Envelope::decode(envelope).unwrap();
+        let envelope = Envelope::decode(&key(), envelope).unwrap();
         let mut rows = Vec::new();
         for section in &envelope.sections {
             let identity = section.table.columns.iter().zip(&section.columns).filter_map(|(spec, column)| {

@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use schema::envelope::{Header, Source, exempt};
+use schema::envelope::{ContentId, EnvelopeKey, Header, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::UnixNanos;
 use schema::tables::framed_hash_128;
@@ -98,7 +98,7 @@ impl<'a> Old<'a> {
     ///
     /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time, so today's
     /// do not hold for it.
-    pub(super) fn translate(&self, place: &Place) -> Result<Option<Vec<u8>>, Flaw> {
+    pub(super) fn translate(&self, place: &Place, key: &EnvelopeKey) -> Result<Option<Vec<u8>>, Flaw> {
         let Json { org_id, workspace_id, api_key_id, source, payload, .. } = &self.json;
         let said = |what: &str, said: Uuid, is: Uuid| Flaw {
             reason: Reason::WrongOrg,
@@ -119,6 +119,8 @@ impl<'a> Old<'a> {
             workspace_id: place.workspace_id,
             project_id: self.project(),
             api_key_id: ApiKeyId(api_key_id.unwrap_or_default()),
+            // Each entry is moved once, and what was sent twice was accepted twice.
+            content_id: ContentId::NONE,
             received_at: self.received_at,
             source: source.as_deref().and_then(Source::named).unwrap_or(Source::Native),
         };
@@ -129,8 +131,8 @@ impl<'a> Old<'a> {
             batch.envelope(&header, payload.len()).map_err(Flaw::unreadable)
         })?;
         Ok(envelope.map(|mut envelope| {
-            exempt(&mut envelope);
-            envelope
+            envelope.exempt();
+            envelope.finish(key)
         }))
     }
 }
@@ -146,7 +148,7 @@ fn unix_nanos(text: &str) -> Result<UnixNanos, Flaw> {
 
 #[cfg(test)]
 mod tests {
-    use schema::envelope::Envelope;
+    use schema::envelope::{ENVELOPE_KEY_BYTES, Envelope};
     use schema::model::Meter;
     use serde_json::{Value, json};
     use tenant::shard::Shard;
@@ -158,6 +160,10 @@ mod tests {
     const PROJECT: Uuid = Uuid::from_u128(3);
     /// 2026-11-21T16:00:00Z
     const APPENDED_MS: u64 = 1_795_276_800_000;
+
+    fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+    }
 
     fn place() -> Place {
         let shard = Shard::new(1).unwrap();
@@ -175,7 +181,7 @@ mod tests {
 
     fn translated(json: &Value) -> Result<Option<Vec<u8>>, Flaw> {
         let data = serde_json::to_vec(json).unwrap();
-        Old::read(EntryId::new(APPENDED_MS, 1), &data)?.translate(&place())
+        Old::read(EntryId::new(APPENDED_MS, 1), &data)?.translate(&place(), &key())
     }
 
     fn with(field: &str, value: Value) -> Value {
@@ -187,7 +193,7 @@ mod tests {
     #[test]
     fn it_becomes_an_envelope_of_its_projects_org() {
         let bytes = translated(&old()).unwrap().unwrap();
-        let envelope = Envelope::decode(&bytes).unwrap();
+        let envelope = Envelope::decode(&key(), &bytes).unwrap();
         let Header { org_id, workspace_id, project_id, api_key_id, received_at, source, .. } = envelope.header;
         assert_eq!(
             (org_id.0, workspace_id.0, project_id.0, api_key_id.0),
@@ -238,7 +244,7 @@ mod tests {
         }
         let without = with("received_at", json!(null));
         let bytes = translated(&without).unwrap().unwrap();
-        assert_eq!(Envelope::decode(&bytes).unwrap().header.received_at, APPENDED_MS as i64 * 1_000_000);
+        assert_eq!(Envelope::decode(&key(), &bytes).unwrap().header.received_at, APPENDED_MS as i64 * 1_000_000);
         assert_eq!(translated(&with("payload", json!({}))).unwrap(), None, "an empty batch has no rows");
     }
 }

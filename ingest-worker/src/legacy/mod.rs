@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use redis::RedisError;
-use schema::envelope::ENVELOPE_FIELD;
+use schema::envelope::{ENVELOPE_FIELD, EnvelopeKey};
 use schema::ids::OrgId;
 use tenant::dlq::{Description, Source};
 use tenant::legacy::{self, Left, Letters, Projects};
@@ -110,12 +110,12 @@ impl Legacy {
         Self { redis, arrivals, letters, projects, open, ledger: ledger.clone(), parked: parked.clone() }
     }
 
-    /// Drains until the tenure ends.
-    pub async fn drain(self, tenure: Tenure) {
+    /// Drains until the tenure ends, writing envelopes with that key.
+    pub async fn drain(self, tenure: Tenure, key: EnvelopeKey) {
         let mut stream = LegacyStream::new(self.redis.clone());
         let (mut told, mut backoff) = (Told::default(), Backoff::new());
         while tenure.is_wanted() && tenure.holds() {
-            match self.turn(&tenure, &mut stream, &mut told).await {
+            match self.turn(&tenure, &key, &mut stream, &mut told).await {
                 Ok(true) => backoff = Backoff::new(),
                 Ok(false) => {
                     backoff = Backoff::new();
@@ -138,7 +138,13 @@ impl Legacy {
     }
 
     /// Looks what there is, and does it. True if something was moved.
-    async fn turn(&self, tenure: &Tenure, stream: &mut LegacyStream, told: &mut Told) -> Result<bool, LegacyError> {
+    async fn turn(
+        &self,
+        tenure: &Tenure,
+        key: &EnvelopeKey,
+        stream: &mut LegacyStream,
+        told: &mut Told,
+    ) -> Result<bool, LegacyError> {
         let left = legacy::look(&self.redis).await?;
         let is_open = *self.open.borrow();
         metrics::legacy_left(&left, is_open);
@@ -154,7 +160,7 @@ impl Legacy {
             return Ok(false);
         }
         match stream.last().await? {
-            Some(last) => self.pass(tenure, stream, last, &left).await,
+            Some(last) => self.pass(tenure, key, stream, last, &left).await,
             None => {
                 for group in left.groups.iter().filter(|group| group.pending > 0) {
                     stream.acknowledge_rest(&group.name).await?;
@@ -168,6 +174,7 @@ impl Legacy {
     async fn pass(
         &self,
         tenure: &Tenure,
+        key: &EnvelopeKey,
         stream: &mut LegacyStream,
         last: EntryId,
         left: &Left,
@@ -178,7 +185,8 @@ impl Legacy {
             let page = stream.page(from, last).await?;
             let Some((end, _)) = page.last() else { break };
             from = end.next();
-            has_moved |= self.move_page(tenure, stream, page, &groups, &mut waiting).await?;
+            has_moved |=
+                self.move_page(tenure, stream, self.prepare_all(page, key).await?, &groups, &mut waiting).await?;
         }
         Ok(has_moved)
     }
@@ -187,13 +195,13 @@ impl Legacy {
         &self,
         tenure: &Tenure,
         stream: &LegacyStream,
-        page: Vec<(EntryId, Vec<u8>)>,
+        page: Vec<(EntryId, Option<Move>)>,
         groups: &[String],
         waiting: &mut Waiting,
     ) -> Result<bool, LegacyError> {
         let (mut moves, mut empty) = (Vec::with_capacity(page.len()), Vec::new());
-        for (id, data) in page {
-            match self.prepare(id, data).await? {
+        for (id, prepared) in page {
+            match prepared {
                 Some(Move { goal: Goal::Shard(_, org), .. }) if waiting.orgs.contains(&org) => {}
                 Some(Move { goal: Goal::Letters, .. }) if waiting.letters => {}
                 Some(one) => moves.push(one),
@@ -223,16 +231,28 @@ impl Legacy {
         Ok(!done.is_empty() || !empty.is_empty())
     }
 
+    async fn prepare_all(
+        &self,
+        page: Vec<(EntryId, Vec<u8>)>,
+        key: &EnvelopeKey,
+    ) -> Result<Vec<(EntryId, Option<Move>)>, LegacyError> {
+        let mut prepared = Vec::with_capacity(page.len());
+        for (id, data) in page {
+            prepared.push((id, self.prepare(id, data, key).await?));
+        }
+        Ok(prepared)
+    }
+
     /// Where an entry goes, and as what; `None` if there is nothing in it.
-    async fn prepare(&self, id: EntryId, data: Vec<u8>) -> Result<Option<Move>, LegacyError> {
+    async fn prepare(&self, id: EntryId, data: Vec<u8>, key: &EnvelopeKey) -> Result<Option<Move>, LegacyError> {
         let translated = match Old::read(id, &data) {
             Ok(old) => match self.projects.find(old.project()).await? {
                 Some(place) => {
                     let goal = Goal::Shard(place.shard, place.org_id);
                     let translated = if data.len() > TRANSLATE_INLINE_BYTES_MAX {
-                        tokio::task::block_in_place(|| old.translate(&place))
+                        tokio::task::block_in_place(|| old.translate(&place, key))
                     } else {
-                        old.translate(&place)
+                        old.translate(&place, key)
                     };
                     translated.map(|envelope| (goal, envelope)).map_err(|flaw| (Some(place.org_id), flaw))
                 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ingest_worker::feed::{Feed, READ_WAIT_MAX};
 use ingest_worker::stream::Stream;
-use schema::envelope::ENVELOPE_FIELD;
+use schema::envelope::{ENVELOPE_FIELD, ENVELOPE_KEY_BYTES, EnvelopeKey};
 use tenant::entries::{LARGE_BYTES, PageMax, READ_BYTES_MAX, page};
 use tenant::keys::RedisKey;
 use tenant::redis::{Redis, connect, connect_waiting};
@@ -93,7 +93,8 @@ async fn a_reply_to_a_read_stays_under_its_bound_when_entries_become_a_thousand_
     let (meter, url) = Meter::start(&db.redis_url).await;
     let (direct, metered) = (parse::redis_url(&db.redis_url).unwrap(), parse::redis_url(&url).unwrap());
     let (mut redis, shard) = (connect(&direct).unwrap(), Shard::FIRST);
-    let mut feed = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), 16 << 20);
+    let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
+    let mut feed = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key.clone(), 16 << 20);
 
     let mut ids = append(&mut redis, shard, 2_000, SMALL).await;
     assert_eq!(read_all(&mut feed, 2_000).await, ids);
@@ -109,7 +110,7 @@ async fn a_reply_to_a_read_stays_under_its_bound_when_entries_become_a_thousand_
     assert!((LARGE..bound).contains(&most), "{most} bytes in one reply");
 
     // What is read again, because a window was too small for it.
-    let mut small = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), LARGE + 1);
+    let mut small = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key, LARGE + 1);
     assert_eq!(read_all(&mut small, ids.len()).await, ids);
     let most = meter.take();
     assert!((LARGE..bound).contains(&most), "{most} bytes in one reply");

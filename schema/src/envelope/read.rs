@@ -3,8 +3,10 @@
 use uuid::Uuid;
 
 use super::check::check_segments;
-use super::{ColumnBytes, DecodeError, SECTION_ROWS_MAX, Section};
+use super::seal::SEAL_BYTES;
+use super::{ColumnBytes, ContentId, DecodeError, EXEMPT, Header, MAGIC, SECTION_ROWS_MAX, Section, Source};
 use crate::columns::{MAX_SEGMENTS, SegmentBytes};
+use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use crate::tables::Table;
 
 pub(super) struct Reader<'a> {
@@ -47,6 +49,30 @@ impl<'a> Reader<'a> {
 
     pub(super) fn u32(&mut self) -> Result<u32, DecodeError> {
         Ok(u32::from_le_bytes(self.array()?))
+    }
+
+    /// The header to its last byte: whose it is, whether it is exempt, and how many sections follow. Does not look at the code.
+    pub(super) fn header(&mut self) -> Result<(Header, bool, u8), DecodeError> {
+        if self.take(MAGIC.len())? != MAGIC {
+            return Err(DecodeError::Magic);
+        }
+        let [envelope_id, org_id, workspace_id, project_id, api_key_id] =
+            [self.uuid()?, self.uuid()?, self.uuid()?, self.uuid()?, self.uuid()?];
+        let (content_id, received_at) = (ContentId(self.array()?), i64::from_le_bytes(self.array()?));
+        let [source, sections] = self.array()?;
+        self.take(SEAL_BYTES)?;
+        let (is_exempt, source) = (source & EXEMPT != 0, source & !EXEMPT);
+        let header = Header {
+            envelope_id: EnvelopeId(envelope_id),
+            org_id: OrgId(org_id),
+            workspace_id: WorkspaceId(workspace_id),
+            project_id: ProjectId(project_id),
+            api_key_id: ApiKeyId(api_key_id),
+            content_id,
+            received_at,
+            source: Source::ALL.into_iter().find(|s| *s as u8 == source).ok_or(DecodeError::Source(source))?,
+        };
+        Ok((header, is_exempt, sections))
     }
 
     pub(super) fn section(&mut self) -> Result<Section<'a>, DecodeError> {

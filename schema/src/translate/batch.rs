@@ -204,9 +204,9 @@ impl Batch {
         }
     }
 
-    /// The rows as an envelope, with what they are billed for; `None` if there are none. Refused if they are too much for
-    /// one insert.
-    pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Vec<u8>>, TooLarge> {
+    /// The rows as an envelope to be finished, with what they are billed for; `None` if there are none. Refused if they are too
+    /// much for one insert.
+    pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Writer>, TooLarge> {
         if self.aside_untold > 0 {
             self.kept_aside.push(model::SetAside {
                 item: format!("{} further items of request {}", self.aside_untold, header.envelope_id.0).into(),
@@ -245,7 +245,7 @@ impl Batch {
         writer.section(&self.attachments);
         writer.section(&self.aside);
         writer.section(&self.bills);
-        Ok(Some(writer.finish()))
+        Ok(Some(writer))
     }
 
     fn clear(&mut self) {
@@ -314,9 +314,13 @@ const KEPT_BYTES_MAX: usize = 16 << 20;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::{Envelope, Source};
+    use crate::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Source};
     use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use uuid::Uuid;
+
+    fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+    }
 
     fn header() -> Header {
         let nil = Uuid::nil();
@@ -326,6 +330,7 @@ mod tests {
             workspace_id: WorkspaceId(nil),
             project_id: ProjectId(nil),
             api_key_id: ApiKeyId(nil),
+            content_id: ContentId::NONE,
             received_at: 0,
             source: Source::LangSmith,
         }
@@ -336,10 +341,10 @@ mod tests {
         let sections = Batch::with(|batch| {
             batch.keep_aside("part 1".to_owned(), "no".to_owned(), b"x");
             batch.set_aside("part 2".to_owned(), "told".to_owned());
-            let envelope = batch.envelope(&header(), 10).unwrap().unwrap();
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
             let counts = batch.counts();
             assert_eq!((counts.set_aside, counts.accepted(), counts.reasons.len()), (2, 0, 2));
-            let envelope = Envelope::decode(&envelope).unwrap();
+            let envelope = Envelope::decode(&key(), &envelope).unwrap();
             envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect::<Vec<_>>()
         });
         assert_eq!(sections, [("set_aside", 1), ("billing_meter", 1)]);
@@ -351,10 +356,10 @@ mod tests {
             for _ in 0..ASIDE_ITEMS_MAX + 3 {
                 batch.keep_aside("i".to_owned(), "no".to_owned(), b"");
             }
-            let envelope = batch.envelope(&header(), 10).unwrap().unwrap();
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
             assert_eq!(batch.counts().set_aside, ASIDE_ITEMS_MAX as u64 + 3);
             assert!(envelope.windows(17).any(|bytes| bytes == b"3 further items o"), "the rest is not told");
-            Envelope::decode(&envelope).unwrap().sections[0].rows
+            Envelope::decode(&key(), &envelope).unwrap().sections[0].rows
         });
         assert_eq!(rows as usize, ASIDE_ITEMS_MAX + 1);
     }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use redis::{RedisError, Script, Value};
+use schema::envelope::{EnvelopeKey, HEADER_BYTES};
 use schema::ids::OrgId;
 use thiserror::Error;
 
@@ -24,8 +25,6 @@ static DROP: LazyLock<Script> = LazyLock::new(|| Script::new(&taking(include_str
 
 /// Letters of one page.
 pub const PAGE_LETTERS: usize = 100;
-/// Bytes of an envelope that tell whose it is and when it came.
-const HEAD_BYTES: usize = 128;
 
 /// A full Redis must be emptied, so these scripts may run on one (allow-oom).
 fn taking(script: &str) -> String {
@@ -88,10 +87,10 @@ impl Desk {
         Ok(Some(Letter { listed: Listed::new(id, &description, bytes, content), content: content.to_vec() }))
     }
 
-    /// Sends a letter again, as far as its rows are not stored.
-    pub async fn replay(&self, letter: &Letter) -> Result<Replayed, DlqError> {
+    /// Sends a letter again, as far as its rows are not stored: only what was written with that key.
+    pub async fn replay(&self, letter: &Letter, key: &EnvelopeKey) -> Result<Replayed, DlqError> {
         let LetterId { source, entry } = letter.listed.id;
-        let content = match letter.missing_rows() {
+        let content = match letter.missing_rows(key) {
             Ok(content) => content,
             Err(error) => return Ok(Replayed::Skipped(error)),
         };
@@ -169,7 +168,7 @@ impl Desk {
         let mut call = PAGE.key(source.letters());
         call.arg(after.map_or_else(|| "-".to_owned(), |after| format!("({after}")));
         call.arg(until.map_or_else(|| "+".to_owned(), |until| until.to_string()));
-        call.arg(PAGE_LETTERS).arg(source.field()).arg(HEAD_BYTES).arg(READ_BYTES_MAX);
+        call.arg(PAGE_LETTERS).arg(source.field()).arg(HEADER_BYTES).arg(READ_BYTES_MAX);
         let reply: Vec<Value> = call.invoke_async(&mut self.redis.clone()).await?;
         let mut reply = reply.into_iter();
         let last: String = redis::from_redis_value(reply.next().ok_or(DlqError::Reply)?).map_err(RedisError::from)?;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
-use schema::envelope::{DecodeError, ENVELOPE_FIELD, Envelope, keep_tables, org_of, received_at_of};
+use schema::envelope::{DecodeError, ENVELOPE_FIELD, EnvelopeKey, Verified, claimed_received_at};
 use schema::ids::OrgId;
 use schema::model::UnixNanos;
 use serde::{Deserialize, Serialize, Serializer};
@@ -28,6 +28,8 @@ words! {
     Reason, "reason" {
         /// It is not an envelope that this release can read.
         Unreadable = "unreadable",
+        /// It was not written by this deployment, or was changed since. Nothing that it says is believed.
+        Unauthenticated = "unauthenticated",
         /// ClickHouse will never take its rows of a table.
         Refused = "refused",
         /// Worker after worker crashed as soon as it looked at it.
@@ -44,7 +46,7 @@ words! {
 pub struct Description {
     /// Its id in the stream that it comes from.
     pub entry: String,
-    /// Whose it is; none if it cannot be read.
+    /// Whose it is; none if that is not known for certain.
     pub org: Option<OrgId>,
     /// Since when it is dead, in milliseconds since the Unix epoch.
     pub since_ms: i64,
@@ -187,16 +189,15 @@ pub struct Listed {
     pub description: Description,
     /// How much of the room for dead letters it takes.
     pub bytes: u64,
-    /// When the edge read its request; none if it cannot be read.
+    /// When the edge read its request, as it says itself; none if it cannot be read.
     pub received_at: Option<UnixNanos>,
 }
 
 impl Listed {
     /// `head` are the envelope's first bytes.
     pub(super) fn new(id: LetterId, description: &str, bytes: u64, head: &[u8]) -> Self {
-        let mut description = serde_json::from_str(description).unwrap_or_else(|_| Description::missing(id.entry));
-        description.org = description.org.or_else(|| org_of(head));
-        Self { id, description, bytes, received_at: received_at_of(head) }
+        let description = serde_json::from_str(description).unwrap_or_else(|_| Description::missing(id.entry));
+        Self { id, description, bytes, received_at: claimed_received_at(head) }
     }
 
     /// The hour since the Unix epoch that its items are counted in: when they were received, or as near as is known.
@@ -216,15 +217,16 @@ pub struct Letter {
 
 impl Letter {
     /// What is to be sent again: the tables that lack its rows. Fails if no worker could read it.
-    pub fn missing_rows(&self) -> Result<Cow<'_, [u8]>, Unreadable> {
+    pub fn missing_rows(&self, key: &EnvelopeKey) -> Result<Cow<'_, [u8]>, Unreadable> {
         if self.listed.id.source == Source::Legacy {
             serde_json::from_slice::<serde::de::IgnoredAny>(&self.content)?;
             return Ok(Cow::Borrowed(&self.content));
         }
-        Envelope::decode(&self.content)?;
+        let verified = Verified::check(key, &self.content).map_err(|unverified| unverified.error)?;
+        verified.decode()?;
         match self.listed.description.tables.as_slice() {
             [] => Ok(Cow::Borrowed(&self.content)),
-            tables => Ok(Cow::Owned(keep_tables(&self.content, tables)?)),
+            tables => Ok(Cow::Owned(verified.keep_tables(key, tables)?)),
         }
     }
 }
@@ -269,6 +271,7 @@ mod tests {
         let listed = Listed::new(id, "not ours", 10, b"{");
         assert_eq!((listed.description.reason, listed.description.items, listed.hour()), (Reason::Unreadable, 0, 2));
         let letter = Letter { listed, content: b"{\"a\":".to_vec() };
-        assert!(letter.missing_rows().is_err());
+        let key = EnvelopeKey::new(&[1; schema::envelope::ENVELOPE_KEY_BYTES]);
+        assert!(letter.missing_rows(&key).is_err());
     }
 }

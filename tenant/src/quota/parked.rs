@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::sync::LazyLock;
 
 use redis::{RedisError, Script};
-use schema::envelope::{ENVELOPE_FIELD, exempt};
+use schema::envelope::{ENVELOPE_FIELD, EnvelopeKey, Verified};
 use schema::ids::OrgId;
 
 use crate::keys::RedisKey;
@@ -105,9 +105,16 @@ impl Parked {
         call.arg(id.to_string()).arg(envelope).invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Puts an envelope back into its shard's stream, to be stored whatever the limits say. `envelope` is what [`Parked::read`] said.
-    pub async fn release(&self, org: OrgId, id: ParkedId, mut envelope: Vec<u8>) -> Result<(), RedisError> {
-        exempt(&mut envelope);
+    /// Puts an envelope back into its shard's stream, to be stored whatever the limits say. `envelope` is what [`Parked::read`]
+    /// said.
+    pub async fn release<B: AsRef<[u8]>>(
+        &self,
+        org: OrgId,
+        id: ParkedId,
+        envelope: &Verified<B>,
+        key: &EnvelopeKey,
+    ) -> Result<(), RedisError> {
+        let envelope = envelope.exempt(key);
         let arrivals = Arrivals::new(self.redis.clone());
         let appended = arrivals.append(Place::Back(id.shard), &token(org, id), ENVELOPE_FIELD, &envelope).await?;
         debug_assert_eq!(appended, Appended::Kept, "what comes back is refused by no fence");

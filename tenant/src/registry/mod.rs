@@ -14,8 +14,10 @@
 //! happen. Rules are checked here for a clear message, and by the database in any case. Who may do what is decided by the
 //! Postgres role of the URL: `docs/registry.md` has the table.
 
+use schema::envelope::EnvelopeKey;
 use sqlx::PgPool;
 
+use crate::envelope_key::EnvelopeKeyError;
 use crate::invalidate::Invalidator;
 use crate::secret::SecretUrl;
 
@@ -92,6 +94,11 @@ impl Registry {
     /// services know has become too old, after [`crate::resolver::POSITIVE_TTL`].
     pub fn announcing(self, invalidator: Invalidator) -> Self {
         Self { announcer: Announcer::new(invalidator), ..self }
+    }
+
+    /// The key under which the deployment's envelopes are written and read.
+    pub async fn envelope_key(&self) -> Result<EnvelopeKey, EnvelopeKeyError> {
+        crate::envelope_key::read(&self.pool).await
     }
 
     /// Why the last change is not known everywhere yet, if it concerns keys and could not be announced.

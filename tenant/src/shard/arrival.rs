@@ -10,9 +10,8 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use redis::{AsyncCommands, RedisError, Script};
-use schema::envelope::Envelope;
+use schema::envelope::claims;
 use schema::ids::OrgId;
-use schema::model::Meter;
 
 use super::Shard;
 use super::fence::Appended;
@@ -73,9 +72,10 @@ impl Arrivals {
         call.arg(token).arg(field).arg(value).arg(SETTLED_KEPT.as_millis() as u64);
         if let Place::Shard(shard, org) = to {
             call.arg(org.to_string());
-            if let Ok(envelope) = Envelope::decode(value) {
-                call.key(RedisKey::shard_accepted(shard, hour_of(envelope.header.received_at)));
-                call.arg(envelope.billed(Meter::SpanIngested)).arg(ACCEPTED_KEPT.as_secs());
+            // Whoever appends to a shard has just written it.
+            if let Ok(claims) = claims(value) {
+                call.key(RedisKey::shard_accepted(shard, hour_of(claims.header.received_at)));
+                call.arg(claims.items).arg(ACCEPTED_KEPT.as_secs());
             }
         }
         let is_there: bool = call.invoke_async(&mut self.redis.clone()).await?;

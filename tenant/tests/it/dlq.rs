@@ -7,7 +7,7 @@ use std::process::Command;
 
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
-use schema::envelope::{Envelope, Header, Source as From, Writer};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source as From, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Meter, Origin, Run, Span};
 use schema::tables::{BILLING_METER, BillingRows, RUN, RunRows, SPAN, SpanRows};
@@ -37,7 +37,7 @@ fn shard(number: u8) -> Shard {
 }
 
 /// An envelope of three tables.
-fn envelope(org: OrgId, items: u64) -> Vec<u8> {
+fn envelope(key: &EnvelopeKey, org: OrgId, items: u64) -> Vec<u8> {
     let id = Uuid::new_v4();
     let header = Header {
         envelope_id: EnvelopeId(id),
@@ -45,6 +45,7 @@ fn envelope(org: OrgId, items: u64) -> Vec<u8> {
         workspace_id: WorkspaceId(id),
         project_id: ProjectId(id),
         api_key_id: ApiKeyId(id),
+        content_id: ContentId::NONE,
         received_at: RECEIVED_AT,
         source: From::Native,
     };
@@ -63,7 +64,7 @@ fn envelope(org: OrgId, items: u64) -> Vec<u8> {
     writer.section(&runs);
     writer.section(&spans);
     writer.section(&bills);
-    writer.finish()
+    writer.finish(key)
 }
 
 /// A dead letter as a worker makes it. `tables` are those that lack its rows.
@@ -153,24 +154,30 @@ async fn a_letter_is_sent_again_once_and_only_what_is_missing() {
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let desk = Desk::new(redis.clone());
     let (source, stream) = (Source::Shard(shard(7)), RedisKey::shard_stream(shard(7)));
-    let bytes = envelope(org, 2);
+    let key = &world.registry.envelope_key().await.unwrap();
+    let bytes = envelope(key, org, 2);
     let partly = letter(&mut redis, source, Some(org), 2, &[SPAN.id, BILLING_METER.id], &bytes).await;
     let whole = letter(&mut redis, source, Some(org), 2, &[], &bytes).await;
     let odd = letter(&mut redis, source, None, 0, &[], b"not an envelope").await;
+    // Of another deployment, or made up by who can write to Redis.
+    let foreign_bytes = envelope(&EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]), org, 2);
+    let foreign = letter(&mut redis, source, None, 0, &[], &foreign_bytes).await;
 
     let listed = document(&world, &["ls", "--shard", "7"]);
     let ids: Vec<_> = listed["letters"].as_array().unwrap().iter().map(|letter| letter["id"].clone()).collect();
-    assert_eq!(ids, [partly, whole, odd].map(|id| json!(id)));
+    assert_eq!(ids, [partly, whole, odd, foreign].map(|id| json!(id)));
+    assert_eq!(listed["letters"][3]["slug"], json!(null), "nobody's, whatever its bytes say");
     let first = &listed["letters"][0];
     assert_eq!((&first["slug"], &first["items"], &first["tables"]), (&json!("acme"), &json!(2), &json!([2, 3])));
     assert_eq!(first["received_at"], RECEIVED_AT);
 
     let sent = document(&world, &["replay", "--all"]);
-    assert_eq!((&sent["sent"], &sent["gone"], &sent["skipped"]), (&json!(2), &json!(0), &json!(1)), "{sent}");
+    assert_eq!((&sent["sent"], &sent["gone"], &sent["skipped"]), (&json!(2), &json!(0), &json!(2)), "{sent}");
+    assert!(sent["letters"][1]["why"].as_str().unwrap().contains("not written by this deployment"), "{sent}");
     assert_eq!(sent["letters"][0]["id"], json!(odd), "{sent}");
     let again = entries(&mut redis, &stream, "e").await;
     assert_eq!(again.len(), 2);
-    let tables = |bytes| Envelope::decode(bytes).unwrap().sections.iter().map(|s| s.table.id).collect::<Vec<_>>();
+    let tables = |bytes| Envelope::decode(key, bytes).unwrap().sections.iter().map(|s| s.table.id).collect::<Vec<_>>();
     assert_eq!(tables(&again[0]), [SPAN.id, BILLING_METER.id], "the run is stored");
     assert_eq!(again[1], bytes);
     assert_eq!(tables(&bytes), [RUN.id, SPAN.id, BILLING_METER.id]);
@@ -178,7 +185,7 @@ async fn a_letter_is_sent_again_once_and_only_what_is_missing() {
     let gone = document(&world, &["replay", &whole.to_string()]);
     assert_eq!((&gone["sent"], &gone["gone"]), (&json!(0), &json!(1)));
     assert_eq!(entries(&mut redis, &stream, "e").await.len(), 2);
-    assert_eq!(desk.held(source).await.unwrap().0, 1, "what nobody could read stays");
+    assert_eq!(desk.held(source).await.unwrap().0, 2, "what nobody could read stays");
     assert_eq!(desk.read(odd).await.unwrap().unwrap().content, b"not an envelope");
 }
 
@@ -189,14 +196,15 @@ async fn what_is_thrown_away_is_counted_and_everything_is_audited() {
     let source = Source::Shard(shard(7));
     let other =
         world.registry.create_org(&tenant::registry::NewOrg::new("other", "Other", "pro")).await.unwrap().org_id;
+    let key = &world.registry.envelope_key().await.unwrap();
     let mut ids = Vec::new();
     for items in [2, 3] {
-        ids.push(letter(&mut redis, source, Some(org), items, &[], &envelope(org, items)).await);
+        ids.push(letter(&mut redis, source, Some(org), items, &[], &envelope(key, org, items)).await);
     }
-    let others = letter(&mut redis, source, Some(other), 4, &[], &envelope(other, 4)).await;
+    let others = letter(&mut redis, source, Some(other), 4, &[], &envelope(key, other, 4)).await;
     // An org that is in no registry, and none at all.
     let stranger = OrgId(Uuid::new_v4());
-    letter(&mut redis, source, Some(stranger), 9, &[], &envelope(stranger, 9)).await;
+    letter(&mut redis, source, Some(stranger), 9, &[], &envelope(key, stranger, 9)).await;
     letter(&mut redis, Source::Legacy, None, 0, &[], b"{").await;
 
     let refused = dlq(&world, &["drop", "--org", "acme"]);
@@ -232,7 +240,7 @@ async fn what_is_thrown_away_is_counted_and_everything_is_audited() {
 async fn letters_are_shown_and_written_to_a_file() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
-    let bytes = envelope(org, 2);
+    let bytes = envelope(&world.registry.envelope_key().await.unwrap(), org, 2);
     let id = letter(&mut redis, Source::Shard(shard(7)), Some(org), 2, &[SPAN.id], &bytes).await.to_string();
     let legacy = letter(&mut redis, Source::Legacy, None, 0, &[], b"{\"data\"").await.to_string();
 
@@ -257,7 +265,7 @@ async fn letters_are_shown_and_written_to_a_file() {
     }
 
     let shown = dlq(&world, &["show", &id]).done();
-    for wanted in ["acme", "span", "run 1, span 1, billing_meter 1", "native", "|TBE1", "00000000  54 42 45 31"] {
+    for wanted in ["acme", "span", "run 1, span 1, billing_meter 1", "native", "|TBE2", "00000000  54 42 45 32"] {
         assert!(shown.contains(wanted), "{wanted}\n{shown}");
     }
     assert_eq!(document(&world, &["show", &id])["rows"], json!({ "run": 1, "span": 1, "billing_meter": 1 }));
@@ -292,7 +300,7 @@ async fn what_is_wrong_is_told_with_what_helps() {
         (&["replay", "7/1-0", "--all"], "cannot be used with"),
         (&["drop", "7/1-0", "--org", "acme"], "cannot be used with"),
         (&["show", "7"], "is no dead letter's id, such as 7/1795241935570-0"),
-        (&["ls", "--reason", "odd"], "it can be unreadable, refused"),
+        (&["ls", "--reason", "odd"], "it can be unreadable, unauthenticated, refused"),
         (&["ls", "--shard", "16"], "is no shard: a number from 0 to 15"),
         (&["ls", "--shard", "1", "--legacy"], "cannot be used with"),
     ] {
@@ -343,7 +351,8 @@ async fn a_cluster_takes_every_command() {
     let cluster = stack::RedisCluster::start().await.expect("a cluster");
     let mut redis = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
     let (desk, org) = (Desk::new(redis.clone()), OrgId(Uuid::new_v4()));
-    let bytes = envelope(org, 2);
+    let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
+    let bytes = envelope(&key, org, 2);
     for source in Source::all() {
         for _ in 0..2 {
             let content = if source == Source::Legacy { &b"{}"[..] } else { &bytes };
@@ -355,8 +364,8 @@ async fn a_cluster_takes_every_command() {
         let [first, second] = &page[..] else { panic!("{page:?}") };
         let read = desk.read(first.id).await.unwrap().unwrap();
         assert_eq!(read.listed, *first);
-        assert!(matches!(desk.replay(&read).await.unwrap(), Replayed::Sent));
-        assert!(matches!(desk.replay(&read).await.unwrap(), Replayed::Gone));
+        assert!(matches!(desk.replay(&read, &key).await.unwrap(), Replayed::Sent));
+        assert!(matches!(desk.replay(&read, &key).await.unwrap(), Replayed::Gone));
         assert!(desk.drop(second).await.unwrap() && !desk.drop(second).await.unwrap());
         assert!(is_empty(&desk, first.id.source).await);
     }

@@ -2,7 +2,7 @@
 
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
-use schema::envelope::{Envelope, Header, Source, Writer};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Verified, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::Meter;
 use schema::tables::{BillingRows, period};
@@ -26,13 +26,14 @@ fn redis(url: &str) -> Redis {
 }
 
 /// An envelope of nothing but what it is billed for.
-pub(crate) fn envelope(org: OrgId, items: u64) -> Vec<u8> {
+pub(crate) fn envelope(key: &EnvelopeKey, org: OrgId, items: u64) -> Vec<u8> {
     let header = Header {
         envelope_id: EnvelopeId(Uuid::new_v4()),
         org_id: org,
         workspace_id: WorkspaceId(Uuid::nil()),
         project_id: ProjectId(Uuid::nil()),
         api_key_id: ApiKeyId(Uuid::nil()),
+        content_id: ContentId::NONE,
         received_at: AT,
         source: Source::Native,
     };
@@ -40,7 +41,7 @@ pub(crate) fn envelope(org: OrgId, items: u64) -> Vec<u8> {
     bills.push(header.project_id, header.api_key_id, header.envelope_id, AT, Meter::SpanIngested, items);
     let mut writer = Writer::new(&header, 0);
     writer.section(&bills);
-    writer.finish()
+    writer.finish(key)
 }
 
 fn id(shard: u8, ms: u64) -> ParkedId {
@@ -54,13 +55,15 @@ async fn waiting(redis: &Redis, shard: Shard) -> Vec<Vec<u8>> {
 
 async fn parked_once_and_released_once(redis: Redis) {
     let (parked, org, here) = (Parked::new(redis.clone()), OrgId(Uuid::new_v4()), id(3, 7));
-    let bytes = envelope(org, 5);
+    let key = &EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
+    let verified = |bytes: Vec<u8>| Verified::check(key, bytes).unwrap();
+    let bytes = envelope(key, org, 5);
     for _ in 0..2 {
         parked.park(org, here, &bytes).await.unwrap();
         assert_eq!(parked.held(org).await.unwrap(), Held { envelopes: 1, bytes: bytes.len() as u64 });
     }
-    parked.park(org, id(3, 8), &envelope(org, 1)).await.unwrap();
-    parked.park(org, id(12, 1), &envelope(org, 1)).await.unwrap();
+    parked.park(org, id(3, 8), &envelope(key, org, 1)).await.unwrap();
+    parked.park(org, id(12, 1), &envelope(key, org, 1)).await.unwrap();
     assert_eq!(parked.ids(org).await.unwrap(), [here, id(3, 8), id(12, 1)]);
     assert_eq!(parked.ids(OrgId(Uuid::new_v4())).await.unwrap(), []);
 
@@ -70,23 +73,23 @@ async fn parked_once_and_released_once(redis: Redis) {
     assert_eq!(read, bytes);
     // Twice, as by two at once or after a crash; and parked again by a worker that comes late.
     for _ in 0..2 {
-        parked.release(org, here, read.clone()).await.unwrap();
+        parked.release(org, here, &verified(read.clone()), key).await.unwrap();
         parked.park(org, here, &bytes).await.unwrap();
     }
     parked.end_releases(org).await.unwrap();
     let [released] = waiting(&redis, here.shard).await.try_into().unwrap();
-    let (released, before) = (Envelope::decode(&released).unwrap(), Envelope::decode(&bytes).unwrap());
+    let (released, before) = (Envelope::decode(key, &released).unwrap(), Envelope::decode(key, &bytes).unwrap());
     assert!(released.is_exempt && !before.is_exempt && released.header == before.header);
     assert_eq!(parked.ids(org).await.unwrap(), [id(3, 8), id(12, 1)]);
 
     // One that died when the envelope was in its stream, but still among the parked ones; and one a step later.
     let dying = id(3, 8);
     let read = parked.read(org, dying).await.unwrap().unwrap();
-    parked.release(org, dying, read.clone()).await.unwrap();
+    parked.release(org, dying, &verified(read.clone()), key).await.unwrap();
     let (hash, released): (RedisKey, RedisKey) = (RedisKey::quota_parked(org), RedisKey::quota_released(org));
     let _: () = redis.clone().hset(&hash, dying.to_string(), &read).await.unwrap();
     let _: () = redis.clone().zrem(&released, dying.to_string()).await.unwrap();
-    parked.release(org, dying, read).await.unwrap();
+    parked.release(org, dying, &verified(read), key).await.unwrap();
     let _: () = redis.clone().zadd(&released, dying.to_string(), "+inf").await.unwrap();
     parked.end_releases(org).await.unwrap();
     assert_eq!(waiting(&redis, dying.shard).await.len(), 2, "it is there once");
@@ -94,7 +97,7 @@ async fn parked_once_and_released_once(redis: Redis) {
     assert!(score.is_finite());
 
     let read = parked.read(org, id(12, 1)).await.unwrap().unwrap();
-    parked.release(org, id(12, 1), read).await.unwrap();
+    parked.release(org, id(12, 1), &verified(read), key).await.unwrap();
     assert_eq!(parked.held(org).await.unwrap().envelopes, 0);
 }
 

@@ -19,7 +19,7 @@ use ingest_api::app::{translate, translate_langsmith};
 use ingest_api::body::{Budget, Compression, ReadBody, decompress};
 use ingest_api::error::ApiError;
 use ingest_api::langsmith::{BodyKind, Op, Route};
-use schema::envelope::{Header, Source};
+use schema::envelope::{EnvelopeKey, Header, Source};
 use stored::Translated;
 
 /// A fuzz target.
@@ -143,6 +143,11 @@ fn same_as(found: Option<Bytes>, other: impl Read) {
         Some(found) => assert!(found == expected, "{} bytes for {}, {read:?}", found.len(), expected.len()),
         None => assert!(read.is_err() || expected.len() > BODY_BYTES_MAX, "refused, but it is fine"),
     }
+}
+
+/// What the envelopes here are written with.
+pub fn key() -> EnvelopeKey {
+    stored::key()
 }
 
 /// An envelope as it may stand in a stream.

@@ -9,7 +9,7 @@ use ingest_api::langsmith::Route;
 use schema::envelope::Source;
 use serde_json::Value;
 
-use crate::stored::header;
+use crate::stored::{header, key};
 use crate::{langsmith_translated, translated};
 
 /// Bytes for a target to start from.
@@ -126,7 +126,7 @@ impl Request {
                 langsmith_translated(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
             }
         };
-        Ok(translated?.1)
+        Ok(translated?.1.map(|envelope| envelope.finish(&key())))
     }
 }
 

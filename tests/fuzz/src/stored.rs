@@ -2,7 +2,7 @@
 
 use ingest_api::error::ApiError;
 use schema::block::Block;
-use schema::envelope::{Envelope, Header, Source};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
 use schema::translate::batch::{Counts, REASONS_MAX};
@@ -15,6 +15,11 @@ const ANSWER_BYTES_MAX: usize = 24 << 10;
 /// Rows written out while fuzzing, in bytes. The worker takes envelopes up to [`schema::envelope::EXPANDED_BYTES_MAX`].
 const EXPANDED_BYTES_MAX: usize = 32 << 20;
 
+/// What envelopes are written and read with.
+pub(crate) fn key() -> EnvelopeKey {
+    EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+}
+
 pub(crate) fn header(source: Source) -> Header {
     let id = Uuid::from_u128;
     Header {
@@ -23,13 +28,14 @@ pub(crate) fn header(source: Source) -> Header {
         workspace_id: WorkspaceId(id(3)),
         project_id: ProjectId(id(4)),
         api_key_id: ApiKeyId(id(5)),
+        content_id: ContentId::NONE,
         received_at: 1_795_241_935_570_826_453,
         source,
     }
 }
 
-/// What became of a body's items, and the envelope, if anything is to be stored.
-pub(crate) type Translated = Result<(Counts, Option<Vec<u8>>), ApiError>;
+/// What became of a body's items, and the envelope to be finished, if anything is to be stored.
+pub(crate) type Translated = Result<(Counts, Option<Writer>), ApiError>;
 
 /// Translates a body twice, because a thread's memory is used again, and looks at what came out.
 pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u8]) -> Translated) {
@@ -45,16 +51,16 @@ pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u
     assert_eq!(counts.reasons.len() as u64, counts.set_aside.min(REASONS_MAX as u64));
     let told: usize = counts.reasons.iter().map(|reason| reason.item.len() + reason.error.len()).sum();
     assert!(told <= ANSWER_BYTES_MAX, "reasons of {told} bytes");
-    match &envelope {
-        None => assert_eq!(counts.accepted(), 0, "accepted and not stored"),
-        Some(envelope) => stored(&header, &counts, envelope),
-    }
     let again = translate(&header, body).expect("accepted once and refused the next time");
-    assert!((counts, envelope) == again, "the same body is translated in two ways");
+    assert!((&counts, &envelope) == (&again.0, &again.1), "the same body is translated in two ways");
+    match envelope {
+        None => assert_eq!(counts.accepted(), 0, "accepted and not stored"),
+        Some(envelope) => stored(&header, &counts, &envelope.finish(&key())),
+    }
 }
 
 fn stored(header: &Header, counts: &Counts, bytes: &[u8]) {
-    let envelope = Envelope::decode(bytes).expect("what the edge writes, the worker reads");
+    let envelope = Envelope::decode(&key(), bytes).expect("what the edge writes, the worker reads");
     assert_eq!(envelope.header, *header);
     let rows = |table: &Table| envelope.sections.iter().find(|s| s.table == table).map_or(0, |s| s.rows);
     assert_eq!((rows(&SPAN), rows(&EVAL_SCORE)), (counts.spans, counts.scores));
@@ -67,9 +73,13 @@ fn stored(header: &Header, counts: &Counts, bytes: &[u8]) {
     appended(&envelope);
 }
 
-/// Decodes bytes that may be an envelope, and does with it what the worker does.
+/// Decodes bytes that may be an envelope, and does with it what the worker does. With their code they get past the check for it:
+/// what comes behind must hold on its own.
 pub(crate) fn append(bytes: &[u8]) {
-    if let Ok(envelope) = Envelope::decode(bytes) {
+    let sealed = key().sealed(bytes.to_vec());
+    let is_sealed = sealed == bytes;
+    assert!(is_sealed || Envelope::decode(&key(), bytes).is_err(), "another code is taken for that of the bytes");
+    if let Ok(envelope) = Envelope::decode(&key(), &sealed) {
         appended(&envelope);
     }
 }

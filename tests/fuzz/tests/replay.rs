@@ -42,7 +42,7 @@ fn changed_envelopes_become_whole_blocks_or_are_refused() {
     let random = &mut StdRng::seed_from_u64(11);
     let seeds = fuzz::seeds::all().unwrap();
     for seed in seeds.iter().filter(|seed| seed.target == "envelope") {
-        let envelope = Envelope::decode(&seed.bytes).unwrap();
+        let envelope = Envelope::decode(&fuzz::key(), &seed.bytes).unwrap();
         let columns = envelope.sections.iter().flat_map(|section| &section.columns);
         let starts: Vec<usize> = columns
             .flat_map(|column| &column.segments)

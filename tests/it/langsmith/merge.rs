@@ -7,7 +7,7 @@ use load::client::{ClickHouse, Http};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 use schema::block::Block;
-use schema::envelope::{Envelope, Header, Source, Writer};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
 use schema::tables::{RUN, RunRows, STAMPS};
@@ -143,7 +143,7 @@ fn reference(writes: &[Write]) -> serde_json::Value {
 }
 
 async fn insert(inserter: &Inserter, org: OrgId, writes: &[Write], token: &str) -> anyhow::Result<()> {
-    let id = Uuid::from_u128(9);
+    let (id, key) = (Uuid::from_u128(9), EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]));
     let mut block = Block::new(&RUN);
     for write in writes {
         let header = Header {
@@ -152,6 +152,7 @@ async fn insert(inserter: &Inserter, org: OrgId, writes: &[Write], token: &str) 
             workspace_id: WorkspaceId(id),
             project_id: ProjectId(id),
             api_key_id: ApiKeyId(id),
+            content_id: ContentId::NONE,
             received_at: write.received_at,
             source: write.source,
         };
@@ -159,8 +160,8 @@ async fn insert(inserter: &Inserter, org: OrgId, writes: &[Write], token: &str) 
         rows.push(header.project_id, &write.run, write.hash);
         let mut writer = Writer::new(&header, 0);
         writer.section(&rows);
-        let bytes = writer.finish();
-        let envelope = Envelope::decode(&bytes)?;
+        let bytes = writer.finish(&key);
+        let envelope = Envelope::decode(&key, &bytes)?;
         block.append(&envelope.header, &envelope.sections[0]);
     }
     let statement = InsertStatement::new(RUN.name, STAMPS.iter().chain(RUN.columns).map(|column| column.name));

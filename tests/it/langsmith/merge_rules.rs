@@ -5,7 +5,7 @@ use ingest_api::body::Budget;
 use ingest_api::langsmith::{BodyKind, Op};
 use load::client::{ClickHouse, Http};
 use schema::block::Block;
-use schema::envelope::{Envelope, Header, Source};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::tables::{RUN, STAMPS};
 use serde_json::{Value, json};
@@ -114,14 +114,16 @@ async fn store(inserter: &Inserter, org: OrgId, n: usize, (kind, body, received_
         workspace_id: WorkspaceId(id),
         project_id: ProjectId(id),
         api_key_id: ApiKeyId(id),
+        content_id: ContentId::NONE,
         received_at: *received_at,
         source: Source::LangSmith,
     };
     let budget = Budget::new(1 << 20, 2 << 20);
     let (counts, envelope) = translate_langsmith(&header, kind, body.as_bytes(), &budget)?;
     assert_eq!(counts.set_aside, 0, "{:?}", counts.reasons);
-    let envelope = envelope.unwrap();
-    let envelope = Envelope::decode(&envelope)?;
+    let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
+    let envelope = envelope.unwrap().finish(&key);
+    let envelope = Envelope::decode(&key, &envelope)?;
     let section = envelope.sections.iter().find(|section| section.table == &RUN).unwrap();
     let mut block = Block::new(&RUN);
     block.append(&envelope.header, section);

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use schema::envelope::EnvelopeKey;
 use schema::ids::OrgId;
 use serde::Serialize;
 use serde_json::json;
@@ -96,7 +97,8 @@ impl Command {
             Self::Show { id, services } => show::show(registry, &desk, id, trail(services)).await,
             Self::Replay { chosen, services } => {
                 let picked = chosen.pick(registry, &desk).await?;
-                replay(&desk, picked, trail(services)).await
+                let key = registry.envelope_key().await?;
+                replay(&desk, &key, picked, trail(services)).await
             }
             Self::Drop { chosen, confirm, services } => {
                 let picked = chosen.pick(registry, &desk).await?;
@@ -237,13 +239,13 @@ struct Skipped {
     why: String,
 }
 
-async fn replay(desk: &Desk, picked: Picked, mut trail: Trail<'_>) -> Result<Answer, Failure> {
+async fn replay(desk: &Desk, key: &EnvelopeKey, picked: Picked, mut trail: Trail<'_>) -> Result<Answer, Failure> {
     let (mut sent, mut gone, mut skipped, mut named) = (0_u64, picked.gone, 0_u64, Vec::new());
     for some in picked.letters.chunks(PAGE_LETTERS) {
         trail.write(EventType::DlqReplay, "replay", some).await?;
         for (id, _) in some {
             let replayed = match desk.read(*id).await? {
-                Some(letter) => desk.replay(&letter).await?,
+                Some(letter) => desk.replay(&letter, key).await?,
                 None => Replayed::Gone,
             };
             match replayed {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 
+use tenant::envelope_key::EnvelopeKeyError;
 use tenant::registry::RegistryError;
 use tenant::secret::SecretUrl;
 
@@ -64,6 +65,12 @@ impl Failure {
 
     fn of(error: &RegistryError) -> Self {
         Self { what: error.to_string(), next: next_step(error), code: FAILED }
+    }
+}
+
+impl From<EnvelopeKeyError> for Failure {
+    fn from(error: EnvelopeKeyError) -> Self {
+        Self::new(error.to_string(), "check that Postgres is migrated (migrate up) and repeat the command")
     }
 }
 

@@ -114,11 +114,12 @@ async fn a_replay_that_is_killed_neither_loses_nor_doubles() {
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let desk = Desk::new(redis.clone());
     let streams = [RedisKey::shard_stream(shard(2)), RedisKey::shard_stream(shard(9)), RedisKey::legacy_stream()];
+    let key = &world.registry.envelope_key().await.unwrap();
     let mut kills = 0;
     for is_heard in [false, true] {
         for nth in 1.. {
             let _: () = redis::cmd("FLUSHDB").query_async(&mut redis).await.unwrap();
-            let bytes = [envelope(org, 1), envelope(org, 2), b"{\"project_id\":1}".to_vec()];
+            let bytes = [envelope(key, org, 1), envelope(key, org, 2), b"{\"project_id\":1}".to_vec()];
             letter(&mut redis, Source::Shard(shard(2)), Some(org), 1, &[], &bytes[0]).await;
             letter(&mut redis, Source::Shard(shard(9)), Some(org), 2, &[], &bytes[1]).await;
             letter(&mut redis, Source::Legacy, None, 0, &[], &bytes[2]).await;
@@ -147,15 +148,16 @@ async fn a_drop_that_is_killed_counts_once() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let source = Source::Shard(shard(2));
+    let key = &world.registry.envelope_key().await.unwrap();
     let (sum, outcomes) = (RedisKey::shard_dlq_dropped(shard(2), HOUR), RedisKey::outcomes(Some(org), HOUR));
     for is_heard in [false, true] {
         for nth in 1.. {
             let _: () = redis::cmd("FLUSHDB").query_async(&mut redis).await.unwrap();
             for items in [3, 4] {
-                letter(&mut redis, source, Some(org), items, &[], &envelope(org, items)).await;
+                letter(&mut redis, source, Some(org), items, &[], &envelope(key, org, items)).await;
             }
             let is_killed = killed(&world, &["drop", "--all", "--yes"], nth, is_heard).await;
-            letter(&mut redis, source, Some(org), 5, &[], &envelope(org, 5)).await;
+            letter(&mut redis, source, Some(org), 5, &[], &envelope(key, org, 5)).await;
             assert!(!killed(&world, &["drop", "--all", "--yes"], usize::MAX, false).await);
             let sums: (u64, u64) = (
                 redis.hget(&sum, org.to_string()).await.unwrap(),

@@ -12,6 +12,7 @@ use time::OffsetDateTime;
 use super::{Run, with};
 use crate::quota::envelope;
 use crate::support::{World, stores};
+use schema::envelope::{ENVELOPE_KEY_BYTES, EnvelopeKey};
 
 /// With every store's URL.
 fn with_stores(world: &World) -> Command {
@@ -91,9 +92,10 @@ async fn what_is_parked_is_shown_and_released_as_far_as_it_fits() {
     let org = world.org.org_id;
     let redis = tenant::redis::connect(&parse::redis_url(&world.db.redis_url).unwrap()).unwrap();
     let parked = Parked::new(redis);
+    let key = world.registry.envelope_key().await.unwrap();
     for (n, name) in ["7/1-0", "7/2-0", "9/1-0"].into_iter().enumerate() {
         let id: ParkedId = name.parse().unwrap();
-        parked.park(org, id, &envelope(org, 10 + n as u64)).await.unwrap();
+        parked.park(org, id, &envelope(&key, org, 10 + n as u64)).await.unwrap();
     }
     let shown: Value =
         serde_json::from_str(&run(with_stores(&world), &["quota", "parked", "--output", "json"]).done()).unwrap();
@@ -115,9 +117,14 @@ async fn what_is_parked_is_shown_and_released_as_far_as_it_fits() {
         (&released["released"], &released["items"], &released["still_parked"]),
         (&2.into(), &21.into(), &1.into())
     );
-    let released = run(with_stores(&world), &["quota", "release", "acme", "--force"]).done();
+    // Somebody else's, which is not in the way of the others.
+    let foreign = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
+    parked.park(org, "7/0-1".parse().unwrap(), &envelope(&foreign, org, 1)).await.unwrap();
+    let released = run(with_stores(&world), &["quota", "release", "acme", "--force"]);
+    assert!(released.err.contains("7/0-1 stays parked: not written by this deployment"), "{}", released.err);
+    let released = released.done();
     assert!(released.contains("released      1"), "{released}");
-    assert_eq!(parked.held(org).await.unwrap().envelopes, 0);
+    assert_eq!(parked.held(org).await.unwrap().envelopes, 1);
     let events = world.registry.events(org, 100).await.unwrap();
     assert_eq!(events.iter().filter(|event| event.event_type == "quota.release").count(), 2);
     let nothing = run(with_stores(&world), &["quota", "release", "acme"]).done();

@@ -1,8 +1,9 @@
 //! `just bench-encode`: what a span costs from request body to ClickHouse block, step by step, in CPU time.
 //!
 //! Steps build on each other: `walk` reads the protobuf and interprets nothing; `translate` also gives spans their meaning
-//! and writes columns; `encode` also writes the envelope. `prost` is the decode we do without. `merge` is the worker's part:
-//! envelopes decoded and appended into one block.
+//! and writes columns; `encode` also writes the envelope, `seal` its code as well. `prost` is the decode we do without.
+//! `content id` is what the edge does besides. The worker's part: `verify` checks the code; `decode` reads the columns as well;
+//! `merge` appends them into one block.
 
 use std::hint::black_box;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use load::corpus::Corpus;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message;
 use schema::block::Block;
-use schema::envelope::{Envelope, Header, Source};
+use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Verified};
 use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use schema::model::{Origin, Span};
 use schema::tables::SPAN;
@@ -62,12 +63,14 @@ fn main() -> anyhow::Result<()> {
         workspace_id: WorkspaceId(id(3)),
         project_id: ProjectId(id(4)),
         api_key_id: ApiKeyId(id(5)),
+        content_id: ContentId::NONE,
         received_at: 1_795_241_935_570_826_453,
         source: Source::OtlpProtobuf,
     };
+    let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let mut envelopes = Vec::new();
     for body in &bodies {
-        envelopes.extend(translate(&header, "", body)?.1);
+        envelopes.extend(translate(&header, "", body)?.1.map(|envelope| envelope.finish(&key)));
     }
     let spans = options.requests * options.spans_per_request;
     let body_bytes: usize = bodies.iter().map(Vec::len).sum();
@@ -116,11 +119,35 @@ fn main() -> anyhow::Result<()> {
         }
         Ok(())
     })?;
+    report("seal", &mut || {
+        for body in &bodies {
+            black_box(translate(&header, "", body)?.1.map(|envelope| envelope.finish(&key)));
+        }
+        Ok(())
+    })?;
+    report("content id", &mut || {
+        for body in &bodies {
+            black_box(ContentId::of(&[&[7; 16], &[8; 16], b"otlp_protobuf", b""], body));
+        }
+        Ok(())
+    })?;
+    report("verify", &mut || {
+        for bytes in &envelopes {
+            black_box(Verified::check(&key, bytes).map_err(|unverified| unverified.error)?);
+        }
+        Ok(())
+    })?;
+    report("decode", &mut || {
+        for bytes in &envelopes {
+            black_box(Envelope::decode(&key, bytes)?);
+        }
+        Ok(())
+    })?;
     let mut spare = Some(Block::new(&SPAN));
     report("merge", &mut || {
         let mut block = spare.take().unwrap_or_else(|| Block::new(&SPAN));
         for bytes in &envelopes {
-            let envelope = Envelope::decode(bytes)?;
+            let envelope = Envelope::decode(&key, bytes)?;
             for section in envelope.sections.iter().filter(|s| s.table == &SPAN) {
                 block.append(&envelope.header, section);
             }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use schema::envelope::Envelope;
+use schema::envelope::{Envelope, EnvelopeKey};
 use schema::tables::Table;
 use serde_json::{Value, json};
 use tenant::audit::EventType;
@@ -49,14 +49,14 @@ pub(super) async fn show(
         ("bytes", listed.bytes.to_string()),
         ("lacking in", if lacking.is_empty() { "every table".to_owned() } else { lacking.join(", ") }),
     ];
-    describe_envelope(&letter, &mut json, &mut fields);
+    describe_envelope(&registry.envelope_key().await?, &letter, &mut json, &mut fields);
     fields.extend(dump.into_iter().map(|line| ("", line)));
     Answer::record(&json, &fields)
 }
 
 /// What a worker would read in it.
-fn describe_envelope(letter: &Letter, json: &mut Value, fields: &mut Vec<(&'static str, String)>) {
-    let envelope = match Envelope::decode(&letter.content) {
+fn describe_envelope(key: &EnvelopeKey, letter: &Letter, json: &mut Value, fields: &mut Vec<(&'static str, String)>) {
+    let envelope = match Envelope::decode(key, &letter.content) {
         Ok(envelope) => envelope,
         Err(error) => {
             json["unreadable"] = json!(error.to_string());
@@ -113,8 +113,8 @@ mod tests {
 
     #[test]
     fn bytes_are_shown_as_numbers_and_as_text() {
-        let lines = hexdump(b"TBE1\x00\xff and more of it");
-        assert_eq!(lines[0], "00000000  54 42 45 31 00 ff 20 61 6e 64 20 6d 6f 72 65 20  |TBE1.. and more |");
+        let lines = hexdump(b"TBE2\x00\xff and more of it");
+        assert_eq!(lines[0], "00000000  54 42 45 32 00 ff 20 61 6e 64 20 6d 6f 72 65 20  |TBE2.. and more |");
         assert_eq!(lines[1], format!("00000010  {:<48} |of it|", "6f 66 20 69 74 "));
         assert_eq!(hexdump(&[0; 1000]).len(), SHOWN_BYTES / LINE_BYTES);
     }

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use schema::envelope::Envelope;
+use schema::envelope::{DecodeError, EnvelopeKey, Verified};
 use schema::ids::OrgId;
 use schema::tables::period;
 use serde::Serialize;
 use serde_json::json;
 use tenant::admission::METERS;
 use tenant::audit::{EventType, NewEvent};
-use tenant::quota::Parked;
+use tenant::quota::{Parked, ParkedId};
 use tenant::reconcile::counter;
 use tenant::redis::Redis;
 use tenant::registry::{LIST_MAX, Limit, Limits, OrgSummary, Registry};
@@ -40,12 +40,20 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn of(bytes: &[u8]) -> Result<Self, Failure> {
-        let envelope = Envelope::decode(bytes).map_err(|error| {
-            Failure::new(format!("a parked envelope cannot be read: {error}"), "use the tracectl of the newest worker")
-        })?;
-        Ok(Self { month: period(envelope.header.received_at), billed: METERS.map(|meter| envelope.billed(meter)) })
+    fn of(envelope: &Verified<Vec<u8>>) -> Result<Self, DecodeError> {
+        let mut billed = [0; METERS.len()];
+        for (sum, meter) in billed.iter_mut().zip(METERS) {
+            *sum = envelope.billed(meter)?;
+        }
+        Ok(Self { month: period(envelope.header().received_at), billed })
     }
+}
+
+/// An envelope that may be released, and what it says. One that nobody could store stays where it is, and is told of.
+fn read(key: &EnvelopeKey, id: ParkedId, bytes: Vec<u8>) -> Option<(Verified<Vec<u8>>, Sizes)> {
+    let envelope = Verified::check(key, bytes).map_err(|unverified| unverified.error);
+    let read = envelope.and_then(|envelope| Sizes::of(&envelope).map(|sizes| (envelope, sizes)));
+    read.inspect_err(|error| eprintln!("{id} stays parked: {error}")).ok()
 }
 
 fn redis_failed(error: redis::RedisError) -> Failure {
@@ -54,16 +62,16 @@ fn redis_failed(error: redis::RedisError) -> Failure {
 
 /// Lists what is parked, of one org or of all.
 pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -> Result<Answer, Failure> {
-    let parked = Parked::new(redis);
+    let (parked, key) = (Parked::new(redis), registry.envelope_key().await?);
     let mut lines = Vec::new();
     match org {
-        Some(org) => lines.extend(of_org(&parked, &registry.find_org(org).await?).await?),
+        Some(org) => lines.extend(of_org(&parked, &key, &registry.find_org(org).await?).await?),
         None => {
             let mut after: Option<String> = None;
             loop {
                 let page = registry.orgs(None, after.as_deref()).await?;
                 for org in &page {
-                    lines.extend(of_org(&parked, org).await?);
+                    lines.extend(of_org(&parked, &key, org).await?);
                 }
                 after = page.last().map(|org| org.slug.clone());
                 if page.len() < LIST_MAX as usize {
@@ -85,19 +93,20 @@ pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -
     Ok(Answer::table(json!({ "parked": lines }), &headings, rows.collect()))
 }
 
-async fn of_org(parked: &Parked, org: &OrgSummary) -> Result<Vec<Line>, Failure> {
+async fn of_org(parked: &Parked, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<Line>, Failure> {
     if parked.held(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
         return Ok(Vec::new());
     }
     let mut months = BTreeMap::<u32, Line>::new();
     for id in parked.ids(org.org_id).await.map_err(redis_failed)? {
         let Some(bytes) = parked.read(org.org_id, id).await.map_err(redis_failed)? else { continue };
-        let Sizes { month, billed: [items, ..] } = Sizes::of(&bytes)?;
+        let size = bytes.len() as u64;
+        let Some((_, Sizes { month, billed: [items, ..] })) = read(key, id, bytes) else { continue };
         let line = months.entry(month).or_default();
         (line.slug, line.month) = (org.slug.clone(), month);
         line.envelopes += 1;
         line.items += items;
-        line.bytes += bytes.len() as u64;
+        line.bytes += size;
     }
     Ok(months.into_values().collect())
 }
@@ -160,7 +169,7 @@ pub(super) async fn release(
 ) -> Result<Answer, Failure> {
     let org = registry.find_org(org).await?;
     let (org_id, slug) = (org.org_id, &org.slug);
-    let limits = registry.limits(org_id).await?;
+    let (limits, key) = (registry.limits(org_id).await?, registry.envelope_key().await?);
     let parked = Parked::new(redis.clone());
     parked.end_releases(org_id).await.map_err(redis_failed)?;
     let ids = parked.ids(org_id).await.map_err(redis_failed)?;
@@ -173,7 +182,7 @@ pub(super) async fn release(
             done.gone += 1;
             continue;
         };
-        let sizes = Sizes::of(&envelope)?;
+        let Some((envelope, sizes)) = read(&key, id, envelope) else { continue };
         if !force && !room.take(&sizes).await? {
             is_full = true;
             break;
@@ -184,7 +193,7 @@ pub(super) async fn release(
             let event = event.detail(json!({ "envelopes_at_most": most, "force": force }));
             registry.record_events(Some(org_id), &[event]).await?;
         }
-        parked.release(org_id, id, envelope).await.map_err(redis_failed)?;
+        parked.release(org_id, id, &envelope, &key).await.map_err(redis_failed)?;
         done.released += 1;
         done.items += sizes.billed[0];
         if done.released % TELL_EVERY == 0 {
