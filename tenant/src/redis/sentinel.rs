@@ -53,12 +53,9 @@ impl Followed {
     }
 
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let attempt = self.current();
-        let sent = match attempt.connecting.await {
-            Ok(mut connection) => connection.send_packed_command(command).await,
-            Err(error) => Err(error),
-        };
-        self.look_for_another(attempt.number, sent.as_ref().map_or_else(is_lost, is_replica));
+        let (number, mut connection) = self.connection().await?;
+        let sent = connection.send_packed_command(command).await;
+        self.look_for_another(number, sent.as_ref().map_or_else(is_lost, is_replica));
         sent
     }
 
@@ -68,13 +65,18 @@ impl Followed {
         offset: usize,
         count: usize,
     ) -> Result<Vec<Value>, RedisError> {
-        let attempt = self.current();
-        let sent = match attempt.connecting.await {
-            Ok(mut connection) => connection.send_packed_commands(pipeline, offset, count).await,
-            Err(error) => Err(error),
-        };
-        self.look_for_another(attempt.number, sent.as_ref().map_or_else(is_lost, |all| all.iter().any(is_replica)));
+        let (number, mut connection) = self.connection().await?;
+        let sent = connection.send_packed_commands(pipeline, offset, count).await;
+        self.look_for_another(number, sent.as_ref().map_or_else(is_lost, |all| all.iter().any(is_replica)));
         sent
+    }
+
+    /// The connection at present and the number of its attempt. An attempt that failed, for whatever reason, is not kept.
+    async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
+        let attempt = self.current();
+        let connected = attempt.connecting.await;
+        self.look_for_another(attempt.number, connected.is_err());
+        connected.map(|connection| (attempt.number, connection))
     }
 
     fn current(&self) -> Attempt {

@@ -22,6 +22,7 @@ mod refusals;
 mod registry;
 mod resolver;
 mod rls;
+mod sentinel;
 mod shards;
 mod support;
 mod tracectl;
