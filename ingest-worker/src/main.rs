@@ -17,6 +17,8 @@ use tenant::envelope_key::EnvelopeKeys;
 use tenant::flags::{Flag, Flags};
 use tenant::legacy::Projects;
 use tenant::outcome::{self, Ledger};
+use tenant::redis::ack::AckClass;
+use tenant::redis::confirm::{ANNOUNCING, ConfirmedConnection, Confirmer};
 use tenant::redis::readiness::Readiness;
 use tenant::registry::Registry;
 use tenant::{audit, service};
@@ -63,7 +65,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let needed_keys = config.roles.shards.then(|| envelope_keys.clone());
     let inserter = shared.inserter.clone();
     let health = Health { redis: readiness.clone(), inserter, envelope_keys: needed_keys, metrics };
-    tokio::spawn(readiness.follow(stopping.clone()));
+    tokio::spawn(readiness.clone().follow(stopping.clone()));
     let serving = tokio::spawn(health::serve(listener, health));
 
     // What is told of the work ends after it.
@@ -84,8 +86,16 @@ async fn run(config: Config) -> anyhow::Result<()> {
         let projects = Projects::new(postgres);
         let legacy = Legacy::new(redis.clone(), projects, open, dlq_bytes_max, &shared.ledger, &shared.parked);
         let parked_bytes_max = config.parked_bytes_max;
+        let confirmed = match config.ack.class {
+            AckClass::Queued => None,
+            _ => {
+                let confirmer = Confirmer::new(&config.redis_url, readiness, ANNOUNCING)?;
+                Some(ConfirmedConnection::new(redis.clone(), confirmer))
+            }
+        };
         let redis_url = config.redis_url;
-        let stores = shard::Stores { redis_url, redis, dlq_bytes_max, parked_bytes_max, envelope_keys, legacy };
+        let stores =
+            shard::Stores { redis_url, redis, confirmed, dlq_bytes_max, parked_bytes_max, envelope_keys, legacy };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
     // What looks after the leases ends only when it is told to, or by a defect: then another process is to do it.

@@ -14,6 +14,7 @@ use tenant::clickhouse::{Inserter, Records};
 use tenant::dlq::Reason;
 use tenant::envelope_key::EnvelopeKeys;
 use tenant::outcome::Ledger;
+use tenant::redis::confirm::ConfirmedConnection;
 use tenant::redis::{ConnectError, Redis};
 use tenant::secret::SecretUrl;
 use tenant::shard::fence::EntryId;
@@ -75,6 +76,8 @@ pub struct Stores {
     pub redis_url: SecretUrl,
     /// The connection that all shards share.
     pub redis: Redis,
+    /// By way of which batches are written down; `None` where Redis' reply says enough.
+    pub confirmed: Option<ConfirmedConnection>,
     /// Bytes of dead letters per shard.
     pub dlq_bytes_max: u64,
     /// Bytes of envelopes of an org that is over its quota; none where a monthly limit refuses nobody.
@@ -122,6 +125,7 @@ pub fn serve(
     let work = move |tenure: Tenure, key: EnvelopeKey| {
         let (shard, shared) = (tenure.shard(), shared.clone());
         let stream = Stream::new(shard, stores.redis.clone(), stores.dlq_bytes_max);
+        let stream = stream.confirmed_by(stores.confirmed.clone());
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
         let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);

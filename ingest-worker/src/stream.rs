@@ -13,6 +13,7 @@ use tenant::dlq::{DEAD_LETTER_LUA, Description};
 use tenant::entries::{self, Entry};
 use tenant::keys::RedisKey;
 use tenant::redis::Redis;
+use tenant::redis::confirm::ConfirmedConnection;
 use tenant::shard::fence::EntryId;
 use tenant::shard::{Shard, Waiting};
 
@@ -91,12 +92,18 @@ pub struct Stream {
     key: RedisKey,
     redis: Redis,
     dlq_bytes_max: u64,
+    confirmed: Option<ConfirmedConnection>,
 }
 
 impl Stream {
     /// The keys of a shard, whose dead letters may hold so many bytes. The connection may be shared.
     pub fn new(shard: Shard, redis: Redis, dlq_bytes_max: u64) -> Self {
-        Self { shard, key: RedisKey::shard_stream(shard), redis, dlq_bytes_max }
+        Self { shard, key: RedisKey::shard_stream(shard), redis, dlq_bytes_max, confirmed: None }
+    }
+
+    /// The same, where a batch is written down by way of that connection: so that no failover takes away what its inserts rely on.
+    pub fn confirmed_by(self, confirmed: Option<ConfirmedConnection>) -> Self {
+        Self { confirmed, ..self }
     }
 
     /// The shard.
@@ -168,7 +175,13 @@ impl Stream {
                 call.arg(self.dlq_bytes_max).arg(&letter.entry).arg(described(letter));
             }
         }
-        match (call.invoke_async(&mut self.redis.clone()).await?, write) {
+        let reply = match (&self.confirmed, write) {
+            (Some(confirmed), Write::Announce(..) | Write::Note(..)) => {
+                call.invoke_async(&mut confirmed.clone()).await?
+            }
+            _ => call.invoke_async(&mut self.redis.clone()).await?,
+        };
+        match (reply, write) {
             (1_i64, _) => Ok(Change::Made),
             (0, _) => Ok(Change::Fenced),
             (_, Write::Announce(..)) => Ok(Change::UnderWay),
