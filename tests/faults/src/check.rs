@@ -1,6 +1,7 @@
 //! Obligations against rows: everything that was promised is there, once, and nothing else is.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use anyhow::Context;
 use load::client::ClickHouse;
@@ -142,6 +143,21 @@ impl Verdict {
         verdict
     }
 
+    /// The same where nothing was promised of what was sent before that moment: what is wrong with it is told, and only what
+    /// was sent later is judged.
+    pub fn since(self, moment: Instant, sent: &[Sent], found: &Found) -> (Self, String) {
+        let later: Vec<Sent> = sent.iter().filter(|request| request.at >= moment).cloned().collect();
+        let judged = Self::of(&later, found, 0);
+        let duplicated = judged.duplicated - found.billed_again;
+        let (lost, again) = (self.lost - judged.lost, self.duplicated - duplicated);
+        let promised: usize = later.iter().filter(|request| request.acked).map(|request| request.rows.len()).sum();
+        let mut told = format!("lost as expected: {lost} rows, and {again} doubled; later judged: {promised} rows");
+        if !self.wrong.is_empty() {
+            told = format!("{told}; counted: {}", self.wrong.join(", "));
+        }
+        (Self { lost: judged.lost, duplicated, wrong: Vec::new(), ..self }, told)
+    }
+
     /// Nothing lost, nothing twice, nothing odd.
     pub fn holds(&self) -> bool {
         self.duplicated == 0 && self.lost == 0 && self.wrong.is_empty()
@@ -150,7 +166,12 @@ impl Verdict {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+    use std::time::Duration;
+
     use super::*;
+
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
     fn id(n: u128) -> Uuid {
         Uuid::from_u128(n)
@@ -161,9 +182,10 @@ mod tests {
     }
 
     fn request(id: u128, acked: bool) -> Sent {
+        let at = *BEGUN + Duration::from_secs(id as u64);
         let id = self::id(id);
         let rows = vec![Row::Span(id), Row::Capture(id, id), Row::Run(id, 2)];
-        Sent { org: org(), rows, items: 1, acked, poison: false }
+        Sent { org: org(), rows, items: 1, at, acked, poison: false }
     }
 
     fn stored(requests: &[&Sent]) -> Found {
@@ -205,6 +227,17 @@ mod tests {
             assert!(!verdict.holds() && verdict.lost + verdict.duplicated == 0, "{verdict:?}");
         }
         assert!(!Verdict::of(&sent, &whole(), 1).holds(), "a dead letter is missing");
+    }
+
+    #[test]
+    fn only_what_was_sent_after_a_loss_is_judged_where_a_loss_was_allowed() {
+        let sent = [request(1, true), request(2, true)];
+        let stored_one = |n: usize| stored(&[&sent[n]]);
+        let judged = |found: &Found| Verdict::of(&sent, found, 0).since(sent[1].at, &sent, found);
+        let (verdict, told) = judged(&stored_one(1));
+        assert!(verdict.holds() && told.contains("expected: 3 rows") && told.contains("judged: 3 rows"), "{told}");
+        let (verdict, _) = judged(&stored_one(0));
+        assert_eq!(verdict.lost, 3, "the later one is missing");
     }
 
     #[test]

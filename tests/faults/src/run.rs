@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use load::table::Table;
 
+use tenant::redis::ack::AckClass;
+
 use crate::check::{Found, Verdict};
+use crate::redis_fleet::RedisKind;
 use crate::scenarios::Scenario;
 use crate::scene::{Moment, Scene, Size};
 use crate::servers::Servers;
@@ -22,7 +25,7 @@ pub struct Outcome {
 
 /// Runs a scenario. It fails if it could not be carried out; what it found is in its outcome.
 pub async fn run(scenario: &Scenario, servers: Option<&Servers>, size: Size, seed: u64) -> anyhow::Result<Outcome> {
-    let mut scene = Scene::start(servers, scenario.workers, size, seed).await?;
+    let mut scene = Scene::start(servers, scenario, size, seed).await?;
     let judged = judge(scenario, &mut scene).await;
     if judged.as_ref().map_or(true, |outcome| !outcome.verdict.holds()) {
         for number in 0..scene.workers() {
@@ -38,7 +41,15 @@ async fn judge(scenario: &Scenario, scene: &mut Scene<'_>) -> anyhow::Result<Out
     let sent = scene.traffic.end().await;
     scene.world.until_drained().await?;
     let found = Found::read(scene.clickhouse(), &scene.redis().await?).await?;
-    let verdict = Verdict::of(&sent, &found, scene.unreadable);
+    let mut verdict = Verdict::of(&sent, &found, scene.unreadable);
+    if let (AckClass::Queued, Some(mended)) = (scenario.ack, scene.mended) {
+        let (judged, told) = verdict.since(mended, &sent, &found);
+        scene.notes.push(told);
+        verdict = judged;
+    }
+    if scenario.redis != RedisKind::Shared {
+        scene.notes.push(format!("class {}", scenario.ack));
+    }
     Ok(Outcome { name: scenario.name, verdict, recovery: scene.recovery, notes: std::mem::take(&mut scene.notes) })
 }
 

@@ -3,10 +3,15 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use stack::Flavour;
+use tenant::redis::ack::AckClass;
+
+use crate::redis_fleet::RedisKind;
 use crate::scene::Scene;
 
 mod clickhouse;
 mod crashes;
+mod failover;
 mod fleet;
 mod network;
 mod owners;
@@ -14,6 +19,11 @@ mod poison;
 mod redis;
 mod refusals;
 mod sizes;
+
+/// After how many milliseconds a silent primary counts as dead: the failover is over before a lease is.
+const FAST_MS: u32 = 1_500;
+/// The same, where every lease of a worker (3 s) has run out by then.
+const SLOW_MS: u32 = 6_000;
 
 /// A fault as a future that borrows its scene.
 type Doing<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
@@ -27,6 +37,10 @@ pub struct Scenario {
     pub about: &'static str,
     /// How many workers there are.
     pub workers: usize,
+    /// What its Redis is made up of.
+    pub redis: RedisKind,
+    /// What its acknowledgements stand for.
+    pub ack: AckClass,
     pub(crate) fault: for<'a> fn(&'a mut Scene<'_>) -> Doing<'a>,
 }
 
@@ -35,14 +49,27 @@ pub const CONTROL: Scenario = Scenario {
     name: "control",
     about: "replies are lost, and ClickHouse recognises nothing that it has",
     workers: 1,
+    redis: RedisKind::Shared,
+    ack: AckClass::Queued,
     fault: |scene| Box::pin(network::forgetful(scene)),
 };
 
 macro_rules! scenarios {
-    ($($name:literal, $workers:literal, $fault:path, $about:literal;)*) => {
+    (@redis) => { RedisKind::Shared };
+    (@redis $redis:expr) => { $redis };
+    (@ack) => { AckClass::Queued };
+    (@ack $ack:expr) => { $ack };
+    ($($name:literal, $workers:literal, $fault:path, $about:literal $(, $redis:expr, $ack:expr)?;)*) => {
         /// Every scenario there is, in the order in which they are run.
         pub const SCENARIOS: &[Scenario] = &[
-            $(Scenario { name: $name, about: $about, workers: $workers, fault: |scene| Box::pin($fault(scene)) },)*
+            $(Scenario {
+                name: $name,
+                about: $about,
+                workers: $workers,
+                redis: scenarios!(@redis $($redis)?),
+                ack: scenarios!(@ack $($ack)?),
+                fault: |scene| Box::pin($fault(scene)),
+            },)*
         ];
     };
 }
@@ -74,6 +101,30 @@ scenarios! {
     "network-narrow", 2, network::narrow, "a backlog in Redis behind a way that is too narrow for the usual reads";
     "redis-killed", 2, redis::killed, "kill -9 of Redis, and its start from its append-only file";
     "sizes-shift", 2, sizes::shift, "a backlog of small requests, and then of some that are a thousand times larger: no read is";
+    "redis-failover-queued", 2, failover::lagging,
+        "Sentinel fails over to a replica that is behind, before leases run out; class queued: what is lost is counted",
+        RedisKind::Sentinel { down_after_ms: FAST_MS }, AckClass::Queued;
+    "redis-failover-replicated", 2, failover::lagging,
+        "the same in class replicated: nothing that was acknowledged is lost",
+        RedisKind::Sentinel { down_after_ms: FAST_MS }, AckClass::Replicated;
+    "redis-failover-slow", 2, failover::lagging,
+        "the same, after every lease has run out",
+        RedisKind::Sentinel { down_after_ms: SLOW_MS }, AckClass::Replicated;
+    "redis-cluster-failover-queued", 2, failover::lagging,
+        "a primary of a cluster fails over to a replica that is behind; class queued: what is lost is counted",
+        RedisKind::Cluster { down_after_ms: FAST_MS }, AckClass::Queued;
+    "redis-cluster-failover", 2, failover::lagging,
+        "the same in class replicated: nothing that was acknowledged is lost",
+        RedisKind::Cluster { down_after_ms: FAST_MS }, AckClass::Replicated;
+    "redis-cluster-failover-slow", 2, failover::lagging,
+        "the same, after every lease has run out",
+        RedisKind::Cluster { down_after_ms: SLOW_MS }, AckClass::Replicated;
+    "redis-slow-fsync-queued", 2, failover::slow_fsync,
+        "kill -9 of a Redis whose fsyncs take seconds, so that it postpones writes; class queued: what is lost is counted",
+        RedisKind::SlowDisk(Flavour::Redis), AckClass::Queued;
+    "redis-slow-fsync", 2, failover::slow_fsync,
+        "the same in class fsynced: nothing that was acknowledged is lost",
+        RedisKind::SlowDisk(Flavour::Valkey), AckClass::Fsynced;
     "group-destroyed", 2, redis::group_destroyed, "somebody makes and destroys consumer groups on the streams";
     "everything-refused", 2, refusals::everything, "a table refuses everything: large batches wait, and nothing becomes a dead letter";
     "throwing-view", 2, refusals::throwing_view, "a materialized view of an operator's fails for every insert";

@@ -14,7 +14,9 @@ use tests::{Org, World};
 use uuid::Uuid;
 
 use crate::clickhouse_proxy::ClickHouseProxy;
+use crate::redis_fleet::Fleet;
 use crate::redis_proxy::RedisProxy;
+use crate::scenarios::Scenario;
 use crate::servers::Servers;
 use crate::traffic::Traffic;
 
@@ -28,6 +30,8 @@ pub(crate) const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_
 /// No part is ever merged, or a merge would hide what was stored twice; and there may be as many as that makes.
 const NO_MERGES: &str = "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1, \
                          parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000, max_parts_in_total = 10000000";
+/// Longer than a slow fsync, and shorter than a client waits.
+const ACK_TIMEOUT: &str = "10s";
 /// How many requests are answered before anything is done.
 const WARM: u64 = 30;
 /// How long anything may take before a scenario has failed.
@@ -92,34 +96,47 @@ pub struct Scene<'s> {
     pub recovery: Duration,
     /// Entries that were put into a stream by hand and are no envelopes.
     pub unreadable: usize,
+    /// From when on everything is kept again, in a scenario where what was promised before may be lost.
+    pub mended: Option<Instant>,
     others: Vec<Service>,
     servers: Option<&'s Servers>,
+    fleet: Option<Fleet>,
     _db: Option<TestDb>,
 }
 
 impl<'s> Scene<'s> {
-    /// Starts so many workers and the load, on servers of its own or on those of the test run.
-    pub async fn start(servers: Option<&'s Servers>, workers: usize, size: Size, seed: u64) -> anyhow::Result<Self> {
-        let (urls, db): (Urls, _) = match servers {
+    /// Starts the workers of a scenario and the load, on servers of its own or on those of the test run.
+    pub async fn start(
+        servers: Option<&'s Servers>,
+        scenario: &Scenario,
+        size: Size,
+        seed: u64,
+    ) -> anyhow::Result<Self> {
+        let (mut urls, db): (Urls, _) = match servers {
             Some(servers) => (servers.fresh().await?, None),
             None => {
                 let db = stack::shared().await?.fresh_database().await?;
                 ((*db).clone(), Some(db))
             }
         };
+        let fleet = scenario.redis.start().await?;
+        if let Some(fleet) = &fleet {
+            urls.redis_url = fleet.url();
+        }
+        let ack = [("TRACEBILITY_ACK", scenario.ack.as_str()), ("TRACEBILITY_ACK_TIMEOUT", ACK_TIMEOUT)];
         let mut ways = Vec::new();
-        for _ in 0..workers {
+        for _ in 0..scenario.workers {
             let clickhouse = ClickHouseProxy::start(&urls.clickhouse_url).await?;
             ways.push(Ways { clickhouse, redis: RedisProxy::start(&urls.redis_url).await? });
         }
         // The first worker before the tables are prepared is of no harm: there is nothing to insert yet.
-        let world = World::on(&urls, &[], &settings(&ways[0])).await?;
+        let world = World::on(&urls, &ack, &[&ack[..], &settings(&ways[0])].concat()).await?;
         for table in TABLES {
             world.clickhouse.text(&format!("ALTER TABLE {table} MODIFY SETTING {NO_MERGES}")).await?;
         }
         let mut others = Vec::new();
         for way in ways.iter().skip(1) {
-            others.push(Service::ingest_worker(&urls, &settings(way)).await?);
+            others.push(Service::ingest_worker(&urls, &[&ack[..], &settings(way)].concat()).await?);
         }
         let orgs = orgs(&world).await?;
         let traffic = Traffic::begin(&world.http, &world.api.url(), &orgs, seed);
@@ -131,11 +148,13 @@ impl<'s> Scene<'s> {
             notes: Vec::new(),
             recovery: Duration::ZERO,
             unreadable: 0,
+            mended: None,
             others,
             servers,
+            fleet,
             _db: db,
         };
-        scene.settled(workers).await?;
+        scene.settled(scenario.workers).await?;
         scene.until("the load is under way", async || Ok(scene.traffic.dials.acked() >= WARM)).await?;
         Ok(scene)
     }
@@ -158,6 +177,16 @@ impl<'s> Scene<'s> {
     /// The servers, which are only this scenario's.
     pub fn servers(&self) -> anyhow::Result<&'s Servers> {
         self.servers.context("needs servers of its own")
+    }
+
+    /// The Redis servers that are only this scenario's.
+    pub fn fleet(&self) -> anyhow::Result<&Fleet> {
+        self.fleet.as_ref().context("needs Redis servers of its own")
+    }
+
+    /// The same, to be started again.
+    pub fn fleet_mut(&mut self) -> anyhow::Result<&mut Fleet> {
+        self.fleet.as_mut().context("needs Redis servers of its own")
     }
 
     /// ClickHouse, past all proxies.
@@ -250,13 +279,15 @@ impl<'s> Scene<'s> {
 
 /// When the oldest entry of all streams was appended, in milliseconds since the Unix epoch.
 async fn oldest(redis: &Redis) -> anyhow::Result<Option<u64>> {
-    let mut pipe = redis::pipe();
+    let mut oldest = None;
     for shard in Shard::all() {
-        pipe.cmd("XRANGE").arg(RedisKey::shard_stream(shard)).arg("-").arg("+").arg("COUNT").arg(1);
+        let stream = RedisKey::shard_stream(shard);
+        let range = redis::cmd("XRANGE").arg(stream).arg("-").arg("+").arg("COUNT").arg(1).to_owned();
+        let range: redis::streams::StreamRangeReply = range.query_async(&mut redis.clone()).await?;
+        let ms = |id: &str| id.split('-').next().and_then(|ms| ms.parse::<u64>().ok());
+        oldest = range.ids.iter().filter_map(|entry| ms(&entry.id)).chain(oldest).min();
     }
-    let ranges: Vec<redis::streams::StreamRangeReply> = pipe.query_async(&mut redis.clone()).await?;
-    let ms = |id: &str| id.split('-').next().and_then(|ms| ms.parse().ok());
-    Ok(ranges.iter().flat_map(|range| &range.ids).filter_map(|entry| ms(&entry.id)).min())
+    Ok(oldest)
 }
 
 fn settings(ways: &Ways) -> Vec<(&'static str, &str)> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use load::client::Http;
 use load::corpus::{Corpus, text};
@@ -53,6 +53,8 @@ pub struct Sent {
     pub rows: Vec<Row>,
     /// As they are billed.
     pub items: u64,
+    /// When it was sent.
+    pub at: Instant,
     /// Answered with a 2xx.
     pub acked: bool,
     /// ClickHouse is to refuse its spans.
@@ -176,7 +178,7 @@ impl Sender {
     }
 
     fn note(&mut self, org: &Org, rows: Vec<Row>, items: usize, poison: bool) {
-        self.sent.push(Sent { org: org.org_id, rows, items: items as u64, acked: false, poison });
+        self.sent.push(Sent { org: org.org_id, rows, items: items as u64, at: Instant::now(), acked: false, poison });
     }
 
     fn spans(&mut self, org: &Org) -> Vec<u8> {
