@@ -31,7 +31,7 @@ async fn every_statement_is_for_the_cluster_and_clickhouse_can_read_it() {
     let statements = statements().await;
     let count = |start: &str| statements.iter().filter(|sql| sql.starts_with(start)).count();
     // Eight tables in 0001; in 0002 each again, up and down; two in 0003; one, and one view, in 0004 and in 0005 each. In 0006
-    // the settings of all twelve, up, and down in two statements each. One table in 0008.
+    // the settings of all twelve, up, and down in two statements each. One table in 0009.
     assert_eq!(count("CREATE TABLE"), 8 + 8 + 8 + 2 + 1 + 1 + 1);
     assert_eq!((count("CREATE VIEW"), count("DROP VIEW")), (5, 5));
     // 0007 and 0008, up and down.
