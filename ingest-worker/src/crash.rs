@@ -7,6 +7,8 @@ use crate::window::Held;
 /// `<org>:panic` or `<org>:abort`: what happens when an envelope of that org is looked at.
 const SETTING: &str = "TEST_CRASH_ON_ORG";
 
+// It is no setting: a release build does not know it.
+#[allow(clippy::disallowed_methods)]
 static CRASH: LazyLock<Option<(String, bool)>> = LazyLock::new(|| {
     let setting = std::env::var(SETTING).ok()?;
     let (org, how) = setting.split_once(':')?;
