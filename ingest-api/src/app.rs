@@ -297,7 +297,9 @@ pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
                     .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
                     .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
             }
-            Source::Native => native::decode(body, header.project_id, header.received_at, Aside::Told, batch)
+            // Nor here: what can be wrong with the body as a whole is looked at first.
+            Source::Native => langsmith::lenient::Document::new(body)
+                .read(|json| native::decode(json.as_bytes(), header.project_id, header.received_at, Aside::Told, batch))
                 .map_err(|e| ApiError::Malformed(e.to_string()))?,
             // Its bodies say only together with their path what they are.
             Source::LangSmith => return Err(ApiError::Defect),

@@ -25,6 +25,8 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 const GZIP_START: &[u8] = b"\x1f\x8b\x08";
 /// What is read of a body that is refused, in bytes. SDKs send up to half of it unasked.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
+/// Compressions of one body, one after another. Nobody means to apply more.
+const COMPRESSIONS_MAX: usize = 2;
 /// The budget is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1024;
 
@@ -82,9 +84,25 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Reads `content-encoding`.
-    pub fn of(headers: &HeaderMap) -> Result<Self, ApiError> {
-        headers.get(CONTENT_ENCODING).map_or(Ok(Compression::Identity), |v| Self::named(v.to_str().unwrap_or("?")))
+    /// Reads `content-encoding`: what was applied, in that order. Identity is nothing.
+    pub fn of(headers: &HeaderMap) -> Result<Vec<Self>, ApiError> {
+        let values = headers.get_all(CONTENT_ENCODING).iter();
+        Self::listed(values.map(|value| value.to_str().unwrap_or("?")))
+    }
+
+    /// The same from texts, each of which is a list with commas.
+    fn listed<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Vec<Self>, ApiError> {
+        let mut listed = Vec::new();
+        for name in texts.flat_map(|text| text.split(',')) {
+            match Self::named(name)? {
+                Compression::Identity => {}
+                _ if listed.len() == COMPRESSIONS_MAX => {
+                    return Err(ApiError::ContentEncoding { found: "more than two after one another".to_owned() });
+                }
+                compression => listed.push(compression),
+            }
+        }
+        Ok(listed)
     }
 
     /// The compression of that name, as in `content-encoding` and `grpc-encoding`.
@@ -101,9 +119,10 @@ impl Compression {
 
 /// Reads a body to its end and decompresses it.
 pub async fn read(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
-    let compression = Compression::of(headers)?;
+    let compressions = Compression::of(headers)?;
     let raw = collect(headers, body, budget).await?;
-    decompress(compression, raw, budget)
+    // The last one that was applied comes off first.
+    compressions.into_iter().rev().try_fold(raw, |body, compression| decompress(compression, body, budget))
 }
 
 /// Reads a body as it is.
@@ -188,10 +207,12 @@ impl<'b> Parts<'b> {
 
     /// Decompresses one part. What came out counts even if the part turns out to be no good: it was work all the same.
     pub fn decompress(&mut self, encoding: &str, part: &[u8]) -> Result<ReadBody, ApiError> {
-        let compression = Compression::named(encoding)?;
+        let compressions = Compression::listed([encoding].into_iter())?;
         let too_large = "sum of the request's decompressed parts";
         let mut room = Room { budget: self.budget, left: &mut self.left, what: "part", too_large };
-        room.decompress(compression, part)
+        let (last, others) = compressions.split_last().unwrap_or((&Compression::Identity, &[]));
+        let body = room.decompress(*last, part)?;
+        others.iter().rev().try_fold(body, |body, compression| room.decompress(*compression, &body.bytes))
     }
 }
 
@@ -414,6 +435,36 @@ mod tests {
         }
         drop(kept);
         assert_eq!(budget.units.available_permits(), (4 << 20) / UNIT_BYTES);
+    }
+
+    #[test]
+    fn encodings_are_listed_in_any_case_and_come_off_in_reverse() {
+        let listed = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(CONTENT_ENCODING, http::HeaderValue::from_static(value));
+            }
+            Compression::of(&headers)
+        };
+        use Compression::{Deflate, Gzip, Zstd};
+        for (values, wanted) in [
+            (&[][..], &[][..]),
+            (&[""], &[]),
+            (&["identity, Identity"], &[]),
+            (&[" X-GZIP "], &[Gzip]),
+            (&["gzip, identity"], &[Gzip]),
+            (&["identity,,ZSTD,"], &[Zstd]),
+            (&["deflate", "GZip"], &[Deflate, Gzip]),
+        ] {
+            assert_eq!(listed(values).unwrap(), wanted, "{values:?}");
+        }
+        for values in [&["br"][..], &["gzip, br"], &["gzip;q=1"], &["gzip gzip"], &["gzip, deflate", "zstd"]] {
+            assert!(matches!(listed(values), Err(ApiError::ContentEncoding { .. })), "{values:?}");
+        }
+        let budget = budget();
+        let twice = zstd_stream(&gzip(b"hello"), 3);
+        assert_eq!(Parts::new(&budget).decompress("GZIP, identity, zstd", &twice).unwrap().bytes, b"hello"[..]);
+        assert!(Parts::new(&budget).decompress("zstd, gzip", &twice).is_err());
     }
 
     #[test]

@@ -11,6 +11,8 @@ use tenant::redis::ack::AckPolicy;
 use tenant::secret::{Secret, SecretUrl};
 use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
 
+use crate::cors::Origins;
+
 const INGEST_LISTEN: Setting<SocketAddr> =
     Setting::new("TRACEBILITY_INGEST_LISTEN", parse::socket_addr, "Where SDKs send to, over HTTP/1.1 and HTTP/2.")
         .default("0.0.0.0:7080");
@@ -53,6 +55,11 @@ const CONNECTIONS_MAX: Setting<u64> = Setting::new(
     "Open connections per listener. Further ones wait to be accepted.",
 )
 .default("4096");
+const CORS_ORIGINS: Setting<Origins> = Setting::new(
+    "TRACEBILITY_CORS_ORIGINS",
+    Origins::parse,
+    "Origins whose web pages may send here, such as https://app.example.com, with commas; * for any. None by default.",
+);
 const PRICES: Setting<String> = Setting::new(
     "TRACEBILITY_PRICES",
     parse::text,
@@ -98,6 +105,7 @@ const TABLE: &[&dyn Declared] = &[
     &BODY_MAX,
     &BODIES_IN_FLIGHT_MAX,
     &CONNECTIONS_MAX,
+    &CORS_ORIGINS,
     &PRICES,
     &ANSWERED_EVERY,
     &DRAIN_MAX,
@@ -136,6 +144,7 @@ pub struct Config {
     /// In bytes.
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
+    pub cors: Origins,
     pub prices: Option<PathBuf>,
     pub answered_every: Duration,
     pub drain_max: Duration,
@@ -159,6 +168,7 @@ impl Config {
             body_max: size(&BODY_MAX)?,
             bodies_in_flight_max: size(&BODIES_IN_FLIGHT_MAX)?,
             connections_max: size(&CONNECTIONS_MAX)?,
+            cors: values.find(&CORS_ORIGINS)?.unwrap_or_default(),
             prices: values.find(&PRICES)?.map(PathBuf::from),
             answered_every: values.get(&ANSWERED_EVERY)?,
             drain_max: values.get(&DRAIN_MAX)?,

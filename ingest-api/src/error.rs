@@ -28,6 +28,8 @@ pub enum ApiError {
     NotFound,
     #[error("this path takes {allowed}")]
     MethodNotAllowed { allowed: &'static str },
+    #[error("pages of this origin may not send here; an operator can list it in TRACEBILITY_CORS_ORIGINS")]
+    Origin,
     #[error("content type {found:?} is not one of {wanted}")]
     ContentType { found: String, wanted: &'static str },
     #[error(
@@ -95,6 +97,7 @@ impl ApiError {
             },
             ApiError::NotFound => StatusCode::NOT_FOUND,
             ApiError::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            ApiError::Origin => StatusCode::FORBIDDEN,
             ApiError::ContentType { .. } | ApiError::NotGrpc { .. } | ApiError::ContentEncoding { .. } => {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE
             }
@@ -140,6 +143,7 @@ impl ApiError {
             },
             ApiError::NotFound => "not_found",
             ApiError::MethodNotAllowed { .. } => "method_not_allowed",
+            ApiError::Origin => "origin_not_allowed",
             ApiError::ContentType { .. } => "content_type",
             ApiError::NotGrpc { .. } => "not_grpc",
             ApiError::ContentEncoding { .. } => "content_encoding",

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use prost::Message;
 use schema::envelope::Source;
 use std::future::{Ready, ready};
+use tenant::http_path;
 use uuid::Uuid;
 
 use tenant::redis::ack::AckClass;
@@ -74,7 +75,7 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     if !is_grpc(&request) {
         return Ok(not_grpc(request_id, request, begun).await);
     }
-    let result = match Call::of(request.uri().path()) {
+    let result = match Call::of(&http_path::normal(request.uri().path())) {
         Some(Call::Traces) => export(&app, request_id, request).await,
         Some(Call::Untraced(signal)) => reject(&app, signal, request).await.map(Reply::from),
         Some(Call::Health) => check_health(&app, request).await.map(Reply::from),

@@ -71,9 +71,10 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if config.deployment_mode == DeploymentMode::SelfHosted {
         tokio::spawn(tenant::mode::ensure_default_org(postgres, stopping.clone()));
     }
-    let (grpc_app, connections, drain) = (app.clone(), config.connections_max, config.drain_max);
+    let (grpc_app, cors) = (app.clone(), config.cors);
+    let (connections, drain) = (config.connections_max, config.drain_max);
     let ingest = server::serve(ingest_listener, connections, drain, stopping.clone(), move |request| {
-        routes::handle(app.clone(), request)
+        routes::handle(app.clone(), cors.clone(), request)
     });
     let grpc = server::serve(grpc_listener, connections, drain, stopping.clone(), move |request| {
         grpc::handle(grpc_app.clone(), request)

@@ -11,6 +11,7 @@ use redis::streams::StreamPendingReply;
 use serde_json::json;
 use subtle::ConstantTimeEq;
 use tenant::clock::unix_hour;
+use tenant::http_path;
 use tenant::keys::{INGEST_GROUP, RedisKey};
 use tenant::ledger::{Books, HOURS_MAX, LedgerError, Whose, Window};
 use tenant::redis::Redis;
@@ -18,6 +19,7 @@ use tenant::secret::Secret;
 use tenant::shard::Shard;
 use uuid::Uuid;
 
+use crate::auth;
 use crate::error::ApiError;
 use crate::health::{Health, Probe};
 use crate::routes::{Answer, Dialect, answer, refuse};
@@ -44,7 +46,7 @@ impl Operator {
 
     /// Answers one request.
     pub async fn handle(self, request: Request<Incoming>) -> Result<Answer, Infallible> {
-        let path = request.uri().path();
+        let path = &*http_path::normal(request.uri().path());
         let result = match (Probe::of(path), path, request.method()) {
             (Some(probe), _, &Method::GET) => return Ok(self.health.answer(probe).await),
             (_, SHARDS | LEDGER, &Method::GET) => match self.authorize(request.headers()) {
@@ -60,7 +62,7 @@ impl Operator {
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or(ApiError::NoKey)?;
-        let presented = presented.strip_prefix("Bearer ").ok_or(ApiError::NoKey)?;
+        let presented = auth::of_scheme(presented.trim(), "bearer").ok_or(ApiError::NoKey)?;
         let refused = ApiError::Resolve(tenant::ResolveError::Unknown);
         let Some(admin_key) = &self.admin_key else { return Err(refused) };
         // Hashed first, so that not even the length can be told from the time it takes.

@@ -12,12 +12,15 @@ use schema::envelope::Source;
 use schema::translate::batch::Counts;
 use serde_json::json;
 use tenant::admission::{Refused, Standing};
+use tenant::http_path;
 use tenant::redis::ack::AckClass;
 use uuid::Uuid;
 
 use crate::app::{Accepted, App};
 use crate::body;
+use crate::cors::Origins;
 use crate::error::ApiError;
+use crate::header_value;
 use crate::health;
 use crate::langsmith;
 use crate::metrics;
@@ -61,7 +64,7 @@ const RUN_ID: &str = "{run_id}";
 
 /// Every path, those first that are asked for most. LangSmith's users set the endpoint with and without `/api/v1`; in OTel mode
 /// its SDKs append to either. `/api/public` is where Langfuse's SDKs send, which present their key as HTTP Basic.
-const PATHS: [(&str, Route); 25] = [
+const PATHS: [(&str, Route); 29] = [
     ("/v1/traces", Route::Traces),
     ("/otel/v1/traces", Route::Traces),
     ("/api/v1/otel/v1/traces", Route::Traces),
@@ -81,8 +84,12 @@ const PATHS: [(&str, Route); 25] = [
     ("/api/v1/info", Route::LangSmith(langsmith::Route::Info)),
     ("/v1/logs", Route::Untraced(Signal::Logs)),
     ("/otel/v1/logs", Route::Untraced(Signal::Logs)),
+    ("/api/v1/otel/v1/logs", Route::Untraced(Signal::Logs)),
+    ("/api/public/otel/v1/logs", Route::Untraced(Signal::Logs)),
     ("/v1/metrics", Route::Untraced(Signal::Metrics)),
     ("/otel/v1/metrics", Route::Untraced(Signal::Metrics)),
+    ("/api/v1/otel/v1/metrics", Route::Untraced(Signal::Metrics)),
+    ("/api/public/otel/v1/metrics", Route::Untraced(Signal::Metrics)),
     ("/healthz", Route::Health(health::Probe::Alive)),
     ("/readyz", Route::Health(health::Probe::Ready)),
     ("/metrics", Route::Health(health::Probe::Metrics)),
@@ -133,14 +140,17 @@ impl Route {
     }
 }
 
-/// Answers one request. Never fails: an error is an answer too.
-pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
+/// Answers one request; what pages of other origins may do, `cors` says. Never fails: an error is an answer too.
+pub async fn handle(app: App, cors: Origins, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
     let (head, mut body) = request.into_parts();
-    let route = Route::of(head.uri.path());
+    let route = Route::of(&http_path::normal(head.uri.path()));
     let mut answer = match route {
         Route::Unknown => refuse(Dialect::Native, request_id, &ApiError::NotFound),
+        route if Origins::is_preflight(&head.method, &head.headers) => {
+            preflight(&cors, request_id, &head.headers, route.method())
+        }
         route if head.method.as_str() != route.method() => {
             refuse(Dialect::Native, request_id, &ApiError::MethodNotAllowed { allowed: route.method() })
         }
@@ -161,8 +171,20 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     if let Ok(id) = HeaderValue::from_str(request_id.hyphenated().encode_lower(&mut Uuid::encode_buffer())) {
         answer.headers_mut().insert("x-request-id", id);
     }
+    cors.expose(&head.headers, answer.headers_mut());
     metrics::answered(route.name(), answer.status().as_u16(), begun.elapsed());
     Ok(answer)
+}
+
+/// Whether a page of another origin may send to a path that takes `method`.
+fn preflight(cors: &Origins, request_id: Uuid, asked: &HeaderMap, method: &'static str) -> Answer {
+    if !cors.admits(asked) {
+        return refuse(Dialect::Native, request_id, &ApiError::Origin);
+    }
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NO_CONTENT;
+    cors.answer_preflight(asked, method, answer.headers_mut());
+    answer
 }
 
 async fn traces(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
@@ -202,19 +224,17 @@ async fn untraced(app: &App, signal: Signal, request_id: Uuid, headers: &HeaderM
 }
 
 fn otlp_encoding(headers: &HeaderMap) -> Result<Encoding, ApiError> {
-    match media_type(headers) {
-        "application/x-protobuf" => Ok(Encoding::Protobuf),
-        "application/json" => Ok(Encoding::Json),
-        found => {
-            let wanted = "application/x-protobuf, application/json";
-            Err(ApiError::ContentType { found: found.to_owned(), wanted })
-        }
-    }
+    let found = media_type(headers);
+    let encodings = [Encoding::Protobuf, Encoding::Json];
+    encodings.into_iter().find(|encoding| found.eq_ignore_ascii_case(encoding.content_type())).ok_or_else(|| {
+        let wanted = "application/x-protobuf, application/json";
+        ApiError::ContentType { found: found.to_owned(), wanted }
+    })
 }
 
 async fn runs(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
     let found = media_type(headers);
-    if found != "application/json" {
+    if !found.eq_ignore_ascii_case("application/json") {
         let error = ApiError::ContentType { found: found.to_owned(), wanted: "application/json" };
         return refuse(Dialect::Native, request_id, &error);
     }
@@ -252,10 +272,9 @@ async fn langsmith(
     }
 }
 
-/// The content type without its parameters.
+/// The content type without its parameters. A charset changes nothing: JSON is UTF-8 (RFC 8259 §8.1).
 fn media_type(headers: &HeaderMap) -> &str {
-    let value = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim()
+    header_value::split(headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default()).0
 }
 
 fn accepted(counts: &Counts) -> Vec<u8> {

@@ -53,7 +53,8 @@ pub async fn serve(listener: TcpListener, health: Health) {
 }
 
 async fn answer(health: Health, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let (status, body) = match (request.method(), request.uri().path()) {
+    let path = tenant::http_path::normal(request.uri().path());
+    let (status, body) = match (request.method(), &*path) {
         (&Method::GET, "/healthz") => (StatusCode::OK, json!({"alive": true}).to_string()),
         (&Method::GET, "/metrics") => (StatusCode::OK, health.metrics.render()),
         (&Method::GET, "/readyz") => readiness(&health).await,

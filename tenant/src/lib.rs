@@ -52,6 +52,7 @@ pub mod entries;
 pub mod envelope_key;
 pub mod eval;
 pub mod flags;
+pub mod http_path;
 pub mod invalidate;
 pub mod keys;
 pub mod ledger;

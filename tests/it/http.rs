@@ -1,5 +1,8 @@
 //! What the API answers, and that what it refuses leaves nothing behind.
 
+mod cors;
+mod spelling;
+
 use std::io::Write;
 
 use http::{Method, StatusCode};

@@ -58,8 +58,13 @@ impl<'a> Document<'a> {
     }
 }
 
+/// JSON without the byte order mark that some editors and .NET put before it.
+pub(crate) fn without_bom(json: &[u8]) -> &[u8] {
+    json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
+}
+
 fn text(bytes: &[u8], no_number: NoNumber) -> Cow<'_, str> {
-    let text = String::from_utf8_lossy(bytes);
+    let text = String::from_utf8_lossy(without_bom(bytes));
     // serde_json skips over surrogates without a look, and whoever reads the stored text may not.
     if has_surrogates(&text) { Cow::Owned(repaired(&text, no_number)) } else { text }
 }
@@ -181,6 +186,8 @@ mod tests {
         for (bytes, wanted) in [
             (&b"{\"a\": 1}"[..], r#"{"a": 1}"#),
             (b"[NaN]", "[null]"),
+            (b"\xef\xbb\xbf{}", "{}"),
+            (b"\xef\xbb\xbfno JSON", r#""no JSON""#),
             (b"[\"\\ud83d\xff\"]", "[\"\u{FFFD}\u{FFFD}\"]"),
             (b"no \"JSON\"", r#""no \"JSON\"""#),
         ] {

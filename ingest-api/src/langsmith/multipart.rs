@@ -6,6 +6,8 @@ use std::borrow::Cow;
 
 use memchr::memmem;
 
+use crate::header_value;
+
 /// Parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up to eight
 /// parts and its attachments. All that come after them are set aside as one.
 pub(super) const PARTS_MAX: usize = 20_000;
@@ -51,14 +53,11 @@ pub(super) enum MultipartError {
 
 /// The boundary in a content type, if that is `multipart/form-data`.
 pub(super) fn boundary(content_type: &str) -> Option<String> {
-    let (kind, parameters) = content_type.split_once(';')?;
-    if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {
+    let (kind, parameters) = header_value::split(content_type);
+    if !kind.eq_ignore_ascii_case("multipart/form-data") {
         return None;
     }
-    let found = parameters.split(';').find_map(|p| {
-        let (name, value) = p.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("boundary").then(|| value.trim().trim_matches('"').to_owned())
-    })?;
+    let found = parameters.find("boundary")?.into_owned();
     (1..=BOUNDARY_BYTES_MAX).contains(&found.len()).then_some(found)
 }
 
@@ -152,34 +151,16 @@ fn part(bytes: &[u8]) -> Result<Part<'_>, String> {
     })
 }
 
-/// The `name` parameter: quoted, with a backslash or, as browsers do, percent-encoding before what would end it.
+/// The `name` parameter. Browsers percent-encode what would end it.
 fn name(disposition: &str) -> Option<Cow<'_, str>> {
-    let at = memmem::find_iter(disposition.as_bytes(), b"name=")
-        .find(|at| disposition[..*at].ends_with([';', ' ', '\t']))?;
-    let value = &disposition[at + 5..];
-    let Some(quoted) = value.strip_prefix('"') else {
-        return Some(value.split(';').next().unwrap_or_default().trim().into())
-            .filter(|name: &Cow<'_, str>| !name.is_empty());
-    };
-    // What SDKs send needs no unescaping.
-    if let Some((name, _)) = quoted.split_once('"').filter(|(name, _)| !name.contains(['\\', '%'])) {
-        return Some(Cow::Borrowed(name)).filter(|name| !name.is_empty());
-    }
-    let mut name = String::new();
-    let mut chars = quoted.chars();
-    loop {
-        match chars.next()? {
-            '"' => break,
-            '\\' => name.push(chars.next()?),
-            c => name.push(c),
-        }
-    }
+    let (_, parameters) = header_value::split(disposition);
+    let mut name = parameters.find("name")?;
     for (escaped, plain) in [("%22", "\""), ("%0D", "\r"), ("%0A", "\n")] {
         if name.contains(escaped) {
-            name = name.replace(escaped, plain);
+            name = Cow::Owned(name.replace(escaped, plain));
         }
     }
-    (!name.is_empty()).then_some(Cow::Owned(name))
+    (!name.is_empty()).then_some(name)
 }
 
 fn mime_type(content_type: &str) -> String {
@@ -241,6 +222,7 @@ mod tests {
         for (disposition, wanted) in [
             (r#"form-data; name="a\"b\\c""#, Some("a\"b\\c")),
             ("form-data; name=plain; x=y", Some("plain")),
+            (r#"Form-Data;FILENAME="; name=no";NAME = "yes""#, Some("yes")),
             (r#"form-data; filename="no"; name="yes%22""#, Some("yes\"")),
             (r#"form-data; filename="no""#, None),
             (r#"form-data; name="open"#, None),
@@ -277,6 +259,7 @@ mod tests {
         for (content_type, wanted) in [
             ("multipart/form-data; boundary=abc", Some("abc")),
             ("Multipart/Form-Data;charset=x; Boundary=\"a b\"", Some("a b")),
+            ("MULTIPART/FORM-DATA ; charset=\"a;boundary=no\"; boundary = \"x;y=\\\"z\"; a=b", Some("x;y=\"z")),
             ("multipart/mixed; boundary=abc", None),
             ("multipart/form-data", None),
             ("multipart/form-data; boundary=", None),

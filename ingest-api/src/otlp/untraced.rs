@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::reply::Encoding;
 use super::wire::{Malformed, Message, Value as Wire};
+use crate::langsmith::lenient::without_bom;
 
 /// What is said of every item.
 pub const REASON: &str = "only traces are stored here; stop exporting this signal to this endpoint";
@@ -39,7 +40,7 @@ impl Signal {
 pub fn count(signal: Signal, encoding: Encoding, body: &[u8]) -> Result<u64, String> {
     match encoding {
         Encoding::Protobuf => count_protobuf(signal, body).map_err(|e| e.to_string()),
-        Encoding::Json => count_json(body).map_err(|e| format!("malformed JSON: {e}")),
+        Encoding::Json => count_json(without_bom(body)).map_err(|e| format!("malformed JSON: {e}")),
     }
 }
 
