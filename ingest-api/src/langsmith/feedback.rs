@@ -1,17 +1,16 @@
 //! One feedback object of LangSmith, as a row of `eval_score`.
 
-use std::borrow::Cow;
-
 use schema::ids::ProjectId;
 use schema::model::Score;
 use schema::tables::content_hash_128;
 use schema::translate::batch::Batch;
 use schema::translate::fields::{Fields, ItemError};
+use schema::translate::instant;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::lenient::Document;
-use super::time;
+use super::run::scalar;
 
 /// Labels are a column of few different values: a longer text is no label, and only in `value_json`.
 const LABEL_BYTES_MAX: usize = 128;
@@ -22,17 +21,21 @@ pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: 
     let mut fields = document.read(Fields::of_text)?;
     fields.check_nesting()?;
     let sent_id = fields.parse::<Uuid>("id")?;
-    let mut source =
-        fields.take("feedback_source").and_then(|raw| Fields::read(raw).ok()).unwrap_or(Fields(Vec::new()));
-    let number = fields.take("score");
+    let name = Fields::required(fields.take("key").and_then(scalar).filter(|key| !key.is_empty()), "key")?;
+    let run_id = fields.parse("run_id")?.unwrap_or_default();
+    // What a field cannot be read as stays what it is, in `extra`.
+    let mut unread = Vec::new();
+    let source = read(&mut fields, "feedback_source", |raw| Fields::read(raw).ok(), &mut unread);
+    let mut source = source.unwrap_or(Fields(Vec::new()));
     let value = fields.take("value");
     let score = Score {
-        run_id: fields.parse("run_id")?.unwrap_or_default(),
-        trace_id: fields.parse("trace_id")?.unwrap_or_default(),
+        run_id,
+        trace_id: read(&mut fields, "trace_id", |raw| serde_json::from_str(raw.get()).ok(), &mut unread)
+            .unwrap_or_default(),
         // Without an id of its own, what it says is what it is: a retry is the same row.
         score_id: id.or(sent_id).unwrap_or_else(|| Uuid::from_bytes(content_hash_128(object.trim_ascii()))),
-        name: Fields::required(fields.parse::<Cow<'_, str>>("key")?, "key")?,
-        value: number.and_then(as_number),
+        name,
+        value: read(&mut fields, "score", as_number, &mut unread),
         label: value
             .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
             .filter(|label| is_label(label))
@@ -46,10 +49,10 @@ pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: 
         feedback_source_metadata: source.payload("metadata")?,
         feedback_config: fields.payload("feedback_config")?,
         error_message: fields.payload("error")?,
-        start_time: fields.take("start_time").and_then(time::read).unwrap_or_default(),
-        created_at: fields.take("created_at").and_then(time::read).unwrap_or_default(),
-        modified_at: fields.take("modified_at").and_then(time::read).unwrap_or_default(),
-        extra: rest(&fields, number.filter(|raw| as_number(raw).is_none())).into(),
+        start_time: read(&mut fields, "start_time", instant::of_json, &mut unread).unwrap_or_default(),
+        created_at: read(&mut fields, "created_at", instant::of_json, &mut unread).unwrap_or_default(),
+        modified_at: read(&mut fields, "modified_at", instant::of_json, &mut unread).unwrap_or_default(),
+        extra: rest(&fields, &unread).into(),
     };
     batch.scores.push(project, &score);
     Ok(())
@@ -63,15 +66,30 @@ fn as_number(raw: &RawValue) -> Option<f64> {
     match raw.get() {
         "true" => Some(1.0),
         "false" => Some(0.0),
-        number => number.parse().ok().filter(|n: &f64| n.is_finite()),
+        number => number.trim_matches('"').trim().parse().ok().filter(|n: &f64| n.is_finite()),
     }
 }
 
-/// What nobody took, as one object; and a score that is no number.
-fn rest(fields: &Fields<'_>, score: Option<&RawValue>) -> String {
+/// Takes a field; one that cannot be read is added to `unread`.
+fn read<'a, T>(
+    fields: &mut Fields<'a>,
+    name: &'static str,
+    read: impl FnOnce(&'a RawValue) -> Option<T>,
+    unread: &mut Vec<(&'static str, &'a RawValue)>,
+) -> Option<T> {
+    let raw = fields.take(name)?;
+    let value = read(raw);
+    if value.is_none() {
+        unread.push((name, raw));
+    }
+    value
+}
+
+/// What nobody took or could read, as one object.
+fn rest(fields: &Fields<'_>, unread: &[(&'static str, &RawValue)]) -> String {
     let others = fields.0.iter().filter(|(_, raw)| raw.get() != "null").map(|(name, raw)| (&**name, *raw));
     let members: Vec<_> = others
-        .chain(score.map(|raw| ("score", raw)))
+        .chain(unread.iter().copied())
         .map(|(name, raw)| format!("{}:{}", serde_json::Value::from(name), raw.get()))
         .collect();
     if members.is_empty() { String::new() } else { format!("{{{}}}", members.join(",")) }

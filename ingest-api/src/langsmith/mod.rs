@@ -11,6 +11,7 @@ mod multipart;
 mod parts;
 mod run;
 mod time;
+mod tree;
 mod usage;
 
 use std::fmt;
@@ -161,10 +162,13 @@ pub fn decode(
         }
         BodyKind::Batch => {
             let mut count = 0;
-            items::each(body, |op, i, item| {
+            items::each(lenient::without_bom(body), |op, i, item| {
                 if count == SECTION_ROWS_MAX {
                     let what = "number of runs in the request";
                     return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
+                }
+                if item == b"null" {
+                    return Ok(());
                 }
                 count += 1;
                 if let Err(error) = run::store(op, None, item, header, batch) {
@@ -173,8 +177,10 @@ pub fn decode(
                 Ok(())
             })
         }
-        BodyKind::Run(op, id) => run::store(*op, *id, body, header, batch).map_err(refused),
-        BodyKind::Feedback => feedback::store(None, body, header.project_id, batch).map_err(refused),
+        BodyKind::Run(op, id) => run::store(*op, *id, lenient::without_bom(body), header, batch).map_err(refused),
+        BodyKind::Feedback => {
+            feedback::store(None, lenient::without_bom(body), header.project_id, batch).map_err(refused)
+        }
     }
 }
 

@@ -160,7 +160,7 @@ impl Group<'_> {
                 }
             }
         }
-        Write { op: self.op, id: Some(self.id), fields, hash }.store(header, batch)
+        Write { op: self.op, id: Some(self.id), fields, hash, parent: None }.store(header, batch)
     }
 }
 

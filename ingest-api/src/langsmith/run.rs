@@ -10,13 +10,15 @@ use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Value};
 use schema::tables::content_hash;
 use schema::translate::batch::Batch;
 use schema::translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
-use schema::translate::times;
+use schema::translate::{instant, times};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::Op;
 use super::lenient::Document;
-use super::{Op, time, usage};
+use super::tree::{self, Parent};
+use super::usage;
 use crate::provider;
 
 /// What is put before the names of attributes that are not the user's own metadata.
@@ -36,7 +38,7 @@ pub(super) fn store(
 ) -> Result<(), ItemError> {
     let document = Document::new(object);
     let fields = document.read(Fields::of_text)?;
-    Write { op, id, fields, hash: content_hash(object.trim_ascii()) }.store(header, batch)
+    Write { op, id, fields, hash: content_hash(object.trim_ascii()), parent: None }.store(header, batch)
 }
 
 /// One write of a run as it came.
@@ -47,19 +49,25 @@ pub(super) struct Write<'a> {
     pub(super) fields: Fields<'a>,
     /// Over everything that was sent, so that a retry is the same row.
     pub(super) hash: u64,
+    /// The run in whose `child_runs` it was, if it was there.
+    pub(super) parent: Option<&'a Parent>,
 }
 
 impl<'a> Write<'a> {
     /// Adds its row. A field that is too much is set aside alone.
     pub(super) fn store(mut self, header: &Header, batch: &mut Batch) -> Result<(), ItemError> {
-        let (op, hash) = (self.op, self.hash);
+        let (op, hash, level) = (self.op, self.hash, self.parent.map_or(0, |parent| parent.level));
         let too_much = self.take_too_much();
+        let children = tree::take(&mut self.fields, level);
         let mut run = self.read()?;
         run.attributes.extend(times::of_write(run.start_time, run.end_time, header.received_at));
         batch.push_run(header.project_id, &mut run, hash);
         for (name, raw, reason) in too_much {
             let item = format!("{}.{}.{name}", op.as_str(), run.run_id);
             batch.keep_aside(item, reason, raw.get().as_bytes());
+        }
+        if !children.is_empty() {
+            tree::store(&children, &Parent::of(&run, level), op, header, batch);
         }
         Ok(())
     }
@@ -81,15 +89,18 @@ impl<'a> Write<'a> {
     }
 
     fn read(self) -> Result<Run<'a>, ItemError> {
-        let Self { op, id, mut fields, .. } = self;
+        let Self { op, id, mut fields, parent, .. } = self;
         let sent_id = fields.parse::<Uuid>("id");
         let run_id = Fields::required(id.map_or(sent_id, |id| Ok(Some(id)))?, "id")?;
+        if run_id.is_nil() {
+            return Err(ItemError::Field { field: "id", reason: "all zeros".to_owned() });
+        }
         let fields = &mut Lenient { fields, attributes: Vec::new() };
         let mut extra = Extra::take(fields);
         let kind = fields.kind();
         let (start_time, end_time) = (fields.time("start_time"), fields.time("end_time"));
         let (inputs, outputs) = (fields.payload("inputs"), fields.payload("outputs"));
-        let error_message = fields.payload("error");
+        let error_message = fields.error();
         let mut run = Run {
             run_id,
             trace_id: fields.id("trace_id"),
@@ -109,7 +120,7 @@ impl<'a> Write<'a> {
             start_time,
             end_time,
             dotted_order: fields.text("dotted_order"),
-            session_name: fields.text("session_name"),
+            session_name: fields.session_name(),
             sdk: extra.runtime("sdk"),
             sdk_version: extra.runtime("sdk_version"),
             llm: Llm {
@@ -123,10 +134,15 @@ impl<'a> Write<'a> {
                 error_message,
                 ..Llm::default()
             },
-            events: fields.json("events"),
+            events: fields.list("events"),
             attributes: Vec::new(),
         };
-        place(op, &mut run);
+        if let Some(parent) = parent {
+            parent.place(&mut run);
+        }
+        // Who is below something that cannot be read is no root.
+        let is_placed = ["trace_id", "parent_run_id"].iter().all(|name| !fields.is_kept(name));
+        tree::place(op == Op::Post && is_placed, &mut run);
         // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum over all
         // runs would count it several times. It stays in the attributes. A bare patch does not say what it is a patch of.
         if matches!(kind, Kind::Llm | Kind::Embedding | Kind::Span) {
@@ -136,25 +152,6 @@ impl<'a> Write<'a> {
         fields.rest();
         run.attributes.append(&mut fields.attributes);
         Ok(run)
-    }
-}
-
-/// Fills in where a run is in its tree, if that can be told.
-fn place(op: Op, run: &mut Run<'_>) {
-    // The last 36 characters of each segment are an id, those before are a time.
-    let id_of = |segment: &str| segment.len().checked_sub(36).and_then(|at| segment.get(at..)?.parse::<Uuid>().ok());
-    let segments: Vec<_> = run.dotted_order.split('.').collect();
-    if run.trace_id.is_nil() {
-        run.trace_id = segments.first().and_then(|s| id_of(s)).unwrap_or_default();
-    }
-    if run.parent_run_id.is_nil() && segments.len() > 1 {
-        run.parent_run_id = id_of(segments[segments.len() - 2]).unwrap_or_default();
-    }
-    if op == Op::Post && run.parent_run_id.is_nil() && run.trace_id.is_nil() {
-        run.trace_id = run.run_id;
-        if run.dotted_order.is_empty() && run.start_time != 0 {
-            run.dotted_order = time::root_path(run.start_time, run.run_id).into();
-        }
     }
 }
 
@@ -195,8 +192,18 @@ impl<'a> Lenient<'a> {
         self.attributes.push(Attribute { key: format!("{PREFIX}{name}").into(), value: json_value(raw) });
     }
 
+    fn is_kept(&self, name: &str) -> bool {
+        self.attributes.iter().any(|attribute| attribute.key.strip_prefix(PREFIX) == Some(name))
+    }
+
     fn text(&mut self, name: &'static str) -> Cow<'a, str> {
-        self.take(name, text).unwrap_or_default()
+        self.take(name, scalar).unwrap_or_default()
+    }
+
+    /// The project's name. Clients that are no SDK write it as the SDKs' own functions call it.
+    fn session_name(&mut self) -> Cow<'a, str> {
+        let name = self.text("session_name");
+        if name.is_empty() { self.text("project_name") } else { name }
     }
 
     fn id(&mut self, name: &'static str) -> Uuid {
@@ -204,7 +211,7 @@ impl<'a> Lenient<'a> {
     }
 
     fn time(&mut self, name: &'static str) -> i64 {
-        self.take(name, time::read).unwrap_or_default()
+        self.take(name, instant::of_json).unwrap_or_default()
     }
 
     fn kind(&mut self) -> Kind {
@@ -212,16 +219,28 @@ impl<'a> Lenient<'a> {
     }
 
     fn tags(&mut self) -> Vec<Cow<'a, str>> {
-        let tags = self.take("tags", |raw| serde_json::from_str::<Bounded<String, TAGS_MAX>>(raw.get()).ok());
-        tags.unwrap_or_default().0.into_iter().map(Cow::Owned).collect()
+        let read = |raw: &'a RawValue| {
+            let tags = serde_json::from_str::<Bounded<&'a RawValue, TAGS_MAX>>(raw.get()).ok()?;
+            tags.0.into_iter().filter(|tag| tag.get() != "null").map(scalar).collect()
+        };
+        self.take("tags", read).unwrap_or_default()
     }
 
-    /// Any JSON, as the client wrote it.
-    fn json(&mut self, name: &'static str) -> Cow<'a, str> {
-        self.take(name, |raw| Some(raw.get().into())).unwrap_or_default()
+    /// A list, as the client wrote it.
+    fn list(&mut self, name: &'static str) -> Cow<'a, str> {
+        self.take(name, |raw| raw.get().starts_with('[').then(|| raw.get().into())).unwrap_or_default()
     }
 
-    /// The same, except that a string is its text.
+    /// What went wrong. A boolean says nothing of that.
+    fn error(&mut self) -> Cow<'a, str> {
+        let read = |raw: &'a RawValue| {
+            let is_boolean = matches!(raw.get(), "true" | "false");
+            (!is_boolean).then(|| text(raw).unwrap_or_else(|| raw.get().into()))
+        };
+        self.take("error", read).unwrap_or_default()
+    }
+
+    /// Any JSON as the client wrote it, except that a string is its text.
     fn payload(&mut self, name: &'static str) -> Cow<'a, str> {
         self.take(name, |raw| text(raw).or_else(|| Some(raw.get().into()))).unwrap_or_default()
     }
@@ -307,7 +326,7 @@ fn find<'a>(fields: &[(Cow<'a, str>, &'a RawValue)], name: &str) -> Option<&'a R
 }
 
 /// A string, number or boolean as text.
-fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
+pub(super) fn scalar(raw: &RawValue) -> Option<Cow<'_, str>> {
     match raw.get().as_bytes().first() {
         Some(b'"') => text(raw),
         Some(b'{' | b'[' | b'n') | None => None,
@@ -322,7 +341,7 @@ mod tests {
     const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 
     fn write(op: Op, json: &str) -> Write<'_> {
-        Write { op, id: None, fields: Fields::of_text(json).unwrap(), hash: 0 }
+        Write { op, id: None, fields: Fields::of_text(json).unwrap(), hash: 0, parent: None }
     }
 
     fn read(op: Op, json: &str) -> Run<'_> {
@@ -337,7 +356,7 @@ mod tests {
             (run.run_id.to_string().as_str(), run.op, run.status, run.llm.kind),
             (ID, RunOp::Patch, None, Kind::Span)
         );
-        for bad in ["{}", r#"{"id":"x"}"#, r#"{"id":null}"#] {
+        for bad in ["{}", r#"{"id":"x"}"#, r#"{"id":null}"#, r#"{"id":"00000000-0000-0000-0000-000000000000"}"#] {
             assert!(write(Op::Post, bad).read().is_err(), "{bad}");
         }
     }
@@ -354,7 +373,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_kept() {
         let json = format!(
-            r#"{{"id":"{ID}","start_time":"soon","run_type":"dance","tags":"a","trace_id":7,"new":{{"a":1}},
+            r#"{{"id":"{ID}","start_time":"soon","run_type":"dance","tags":"a","trace_id":7,"new":{{"a":1}},"events":"none",
+                "error":false,"name":["n"],"session_name":"s","project_name":"p","end_time":0,
                 "extra":{{"metadata":{{"k":1,"gone":null}},"runtime":{{"sdk":"s"}},"batch_size":2}}}}"#
         );
         let run = read(Op::Post, &json);
@@ -368,11 +388,30 @@ mod tests {
                 ("langsmith.extra.batch_size", Value::Int(2)),
                 ("langsmith.run_type", Value::Str("dance".into())),
                 ("langsmith.start_time", Value::Str("soon".into())),
+                ("langsmith.end_time", Value::Int(0)),
+                ("langsmith.error", Value::Bool(false)),
                 ("langsmith.trace_id", Value::Int(7)),
+                ("langsmith.name", Value::Array(r#"["n"]"#.into())),
                 ("langsmith.tags", Value::Str("a".into())),
+                ("langsmith.events", Value::Str("none".into())),
                 ("langsmith.new", Value::Map(r#"{"a":1}"#.into())),
+                ("langsmith.project_name", Value::Str("p".into())),
             ]
         );
+    }
+
+    #[test]
+    fn what_can_mean_one_thing_only_is_read() {
+        let json = format!(
+            r#"{{"id":"{ID}","name":7,"run_type":"LLM","tags":["a",1,null,true],"start_time":1767323045,"end_time":"1767323046.5",
+                "project_name":"p","error":{{"code":1}}}}"#
+        );
+        let run = read(Op::Post, &json);
+        assert_eq!((&*run.name, run.llm.kind, &*run.session_name), ("7", Kind::Llm, "p"));
+        assert_eq!(run.llm.tags, ["a", "1", "true"]);
+        assert_eq!((run.start_time, run.end_time), (1_767_323_045_000_000_000, 1_767_323_046_500_000_000));
+        assert_eq!((run.status, &*run.llm.error_message), (Some(Status::Error), r#"{"code":1}"#));
+        assert_eq!((run.op, run.attributes), (RunOp::Complete, vec![]));
     }
 
     #[test]

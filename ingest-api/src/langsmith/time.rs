@@ -1,36 +1,7 @@
-//! Times as LangSmith's SDKs write them.
+//! Times in the paths of LangSmith's runs.
 
 use schema::model::UnixNanos;
-use serde_json::value::RawValue;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
-
-/// ISO 8601 with an offset, with `Z`, or without (then it is UTC), or a number of milliseconds since 1970. `None` if it is
-/// neither, or before 1678 or after 2262.
-pub(super) fn read(raw: &RawValue) -> Option<UnixNanos> {
-    match serde_json::from_str::<String>(raw.get()) {
-        Ok(text) => read_text(text.trim()),
-        Err(_) => read_millis(raw.get()),
-    }
-}
-
-fn read_text(text: &str) -> Option<UnixNanos> {
-    let (date, time) = text.split_at_checked(10)?;
-    let time = time.strip_prefix(['T', 't', ' '])?;
-    let zone = if time.ends_with(['Z', 'z']) || time.contains(['+', '-']) { "" } else { "Z" };
-    let at = OffsetDateTime::parse(&format!("{date}T{time}{zone}"), &Rfc3339).ok()?;
-    at.unix_timestamp_nanos().try_into().ok()
-}
-
-fn read_millis(text: &str) -> Option<UnixNanos> {
-    if let Ok(whole) = text.parse::<i64>() {
-        return whole.checked_mul(1_000_000);
-    }
-    let millis = text.parse::<f64>().ok()?;
-    // Past this a fraction of a millisecond is lost in the number itself.
-    const MILLIS_MAX: f64 = 9_223_372_036_854.0;
-    (millis.abs() <= MILLIS_MAX).then(|| millis.trunc() as i64 * 1_000_000 + (millis.fract() * 1e6).round() as i64)
-}
 
 /// The path of a run that is its own root: what the SDK would have sent.
 pub(super) fn root_path(start_time: UnixNanos, id: uuid::Uuid) -> String {
@@ -43,26 +14,6 @@ pub(super) fn root_path(start_time: UnixNanos, id: uuid::Uuid) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_form_that_sdks_send() {
-        for (json, nanos) in [
-            (r#""2026-01-02T03:04:05.678901+00:00""#, 1_767_323_045_678_901_000),
-            (r#""2026-01-02T05:04:05.678901+02:00""#, 1_767_323_045_678_901_000),
-            (r#""2026-01-02T03:04:05.678901""#, 1_767_323_045_678_901_000),
-            (r#""2026-01-02 03:04:05""#, 1_767_323_045_000_000_000),
-            (r#""2026-01-02T03:04:05.678Z""#, 1_767_323_045_678_000_000),
-            ("1767323045678", 1_767_323_045_678_000_000),
-            ("1767323045678.5", 1_767_323_045_678_500_000),
-        ] {
-            assert_eq!(read(serde_json::from_str(json).unwrap()), Some(nanos), "{json}");
-        }
-        for json in
-            [r#""""#, r#""yesterday""#, r#""2026-01-02""#, "true", "[]", "1e300", "9223372036854775807", r#""ééééééé""#]
-        {
-            assert_eq!(read(serde_json::from_str(json).unwrap()), None, "{json}");
-        }
-    }
 
     #[test]
     fn a_root_has_the_path_that_the_sdk_would_send() {

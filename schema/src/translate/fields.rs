@@ -28,6 +28,18 @@ pub enum ItemError {
     NestedTooDeep { field: String },
 }
 
+impl ItemError {
+    /// A field whose value is no good: why, and what it is, both as far as they are short.
+    pub fn unreadable(field: &'static str, reason: &str, value: &str) -> Self {
+        const TOLD_BYTES_MAX: usize = 128;
+        let short = |text: &str| match text.floor_char_boundary(TOLD_BYTES_MAX) {
+            end if end < text.len() => format!("{}...", &text[..end]),
+            _ => text.to_owned(),
+        };
+        Self::Field { field, reason: format!("{}: {}", short(reason), short(value)) }
+    }
+}
+
 /// A list of at most `MAX` items; a longer one is refused before it takes the memory.
 pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 
@@ -118,8 +130,9 @@ impl<'a> Fields<'a> {
 
     /// Takes a field of a type; `None` where it is absent.
     pub fn parse<T: Deserialize<'a>>(&mut self, name: &'static str) -> Result<Option<T>, ItemError> {
-        let parsed = self.take(name).map(|raw| serde_json::from_str(raw.get())).transpose();
-        parsed.map_err(|e| ItemError::Field { field: name, reason: e.to_string() })
+        let parsed =
+            self.take(name).map(|raw| serde_json::from_str(raw.get()).map_err(|error| (error, raw))).transpose();
+        parsed.map_err(|(error, raw)| ItemError::unreadable(name, &error.to_string(), raw.get()))
     }
 
     /// Takes a text; an empty one where it is absent.
@@ -197,6 +210,17 @@ pub fn json_value(raw: &RawValue) -> Value<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_that_cannot_be_read_is_named_with_its_value() {
+        let told = |text: &str| {
+            let error = Fields::of_text(text).unwrap().parse::<u8>("n").unwrap_err().to_string();
+            assert!(error.len() < 400, "{error}");
+            error
+        };
+        assert!(told(r#"{"n":-7}"#).starts_with("`n`: ") && told(r#"{"n":-7}"#).ends_with(": -7"));
+        assert!(told(&format!(r#"{{"n":"{}"}}"#, "é".repeat(1_000))).ends_with("é..."));
+    }
 
     #[test]
     fn levels_are_counted_outside_of_strings() {

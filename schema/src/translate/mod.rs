@@ -8,6 +8,7 @@
 //! | [`batch`] | the rows of one request, and the items that are set aside |
 //! | [`native`] | our own batch of runs and spans, in JSON |
 //! | [`fields`] | a JSON object taken apart without losing anything |
+//! | [`instant`] | a time as clients write it in JSON |
 //! | [`times`] | times that cannot be true |
 //! | [`unique`] | keys that occur again |
 //! | [`usage`] | token counts and costs, in the words of every convention |
@@ -18,6 +19,7 @@
 pub mod batch;
 mod canonical;
 pub mod fields;
+pub mod instant;
 pub mod json_text;
 pub mod native;
 pub mod prices;

@@ -8,14 +8,12 @@ use std::borrow::Cow;
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
 use super::usage::{Said, USD_LIMIT, Usage};
-use super::{times, unique};
+use super::{instant, times, unique};
 use crate::envelope::SECTION_ROWS_MAX;
 use crate::ids::ProjectId;
 use crate::model::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
@@ -210,14 +208,16 @@ fn id_of(raw: &RawValue, name: &str) -> Option<String> {
 
 impl<'a> Fields<'a> {
     fn time(&mut self, name: &'static str) -> Result<Option<UnixNanos>, ItemError> {
-        let text = self.text(name)?;
-        if text.is_empty() {
-            return Ok(None);
-        }
-        let invalid = |reason: String| ItemError::Field { field: name, reason };
-        let at = OffsetDateTime::parse(&text, &Rfc3339).map_err(|e| invalid(format!("not an RFC 3339 time: {e}")))?;
-        let nanos = UnixNanos::try_from(at.unix_timestamp_nanos());
-        nanos.map(Some).map_err(|_| invalid("outside the years 1678 to 2262".into()))
+        let Some(raw) = self.take(name).filter(|raw| raw.get() != "\"\"") else { return Ok(None) };
+        let reason = "not a time of ISO 8601 or since 1970, from 1678 to 2262";
+        instant::of_json(raw).map(Some).ok_or_else(|| ItemError::unreadable(name, reason, raw.get()))
+    }
+
+    /// A number, in quotes or not.
+    fn number(&mut self, name: &'static str) -> Result<Option<f64>, ItemError> {
+        let Some(raw) = self.take(name) else { return Ok(None) };
+        let number = raw.get().trim_matches('"').trim().parse().ok().filter(|number: &f64| number.is_finite());
+        number.map(Some).ok_or_else(|| ItemError::unreadable(name, "not a number", raw.get()))
     }
 
     fn id(&mut self, name: &'static str) -> Result<Option<Uuid>, ItemError> {
@@ -246,7 +246,7 @@ impl<'a> Fields<'a> {
 
     fn llm(&mut self) -> Result<Llm<'a>, ItemError> {
         let kind = Self::required(self.parse::<String>("kind")?, "kind")?;
-        let kind = Kind::parse(&kind).ok_or_else(|| ItemError::Field {
+        let kind = Kind::parse(&kind.to_ascii_lowercase()).ok_or_else(|| ItemError::Field {
             field: "kind",
             reason: format!("{kind:?} is none of {}", Kind::ALL.map(|(_, name)| name).join(", ")),
         })?;
@@ -256,7 +256,7 @@ impl<'a> Fields<'a> {
         let mut llm = Llm {
             kind,
             model: self.text("model")?,
-            temperature: self.parse("temperature")?,
+            temperature: self.number("temperature")?,
             inputs: self.payload("inputs")?,
             outputs: self.payload("outputs")?,
             session_id: self.text("session_id")?,
@@ -272,7 +272,7 @@ impl<'a> Fields<'a> {
 
     fn status(&mut self) -> Result<Option<Status>, ItemError> {
         let Some(name) = self.parse::<String>("status")? else { return Ok(None) };
-        Status::parse(&name).map(Some).ok_or_else(|| ItemError::Field {
+        Status::parse(&name.to_ascii_lowercase()).map(Some).ok_or_else(|| ItemError::Field {
             field: "status",
             reason: format!("{name:?} is none of {}", Status::ALL.map(|(_, name)| name).join(", ")),
         })
@@ -402,6 +402,38 @@ mod tests {
         assert!(told[1].starts_with("runs[2] - not a JSON object"), "{}", told[1]);
         assert!(told[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", told[2]);
         assert_eq!(told[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
+    }
+
+    #[test]
+    fn what_can_mean_one_thing_only_is_read_and_the_rest_is_named_with_its_value() {
+        let read = |fields: &str| {
+            let raw = format!(r#"{{"run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n",{fields}}}"#);
+            let run = read_run(serde_json::from_str(&raw).unwrap(), &serde_json::from_str("{}").unwrap());
+            run.map(|(run, _)| (run.start_time, run.end_time, run.status, run.llm.tokens.prompt, run.llm.cost_usd_e8))
+        };
+        let second = 1_767_323_045_000_000_000;
+        for times in [
+            r#""start_time":1767323045,"end_time":"1767323046000""#,
+            r#""start_time":"2026-01-02t03:04:05","end_time":"20260102T040406+0100""#,
+        ] {
+            let read = read(&format!(r#""kind":"LLM","status":"Ok","prompt_tokens":"12","cost_usd":"0.5",{times}"#));
+            assert_eq!(
+                read.unwrap(),
+                (second, second + 1_000_000_000, Some(Status::Ok), Some(12), Some(50_000_000)),
+                "{times}"
+            );
+        }
+        for (fields, named, value) in [
+            (r#""start_time":"soon""#, "`start_time`", "\"soon\""),
+            (r#""start_time":0"#, "`start_time`", "0"),
+            (r#""start_time":1767323045,"end_time":[1]"#, "`end_time`", "[1]"),
+            (r#""start_time":1767323045,"prompt_tokens":"many""#, "`prompt_tokens`", "\"many\""),
+            (r#""start_time":1767323045,"cost_usd":"NaN""#, "`cost_usd`", "\"NaN\""),
+            (r#""start_time":1767323045,"temperature":{}"#, "`temperature`", "{}"),
+        ] {
+            let error = read(&format!(r#""kind":"llm",{fields}"#)).unwrap_err().to_string();
+            assert!(error.starts_with(named) && error.contains(value), "{error}");
+        }
     }
 
     #[test]

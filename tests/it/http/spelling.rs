@@ -13,15 +13,15 @@ use uuid::Uuid;
 /// The same path in other spellings.
 fn spellings(path: &str) -> Vec<String> {
     let last = path.len() - 1;
-    let encoded = format!("{}%{:02X}", &path[..last], path.as_bytes()[last]);
+    let (start, end) = (&path[..last], path.as_bytes()[last]);
     vec![
         format!("{path}/"),
         format!("/{path}"),
         format!("//{}//", path.replace('/', "//")),
         format!("{path}?api-version=1&x=/"),
         format!("{path}/?x"),
-        encoded.clone(),
-        encoded.to_lowercase(),
+        format!("{start}%{end:02X}"),
+        format!("{start}%{end:02x}"),
     ]
 }
 

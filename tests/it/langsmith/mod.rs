@@ -5,11 +5,13 @@
 
 mod aside;
 mod fixtures;
+mod forms;
 mod limits;
 mod merge;
 mod merge_rules;
 mod protocol;
 mod sdks;
+mod updates;
 
 use std::path::{Path, PathBuf};
 

@@ -127,6 +127,7 @@ impl Description {
             "string" => match flat.get("format").and_then(Value::as_str) {
                 Some("uuid") => json!(Uuid::from_u128(rng.random())),
                 Some("date-time") => json!(time(rng)),
+                Some("date") => json!(format!("2026-{:02}-{:02}", rng.random_range(1..=12), rng.random_range(1..=28))),
                 None => json!(text(rng)),
                 Some(other) => panic!("nothing makes a {other}"),
             },
