@@ -50,9 +50,8 @@ impl Members {
         if count < 2 {
             return;
         }
-        unique::keep_last_of(members, &out.as_bytes()[*start..], |member, text| {
-            &text[member.at as usize..member.value_at as usize]
-        });
+        let key = |member: &Member| member.at as usize..member.value_at as usize;
+        unique::keep_last_of(members, &out.as_bytes()[*start..], |member, text| &text[key(member)], |_| true);
         if members.len() == count {
             return;
         }

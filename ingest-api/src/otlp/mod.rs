@@ -28,7 +28,7 @@ use schema::model::{Attribute, Origin, Run, RunOp, Span, UnixNanos, Value};
 use schema::tables::content_hash;
 use schema::translate::batch::{Batch, origin_bytes};
 use schema::translate::prices::COST_SOURCE;
-use schema::translate::times;
+use schema::translate::{times, unique};
 use uuid::Uuid;
 
 /// What a decoder hands its findings to.
@@ -147,13 +147,16 @@ impl<'a> Sink<'a> for Translator<'_> {
         limits::apply(span);
         semantics::interpret(span);
         let time_flag = times::of_span(span.start_time, span.end_time, self.received_at);
-        span.attributes.extend(time_flag.clone());
+        if let Some(flag) = &time_flag {
+            span.attributes.push(flag.clone());
+            unique::keep_last(&mut span.attributes);
+        }
         self.batch.push_span(self.project, origin, self.same_origin, span);
         self.same_origin = true;
         if is_root(span) {
             let mut run = run_of_root(origin, span, self.session_name);
             run.attributes.extend(time_flag);
-            run.attributes.extend(span.attributes.last().filter(|a| a.key == COST_SOURCE).cloned());
+            run.attributes.extend(span.attributes.iter().rev().find(|a| a.key == COST_SOURCE).cloned());
             self.batch.push_derived_run(self.project, &run, content_hash(span.span_id.as_bytes()));
         }
     }

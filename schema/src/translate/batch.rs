@@ -123,7 +123,12 @@ impl Batch {
 
     /// Adds a span, and what follows from it. `same_origin` promises that `origin` is the one of the span before.
     pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
+        let sent = span.attributes.len();
         self.prices.fill(&mut span.llm, &mut span.attributes);
+        if span.attributes.len() > sent {
+            // The client may have used the name of what was added.
+            unique::keep_last(&mut span.attributes);
+        }
         if let Some(call) = self.capturer.of_span(span) {
             self.calls.push(project, &call);
         }
@@ -132,8 +137,8 @@ impl Batch {
 
     /// Adds one write of a run, and what follows from it. `op_hash` tells it from others, see [`RunRows::push`].
     pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
-        unique::keep_last(&mut run.attributes);
         self.prices.fill(&mut run.llm, &mut run.attributes);
+        unique::keep_last(&mut run.attributes);
         if let Some(call) = self.capturer.of_run(run) {
             self.calls.push(project, &call);
         }

@@ -110,7 +110,7 @@ impl<'a> Fields<'a> {
         let members = serde::Deserializer::deserialize_map(&mut deserializer, Members);
         let members = members.and_then(|members| deserializer.end().map(|()| members));
         let mut members = members.map_err(ItemError::NotAnObject)?;
-        unique::keep_last_of(&mut members, &(), |(name, _), ()| name.as_bytes());
+        unique::keep_last_of(&mut members, &(), |(name, _), ()| name.as_bytes(), |(_, value)| value.get() != "null");
         Ok(Self(members))
     }
 
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn of_a_member_that_occurs_again_the_last_value_counts() {
-        let mut fields = Fields::of_text(r#"{"a":1,"b":null,"a":[2],"b":3,"a":"last"}"#).unwrap();
+        let mut fields = Fields::of_text(r#"{"a":1,"b":null,"a":[2],"b":3,"a":"last","a":null}"#).unwrap();
         assert_eq!(fields.0.len(), 2);
         assert_eq!(fields.take("a").unwrap().get(), "\"last\"");
         assert_eq!(fields.take("b").unwrap().get(), "3");

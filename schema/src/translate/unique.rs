@@ -76,22 +76,34 @@ pub fn keep_last(attributes: &mut Vec<Attribute<'_>>) {
 
 /// The same without a look before. Returns where everything is afterwards.
 pub fn compact(attributes: &mut Vec<Attribute<'_>>) -> Index {
-    compact_by(attributes, &(), |attribute, ()| attribute.key.as_bytes())
+    compact_by(attributes, &(), |attribute, ()| attribute.key.as_bytes(), |_| true)
 }
 
-/// The same of anything that has a key, be it in the item or in `context`.
-pub fn keep_last_of<T, C: ?Sized>(items: &mut Vec<T>, context: &C, key: impl for<'k> Fn(&'k T, &'k C) -> &'k [u8]) {
-    if may_repeat(items.iter().map(|item| key(item, context))) {
-        compact_by(items, context, key);
+/// The same of anything that has a key, be it in the item or in `context`, and that may say nothing: such an item takes the
+/// place of no other.
+pub fn keep_last_of<T, C: ?Sized>(
+    items: &mut Vec<T>,
+    context: &C,
+    key: impl for<'k> Fn(&'k T, &'k C) -> &'k [u8],
+    says_something: impl Fn(&T) -> bool,
+) {
+    if items.len() > 1 && may_repeat(items.iter().map(|item| key(item, context))) {
+        compact_by(items, context, key, says_something);
     }
 }
 
-fn compact_by<T, C: ?Sized>(items: &mut Vec<T>, context: &C, key: impl for<'k> Fn(&'k T, &'k C) -> &'k [u8]) -> Index {
+fn compact_by<T, C: ?Sized>(
+    items: &mut Vec<T>,
+    context: &C,
+    key: impl for<'k> Fn(&'k T, &'k C) -> &'k [u8],
+    says_something: impl Fn(&T) -> bool,
+) -> Index {
     let mut index = Index::default();
     let mut kept = 0;
     for at in 0..items.len() {
         match index.place(key(&items[at], context), kept, |at| key(&items[at], context)) {
-            Some(first) => items.swap(first, at),
+            Some(first) if says_something(&items[at]) => items.swap(first, at),
+            Some(_) => {}
             None => {
                 items.swap(kept, at);
                 kept += 1;
