@@ -166,7 +166,7 @@ impl<'de> DeserializeSeed<'de> for Container<'_> {
     type Value = Found<'de, ()>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
-        if self.levels % LEVELS_AT_ONCE != 0 {
+        if !self.levels.is_multiple_of(LEVELS_AT_ONCE) {
             return deserializer.deserialize_any(self);
         }
         let raw = <&'de RawValue>::deserialize(deserializer)?;
