@@ -48,6 +48,10 @@ bench-encode *args:
 bench-ingest *args:
     cargo run --release -p load --bin bench-ingest -- {{ args }}
 
+# What it costs ClickHouse to have an insert on disk before it answers
+bench-durable *args:
+    cargo run --quiet -p load --bin bench-durable -- {{ args }}
+
 # What it costs to know who a request is from and whether it may pass
 bench-tenant *args:
     cargo run --release -p load --bin bench-tenant -- {{ args }}

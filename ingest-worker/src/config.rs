@@ -72,6 +72,12 @@ const INSERTS_MAX: Setting<u64> = Setting::new(
     "Inserts under way at the same time, so that a backlog does not overload ClickHouse.",
 )
 .default("4");
+const INSERT_QUORUM: Setting<u64> = Setting::new(
+    "TRACEBILITY_INSERT_QUORUM",
+    parse::count::<0, 100>,
+    "Replicas that must have an insert before it counts as stored; 0 for what the server's profile says. Only on a ClickHouse cluster.",
+)
+.default("0");
 const DRAIN_MAX: Setting<Duration> = Setting::new(
     "TRACEBILITY_DRAIN_MAX",
     parse::duration::<0, 600_000>,
@@ -158,6 +164,7 @@ const TABLE: &[&dyn Declared] = &[
     &DLQ_BYTES_MAX,
     &PARKED_BYTES_MAX,
     &INSERTS_MAX,
+    &INSERT_QUORUM,
     &DRAIN_MAX,
     &DUAL_READ_LEGACY,
     &ROLES,
@@ -201,6 +208,8 @@ pub struct Config {
     /// Of one org; none where a monthly limit refuses nobody.
     pub parked_bytes_max: Option<u64>,
     pub inserts_max: usize,
+    /// In replicas.
+    pub insert_quorum: u64,
     pub drain_max: Duration,
     pub dual_read_legacy: bool,
     pub roles: Roles,
@@ -247,6 +256,7 @@ impl Config {
             dlq_bytes_max: values.get(&DLQ_BYTES_MAX)?,
             parked_bytes_max,
             inserts_max: size(&INSERTS_MAX)?,
+            insert_quorum: values.get(&INSERT_QUORUM)?,
             drain_max: values.get(&DRAIN_MAX)?,
             dual_read_legacy: values.get(&DUAL_READ_LEGACY)?,
             roles: values.get(&ROLES)?,

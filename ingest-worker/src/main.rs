@@ -44,7 +44,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         limits: config.limits,
         token_trust: config.token_trust,
         pace: Pace::default(),
-        inserter: Inserter::new(&config.clickhouse_url),
+        inserter: Inserter::new(&config.clickhouse_url).with_quorum(config.insert_quorum),
         records: Records::new(&config.clickhouse_url),
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),

@@ -36,6 +36,8 @@ pub const INSERT_DEADLINE: Duration = Duration::from_secs(60);
 /// How long the server may work on one insert, counted from its head. Less than [`INSERT_DEADLINE`], so that usually the
 /// server gives up before its client does.
 pub const SERVER_DEADLINE: Duration = Duration::from_secs(55);
+/// How long the server may wait for other replicas; less than [`SERVER_DEADLINE`], which does not end that wait.
+pub const QUORUM_DEADLINE: Duration = Duration::from_secs(45);
 /// How long a ping may take.
 pub const PING_DEADLINE: Duration = Duration::from_secs(2);
 /// The most rows in one insert; above `min_insert_block_size_rows` (1 048 449) the server cuts a body into blocks.
@@ -194,6 +196,22 @@ impl Inserter {
         Self { client }
     }
 
+    /// The same, for replicated tables: an insert is done when so many replicas have it. 0 leaves it to the server. Tables that
+    /// are not replicated ignore it.
+    #[must_use]
+    pub fn with_quorum(self, replicas: u64) -> Self {
+        if replicas == 0 {
+            return self;
+        }
+        let client = self
+            .client
+            .with_setting("insert_quorum", replicas.to_string())
+            // One insert does not wait for the others of its table.
+            .with_setting("insert_quorum_parallel", "1")
+            .with_setting("insert_quorum_timeout", QUORUM_DEADLINE.as_millis().to_string());
+        Self { client }
+    }
+
     /// Inserts one Native block of `rows` rows, given in pieces, and waits until ClickHouse has stored it. When the same
     /// `token` was stored in this table before, ClickHouse drops the block and this succeeds.
     ///
@@ -290,6 +308,35 @@ mod tests {
     fn a_statement_names_its_columns() {
         let statement = InsertStatement::new("span", ["org_id", "trace_id"]);
         assert_eq!(statement.sql, "INSERT INTO `span` (`org_id`, `trace_id`) FORMAT Native");
+    }
+
+    /// The head of the insert that it sends.
+    async fn sent_by(with: impl FnOnce(Inserter) -> Inserter) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://u:p@{}/db", listener.local_addr().unwrap());
+        let inserter = with(Inserter::new(&url.parse().unwrap()));
+        let statement = InsertStatement::new("span", ["org_id"]);
+        let insert = tokio::spawn(async move {
+            // Nobody answers it.
+            inserter.insert_native(&statement, "t", &[Bytes::from_static(b"x")], 1).await.unwrap_err()
+        });
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut head = vec![0; 4096];
+        let read = tokio::io::AsyncReadExt::read(&mut connection, &mut head).await.unwrap();
+        drop(connection);
+        insert.await.unwrap();
+        String::from_utf8_lossy(&head[..read]).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_quorum_is_asked_for_only_when_it_is_set_and_ends_before_the_insert_does() {
+        let usual = sent_by(|inserter| inserter.with_quorum(0)).await;
+        assert!(usual.contains("insert_deduplication_token=t") && !usual.contains("quorum"), "{usual}");
+        let quorum = sent_by(|inserter| inserter.with_quorum(2)).await;
+        for setting in ["insert_quorum=2&", "insert_quorum_parallel=1", "insert_quorum_timeout=45000"] {
+            assert!(quorum.contains(setting), "{setting}: {quorum}");
+        }
+        assert!(QUORUM_DEADLINE < SERVER_DEADLINE);
     }
 
     #[tokio::test]

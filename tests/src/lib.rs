@@ -1,5 +1,6 @@
 //! A world for a black-box test: real servers, both services, orgs with keys, and eyes on what was stored.
 
+pub mod bulk;
 pub mod provider_names;
 pub mod sdk;
 

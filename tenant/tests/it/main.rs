@@ -15,6 +15,7 @@ mod cutover;
 mod dlq;
 mod eval;
 mod fleet;
+mod grants;
 mod quota;
 mod reconcile;
 mod redis;

@@ -71,7 +71,7 @@ async fn all(options: &Options) -> anyhow::Result<bool> {
     };
     servers.down().await?;
     println!("\n{}", summary(&outcomes));
-    Ok(done && outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(|outcome| outcome.verdict.holds())))
+    Ok(done && outcomes.iter().all(|(_, outcome)| outcome.as_ref().is_ok_and(Outcome::holds)))
 }
 
 fn chosen(names: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {

@@ -9,7 +9,7 @@ use tenant::redis::ack::AckClass;
 use crate::check::{Found, Verdict};
 use crate::redis_fleet::RedisKind;
 use crate::scenarios::Scenario;
-use crate::scene::{Moment, Scene, Size};
+use crate::scene::{Expects, Moment, Scene, Size};
 use crate::servers::Servers;
 
 /// What came of a scenario.
@@ -21,13 +21,25 @@ pub struct Outcome {
     /// From the end of a fault until what had been accepted by then was stored; the longest of several.
     pub recovery: Duration,
     pub notes: Vec<String>,
+    pub expected: Expects,
+}
+
+impl Outcome {
+    /// Whether what was found is what was to be found.
+    pub fn holds(&self) -> bool {
+        match self.expected {
+            Expects::Everything => self.verdict.holds(),
+            Expects::Loss => self.verdict.lost > 0,
+            Expects::Anything => true,
+        }
+    }
 }
 
 /// Runs a scenario. It fails if it could not be carried out; what it found is in its outcome.
 pub async fn run(scenario: &Scenario, servers: Option<&Servers>, size: Size, seed: u64) -> anyhow::Result<Outcome> {
     let mut scene = Scene::start(servers, scenario, size, seed).await?;
     let judged = judge(scenario, &mut scene).await;
-    if judged.as_ref().map_or(true, |outcome| !outcome.verdict.holds()) {
+    if judged.as_ref().map_or(true, |outcome| !outcome.holds()) {
         for number in 0..scene.workers() {
             eprintln!("the log of worker {number} ends with:\n{}\n", scene.worker(number).log());
         }
@@ -38,7 +50,8 @@ pub async fn run(scenario: &Scenario, servers: Option<&Servers>, size: Size, see
 async fn judge(scenario: &Scenario, scene: &mut Scene<'_>) -> anyhow::Result<Outcome> {
     (scenario.fault)(scene).await?;
     scene.recovers(Moment::now()).await?;
-    let sent = scene.traffic.end().await;
+    let mut sent = scene.traffic.end().await;
+    sent.append(&mut scene.sent_besides);
     scene.world.until_drained().await?;
     let found = Found::read(scene.clickhouse(), &scene.redis().await?).await?;
     let mut verdict = Verdict::of(&sent, &found, scene.unreadable);
@@ -50,7 +63,13 @@ async fn judge(scenario: &Scenario, scene: &mut Scene<'_>) -> anyhow::Result<Out
     if scenario.redis != RedisKind::Shared {
         scene.notes.push(format!("class {}", scenario.ack));
     }
-    Ok(Outcome { name: scenario.name, verdict, recovery: scene.recovery, notes: std::mem::take(&mut scene.notes) })
+    Ok(Outcome {
+        name: scenario.name,
+        verdict,
+        recovery: scene.recovery,
+        notes: std::mem::take(&mut scene.notes),
+        expected: scene.expects,
+    })
 }
 
 /// The outcomes, or why there is none, as a table.
@@ -59,14 +78,14 @@ pub fn summary(outcomes: &[(&'static str, anyhow::Result<Outcome>)]) -> Table {
     for (name, outcome) in outcomes {
         let name = (*name).to_owned();
         match outcome {
-            Ok(Outcome { verdict, recovery, notes, .. }) => table.row([
+            Ok(outcome @ Outcome { verdict, recovery, notes, .. }) => table.row([
                 name,
                 verdict.acked.to_string(),
                 verdict.stored.to_string(),
                 verdict.duplicated.to_string(),
                 verdict.lost.to_string(),
                 format!("{:.2}", recovery.as_secs_f64()),
-                if verdict.holds() { "ok" } else { "FAILED" }.to_owned(),
+                result(outcome).to_owned(),
                 [&verdict.wrong[..], &notes[..]].concat().join("; "),
             ]),
             Err(error) => {
@@ -76,6 +95,15 @@ pub fn summary(outcomes: &[(&'static str, anyhow::Result<Outcome>)]) -> Table {
         }
     }
     table
+}
+
+fn result(outcome: &Outcome) -> &'static str {
+    match outcome.expected {
+        _ if !outcome.holds() => "FAILED",
+        Expects::Everything => "ok",
+        Expects::Loss => "ok (a loss was to be seen)",
+        Expects::Anything => "counted",
+    }
 }
 
 /// What went wrong without the logs that follow it.

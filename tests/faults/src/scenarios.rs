@@ -13,9 +13,11 @@ mod clickhouse;
 mod crashes;
 mod failover;
 mod fleet;
+mod load;
 mod network;
 mod owners;
 mod poison;
+mod power;
 mod redis;
 mod refusals;
 mod sizes;
@@ -129,5 +131,12 @@ scenarios! {
     "everything-refused", 2, refusals::everything, "a table refuses everything: large batches wait, and nothing becomes a dead letter";
     "throwing-view", 2, refusals::throwing_view, "a materialized view of an operator's fails for every insert";
     "dead-letters-full", 2, refusals::dead_letters_full, "no room for dead letters for longer than ClickHouse remembers tokens, and then a kill";
+    "clickhouse-power-cut", 2, power::clickhouse, "ClickHouse's machine loses power: what it had not synced is gone";
+    "clickhouse-power-cut-tokens", 2, power::clickhouse_tokens_written, "the same, but its memory of tokens happened to be written in time";
+    "clickhouse-power-cut-unsynced", 2, power::clickhouse_unsynced, "the same without the settings that sync inserts: something must be lost";
+    "redis-power-cut", 2, power::redis_always, "Redis' machine loses power, with appendfsync always";
+    "redis-power-cut-everysec", 2, power::redis_everysec, "the same with appendfsync everysec: what is lost is counted";
+    "soak", 2, load::soak, "batches of the default size, and workers, the API, Redis and ClickHouse killed at random";
+    "one-org-floods", 2, load::one_org_floods, "one of 10 000 orgs sends four fifths of all spans";
     "poison", 2, poison::poison, "envelopes that ClickHouse refuses, and entries that are none, among good ones";
 }

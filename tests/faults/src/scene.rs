@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, bail};
 use load::client::ClickHouse;
 use schema::ids::OrgId;
-use stack::{Service, TestDb, Urls};
+use stack::{Service, TestDb, Urls, User};
 use tenant::keys::RedisKey;
 use tenant::redis::Redis;
 use tenant::shard::{Shard, ShardRouter};
@@ -18,7 +18,7 @@ use crate::redis_fleet::Fleet;
 use crate::redis_proxy::RedisProxy;
 use crate::scenarios::Scenario;
 use crate::servers::Servers;
-use crate::traffic::Traffic;
+use crate::traffic::{Sent, Traffic};
 
 /// The shards that the orgs are in. Some have two, so that one's trouble could become the other's.
 const SHARDS: [u8; 8] = [0, 3, 3, 6, 9, 9, 12, 15];
@@ -79,6 +79,18 @@ impl Size {
     }
 }
 
+/// What a scenario is to find.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Expects {
+    /// That everything which was promised is there, once.
+    #[default]
+    Everything,
+    /// That something is lost: it shows that a loss would be seen.
+    Loss,
+    /// Whatever there is: nothing more was promised. It is counted.
+    Anything,
+}
+
 /// Everything that takes part.
 #[derive(Debug)]
 pub struct Scene<'s> {
@@ -94,12 +106,16 @@ pub struct Scene<'s> {
     pub notes: Vec<String>,
     /// The longest time from a fault's end until what was waiting then was stored.
     pub recovery: Duration,
+    /// What it is to find.
+    pub expects: Expects,
     /// Entries that were put into a stream by hand and are no envelopes.
     pub unreadable: usize,
     /// From when on everything is kept again, in a scenario where what was promised before may be lost.
     pub mended: Option<Instant>,
+    /// What was sent beside the load.
+    pub sent_besides: Vec<Sent>,
     others: Vec<Service>,
-    servers: Option<&'s Servers>,
+    pub(crate) servers: Option<&'s Servers>,
     fleet: Option<Fleet>,
     _db: Option<TestDb>,
 }
@@ -126,12 +142,13 @@ impl<'s> Scene<'s> {
         let ack = [("TRACEBILITY_ACK", scenario.ack.as_str()), ("TRACEBILITY_ACK_TIMEOUT", ACK_TIMEOUT)];
         let mut ways = Vec::new();
         for _ in 0..scenario.workers {
-            let clickhouse = ClickHouseProxy::start(&urls.clickhouse_url).await?;
-            ways.push(Ways { clickhouse, redis: RedisProxy::start(&urls.redis_url).await? });
+            let clickhouse = ClickHouseProxy::start(&urls.as_user(User::ClickhouseApp)?).await?;
+            ways.push(Ways { clickhouse, redis: RedisProxy::start(&urls.as_user(User::RedisWorker)?).await? });
         }
         // The first worker before the tables are prepared is of no harm: there is nothing to insert yet.
         let world = World::on(&urls, &ack, &[&ack[..], &settings(&ways[0])].concat()).await?;
         for table in TABLES {
+            let table = format!("{table}{}", urls.on_cluster());
             world.clickhouse.text(&format!("ALTER TABLE {table} MODIFY SETTING {NO_MERGES}")).await?;
         }
         let mut others = Vec::new();
@@ -147,8 +164,10 @@ impl<'s> Scene<'s> {
             size,
             notes: Vec::new(),
             recovery: Duration::ZERO,
+            expects: Expects::default(),
             unreadable: 0,
             mended: None,
+            sent_besides: Vec::new(),
             others,
             servers,
             fleet,
@@ -172,6 +191,17 @@ impl<'s> Scene<'s> {
     /// Starts a worker that was killed or stopped.
     pub async fn start_worker(&mut self, number: usize) -> anyhow::Result<()> {
         Ok(self.worker(number).start().await?)
+    }
+
+    /// From now on the workers make batches of the size that they make by default.
+    pub async fn usual_batches(&mut self) -> anyhow::Result<()> {
+        for number in 0..self.workers() {
+            let worker = self.worker(number);
+            WORKER.iter().for_each(|(name, _)| worker.unset_env(name));
+            worker.restart().await?;
+        }
+        self.settled(self.workers()).await?;
+        Ok(())
     }
 
     /// The servers, which are only this scenario's.
@@ -271,7 +301,8 @@ impl<'s> Scene<'s> {
     /// Runs statements on each of the tables, with `{}` for its name.
     pub async fn alter(&self, tables: &[&str], statement: &str) -> anyhow::Result<()> {
         for table in tables {
-            self.clickhouse().text(&statement.replace("{}", table)).await?;
+            let named = format!("{table}{}", self.world.urls.on_cluster());
+            self.clickhouse().text(&statement.replace("{}", &named)).await?;
         }
         Ok(())
     }

@@ -1,11 +1,16 @@
 //! Postgres, Redis and ClickHouse for scenarios that kill them.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use load::client::{ClickHouse, Http};
-use stack::{Layout, Name, UpOptions, Urls};
+use stack::{Extra, Layout, Name, UpOptions, Urls};
 use tempfile::TempDir;
+use tenant::settings::parse;
 use url::Url;
+
+/// How many databases there are to take; see `stack`.
+const DATABASES: u16 = 60;
 
 /// Servers of a run of its own. To be ended with [`Servers::down`]; their directory goes with this value.
 #[derive(Debug)]
@@ -25,17 +30,19 @@ impl Servers {
         Ok(Self { layout, urls: endpoints.urls, databases: AtomicU16::new(0), _dir: dir })
     }
 
-    /// Databases of Redis and ClickHouse that nothing has been in. Orgs are of one Postgres: it takes part in no fault.
+    /// Databases of Redis and ClickHouse that nothing is in. Orgs are of one Postgres: it takes part in no fault.
     pub async fn fresh(&self) -> anyhow::Result<Urls> {
-        let number = self.databases.fetch_add(1, Ordering::Relaxed) + 1;
-        let name = format!("faults_{number}");
+        // Later ones take the places of those that came first. In these databases the services have their rights.
+        let number = self.databases.fetch_add(1, Ordering::Relaxed) % DATABASES + 1;
+        let name = format!("test_{number}");
         let clickhouse = ClickHouse::new(Http::new(), &self.urls.clickhouse_url)?;
-        clickhouse.text(&format!("CREATE DATABASE {name}")).await?;
-        Ok(Urls {
-            redis_url: with_path(&self.urls.redis_url, &number.to_string())?,
-            clickhouse_url: with_path(&self.urls.clickhouse_url, &name)?,
-            ..self.urls.clone()
-        })
+        let on_cluster = self.urls.on_cluster();
+        clickhouse.text(&format!("DROP DATABASE IF EXISTS {name}{on_cluster} SYNC")).await?;
+        clickhouse.text(&format!("CREATE DATABASE {name}{on_cluster}")).await?;
+        let redis_url = with_path(&self.urls.redis_url, &number.to_string())?;
+        let mut redis = tenant::redis::connect(&parse::redis_url(&redis_url).map_err(anyhow::Error::msg)?)?;
+        redis::cmd("FLUSHDB").query_async::<()>(&mut redis).await?;
+        Ok(Urls { redis_url, clickhouse_url: with_path(&self.urls.clickhouse_url, &name)?, ..self.urls.clone() })
     }
 
     /// Kills one as a crash would.
@@ -47,6 +54,16 @@ impl Servers {
     /// Starts one on the data that it left.
     pub async fn start(&self, name: Name) -> anyhow::Result<()> {
         Ok(stack::start(&self.layout, name).await?)
+    }
+
+    /// The same, with something in addition, until it is started again.
+    pub async fn start_with(&self, name: Name, extra: Extra) -> anyhow::Result<()> {
+        Ok(stack::start_with(&self.layout, name, extra).await?)
+    }
+
+    /// The directory that one works in.
+    pub fn directory(&self, name: Name) -> PathBuf {
+        self.layout.home(name)
     }
 
     /// Starts what is not running.

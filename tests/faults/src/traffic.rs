@@ -121,15 +121,8 @@ impl Traffic {
         let (stop, stopping) = watch::channel(false);
         let (dials, mut senders) = (Arc::<Dials>::default(), JoinSet::new());
         for n in 0..SENDERS {
-            let sender = Sender {
-                http: http.clone(),
-                api_url: api_url.to_owned(),
-                orgs: orgs.to_vec(),
-                corpus: Corpus::new(seed.wrapping_mul(1_000).wrapping_add(n as u64)),
-                open: Vec::new(),
-                dials: Arc::clone(&dials),
-                sent: Vec::new(),
-            };
+            let mut sender = Sender::new(http, api_url, orgs, seed.wrapping_mul(1_000).wrapping_add(n as u64));
+            sender.dials = Arc::clone(&dials);
             senders.spawn(sender.run(n, stopping.clone()));
         }
         Self { dials, stop, senders }
@@ -140,6 +133,34 @@ impl Traffic {
         self.stop.send_replace(true);
         std::mem::take(&mut self.senders).join_all().await.into_iter().flatten().collect()
     }
+}
+
+/// Sends requests of so many spans to these orgs, by several senders, as fast as they are answered, until all are sent or the time
+/// is over.
+pub async fn send_all(
+    http: &Http,
+    api_url: &str,
+    requests: &[(Org, usize)],
+    senders: usize,
+    within: Duration,
+) -> Vec<Sent> {
+    let begun = Instant::now();
+    let mut sending = JoinSet::new();
+    for n in 0..senders {
+        let mine: Vec<_> = requests.iter().skip(n).step_by(senders).cloned().collect();
+        let mut sender = Sender::new(http, api_url, &[], rand::random());
+        sending.spawn(async move {
+            for (org, spans) in mine {
+                if begun.elapsed() > within {
+                    break;
+                }
+                let body = sender.spans(&org, spans);
+                sender.post(&org, "/v1/traces", "application/x-protobuf", body).await;
+            }
+            sender.sent
+        });
+    }
+    sending.join_all().await.into_iter().flatten().collect()
 }
 
 struct Sender {
@@ -154,22 +175,30 @@ struct Sender {
 }
 
 impl Sender {
+    fn new(http: &Http, api_url: &str, orgs: &[Org], seed: u64) -> Self {
+        Self {
+            http: http.clone(),
+            api_url: api_url.to_owned(),
+            orgs: orgs.to_vec(),
+            corpus: Corpus::new(seed),
+            open: Vec::new(),
+            dials: Arc::default(),
+            sent: Vec::new(),
+        }
+    }
+
     async fn run(mut self, first: usize, stop: watch::Receiver<bool>) -> Vec<Sent> {
         for turn in first.. {
             if *stop.borrow() {
                 break;
             }
-            let at = self.sent.len();
             let org = self.orgs[(turn / 4) % self.orgs.len()].clone();
             let (path, content_type, body) = match turn % 4 {
-                0 | 1 => ("/v1/traces", "application/x-protobuf", self.spans(&org)),
+                0 | 1 => ("/v1/traces", "application/x-protobuf", self.spans(&org, SPANS)),
                 2 => ("/runs/batch", "application/json", self.posts(&org)),
                 _ => ("/runs/batch", "application/json", self.patches(&org)),
             };
-            let answer = self.http.post(&format!("{}{path}", self.api_url), &org.key, content_type, body).await;
-            // No answer, or a refusal: nothing was promised.
-            let acked = answer.is_ok_and(|answer| answer.status.is_success());
-            self.sent[at].acked = acked;
+            let acked = self.post(&org, path, content_type, body).await;
             self.dials.acked.fetch_add(u64::from(acked), Ordering::Relaxed);
             let pause = PAUSE.mul_f64(1.0 + self.dials.slower.load(Ordering::Relaxed) as f64);
             tokio::time::sleep(if acked { pause } else { pause.max(PAUSE_REFUSED) }).await;
@@ -177,12 +206,23 @@ impl Sender {
         self.sent
     }
 
+    /// Sends what was noted last, and notes whether it was accepted.
+    async fn post(&mut self, org: &Org, path: &str, content_type: &str, body: Vec<u8>) -> bool {
+        let answer = self.http.post(&format!("{}{path}", self.api_url), &org.key, content_type, body).await;
+        // No answer, or a refusal: nothing was promised.
+        let acked = answer.is_ok_and(|answer| answer.status.is_success());
+        if let Some(sent) = self.sent.last_mut() {
+            sent.acked = acked;
+        }
+        acked
+    }
+
     fn note(&mut self, org: &Org, rows: Vec<Row>, items: usize, poison: bool) {
         self.sent.push(Sent { org: org.org_id, rows, items: items as u64, at: Instant::now(), acked: false, poison });
     }
 
-    fn spans(&mut self, org: &Org) -> Vec<u8> {
-        let mut message = self.corpus.message(SPANS, now());
+    fn spans(&mut self, org: &Org, spans: usize) -> Vec<u8> {
+        let mut message = self.corpus.message(spans, now());
         let mut rows = Vec::new();
         let (poison, large) = (Dials::take(&self.dials.poison), Dials::take(&self.dials.large));
         for (n, span) in message.resource_spans[0].scope_spans[0].spans.iter_mut().enumerate() {
@@ -199,7 +239,7 @@ impl Sender {
                 rows.push(Row::Run(trace, RunOp::Complete as u8));
             }
         }
-        self.note(org, rows, SPANS, poison);
+        self.note(org, rows, spans, poison);
         message.encode_to_vec()
     }
 

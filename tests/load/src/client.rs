@@ -130,6 +130,17 @@ impl ClickHouse {
         Ok(text)
     }
 
+    /// Runs a query whose data comes after it, and returns its answer as it is.
+    pub async fn raw(&self, query: &str, data: impl Into<Bytes>) -> anyhow::Result<Bytes> {
+        let body = [query.as_bytes(), &data.into()].concat();
+        let headers = [("authorization", self.authorization.as_str())];
+        let answer = self.http.send(Method::POST, &self.endpoint, &headers, body).await?;
+        if answer.status != StatusCode::OK {
+            bail!("ClickHouse answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
+        }
+        Ok(answer.body)
+    }
+
     /// The rows of a query, as JSON objects.
     pub async fn rows(&self, query: &str) -> anyhow::Result<Vec<serde_json::Value>> {
         let text = self.text(&format!("{query} FORMAT JSONEachRow")).await?;

@@ -2,8 +2,9 @@
 
 use crate::install::Programs;
 use crate::process::{Launch, ProcessId};
+use crate::stack::Extra;
 use crate::state::{State, write_private};
-use crate::{Layout, Name, StackError, binaries, http};
+use crate::{Layout, Name, StackError, User, binaries, http, redis};
 
 /// Starts the server; the caller has made sure that none runs on this data.
 pub(crate) fn start(
@@ -11,6 +12,7 @@ pub(crate) fn start(
     state: &State,
     programs: &Programs,
     on_parent_death: Option<&'static str>,
+    extra: &Extra,
 ) -> Result<ProcessId, StackError> {
     let home = layout.home(Name::Clickhouse);
     let data = home.join("data");
@@ -33,6 +35,7 @@ pub(crate) fn start(
             port(state.ports.clickhouse_tcp),
         ]);
     launch.on_parent_death = on_parent_death;
+    launch.env.clone_from(&extra.environment);
     launch.spawn()
 }
 
@@ -43,6 +46,11 @@ const CONFIG: &str = "<clickhouse>
     <background_pool_size>2</background_pool_size>
     <background_schedule_pool_size>8</background_schedule_pool_size>
     <users_config>users.xml</users_config>
+    <!-- As in the configuration of a server's package: system tables are granted one by one. -->
+    <access_control_improvements>
+        <select_from_system_db_requires_grant>true</select_from_system_db_requires_grant>
+        <table_engines_require_grant>true</table_engines_require_grant>
+    </access_control_improvements>
 </clickhouse>
 ";
 
@@ -59,13 +67,44 @@ fn users_xml(state: &State) -> String {
     )
 }
 
-/// The two users that connect from `network`. `tracebility_reader` can log in and see nothing until a table is granted to
-/// it.
+/// What the documentation grants to whom.
+const GRANTS: &str = include_str!("../../../deploy/clickhouse-users.sql");
+/// The databases in which they are granted: users are in a file here, which is read once, so nothing can be granted later.
+const DATABASES: u16 = redis::DATABASES;
+
+/// The database of a test that has a logical database of Redis.
+pub(crate) fn database(number: u16) -> String {
+    format!("test_{number}")
+}
+
+/// The users that connect from `network`. `tracebility` may do everything. `tracebility_reader` can log in and see nothing until a
+/// table is granted to it. The others have what is documented.
 pub(crate) fn our_users_xml(state: &State, network: &str) -> String {
     let (password, reader) = (&state.secrets.clickhouse, &state.secrets.clickhouse_reader);
     // For the reader an empty list of grants would mean all of them.
     user_xml("tracebility", password, network, "default", &["ALL ON *.*"])
         + &user_xml("tracebility_reader", reader, network, "default", &["SHOW TABLES ON nothing.*"])
+        + &documented_users(state, network)
+}
+
+fn documented_users(state: &State, network: &str) -> String {
+    let ours = state.secrets.users.iter().filter(|(user, _)| user.store() == Name::Clickhouse);
+    ours.map(|(user, password)| documented_xml(*user, password, network)).collect()
+}
+
+fn documented_xml(user: User, password: &str, network: &str) -> String {
+    let databases = (1..DATABASES).map(database).chain(["tracebility".to_owned()]);
+    let grants: Vec<String> = databases.flat_map(|database| documented(user, &database)).collect();
+    user_xml(user.name(), password, network, "default", &grants.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// What the documentation grants to a user, in that database. Without `GRANT` and without the user.
+fn documented(user: User, database: &str) -> Vec<String> {
+    let lines = GRANTS.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join(" ");
+    let to = format!(" TO {}", user.name());
+    let granted =
+        lines.split(';').filter_map(|sql| sql.trim().strip_prefix("GRANT ")?.strip_suffix(&to).map(str::to_owned));
+    granted.map(|grant| grant.replace(" tracebility.", &format!(" {database}."))).collect()
 }
 
 fn user_xml(name: &str, password: &str, network: &str, quota: &str, grants: &[&str]) -> String {

@@ -1,10 +1,13 @@
 //! Servers that are not ours: their URLs come from the environment.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Name, StackError, env_file};
 
-/// How to reach the three servers.
+/// How to reach the three servers. Redis and ClickHouse are reached by a test, which may do everything; where the servers are ours,
+/// the services and `migrate` have users with the rights that `deploy` gives them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Urls {
     /// Postgres, as the owner of the database: for migrations.
@@ -17,6 +20,68 @@ pub struct Urls {
     pub redis_url: String,
     /// ClickHouse's HTTP interface, with user, password and database.
     pub clickhouse_url: String,
+    /// The name of the cluster, if ClickHouse is one.
+    pub clickhouse_cluster: Option<String>,
+    /// Users with fewer rights, and their passwords.
+    pub users: BTreeMap<User, String>,
+}
+
+/// Users with no more rights than `deploy/clickhouse-users.sql` and `deploy/redis-users.conf` give them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum User {
+    /// What `migrate` is in ClickHouse.
+    ClickhouseOwner,
+    /// What the services are in ClickHouse.
+    ClickhouseApp,
+    /// What `ingest-api` is in Redis.
+    RedisApi,
+    /// What `ingest-worker` is in Redis.
+    RedisWorker,
+    /// What `tracectl` is in Redis.
+    RedisOperator,
+}
+
+impl User {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::ClickhouseOwner, Self::ClickhouseApp, Self::RedisApi, Self::RedisWorker, Self::RedisOperator];
+
+    pub(crate) const fn store(self) -> Name {
+        match self {
+            Self::ClickhouseOwner | Self::ClickhouseApp => Name::Clickhouse,
+            Self::RedisApi | Self::RedisWorker | Self::RedisOperator => Name::Redis,
+        }
+    }
+
+    /// As it is called in `deploy`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClickhouseOwner => "tracebility_owner",
+            Self::ClickhouseApp => "tracebility_app",
+            Self::RedisApi => "tracebility_api",
+            Self::RedisWorker => "tracebility_worker",
+            Self::RedisOperator => "tracebility_operator",
+        }
+    }
+}
+
+impl Urls {
+    /// What a statement needs that changes tables or databases of ClickHouse: `ON CLUSTER`, on a cluster.
+    pub fn on_cluster(&self) -> String {
+        self.clickhouse_cluster.as_ref().map(|name| format!(" ON CLUSTER '{name}'")).unwrap_or_default()
+    }
+
+    /// ClickHouse's or Redis' URL for a user with fewer rights; the usual one on a server that is not ours.
+    pub fn as_user(&self, user: User) -> Result<String, StackError> {
+        let usual = if user.store() == Name::Redis { &self.redis_url } else { &self.clickhouse_url };
+        let Some(password) = self.users.get(&user) else { return Ok(usual.clone()) };
+        let mut url = url::Url::parse(usual).map_err(|e| StackError::server("the stack", e))?;
+        // A test has put another server in the place of ours, which knows none of these users.
+        if url.password().is_none() {
+            return Ok(usual.clone());
+        }
+        let set = url.set_username(user.name()).is_ok() && url.set_password(Some(password)).is_ok();
+        if set { Ok(url.into()) } else { Err(StackError::server("the stack", "a URL without a host")) }
+    }
 }
 
 /// The servers to use instead of starting one.
@@ -25,6 +90,9 @@ pub(crate) struct Given {
     pub(crate) postgres: Option<GivenPostgres>,
     pub(crate) redis: Option<String>,
     pub(crate) clickhouse: Option<String>,
+    /// Of the ClickHouse that is given.
+    #[serde(default)]
+    pub(crate) clickhouse_cluster: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,8 +169,9 @@ impl Given {
                 ));
             }
         };
-        let all =
-            Self { postgres, redis: given("TRACEBILITY_REDIS_URL"), clickhouse: given("TRACEBILITY_CLICKHOUSE_URL") };
+        let clickhouse = given("TRACEBILITY_CLICKHOUSE_URL");
+        let clickhouse_cluster = variable("TRACEBILITY_CLICKHOUSE_CLUSTER").filter(|_| clickhouse.is_some());
+        let all = Self { postgres, redis: given("TRACEBILITY_REDIS_URL"), clickhouse, clickhouse_cluster };
         if source == Source::External && (all.postgres.is_none() || all.redis.is_none() || all.clickhouse.is_none()) {
             return Err(StackError::Setting(
                 "TRACEBILITY_STACK=external needs TRACEBILITY_PG_DSN, TRACEBILITY_PG_OPERATOR_DSN, \

@@ -17,7 +17,7 @@ use crate::lock::Lock;
 use crate::socket::{self, Reply, Request};
 use crate::stack::Stack;
 use crate::state::State;
-use crate::{Layout, StackError, Urls, clickhouse, down, http, postgres, progress, redis};
+use crate::{Given, Layout, StackError, Urls, clickhouse, down, http, postgres, progress, redis};
 
 /// Test programs of one `cargo test` run one after the other, with pauses in between.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);
@@ -109,6 +109,8 @@ struct Databases {
     pg_admin_dsn: String,
     /// Somebody else's server: what is in it is not ours to flush.
     redis_is_given: bool,
+    /// Nobody else makes databases there.
+    all_ours: bool,
     redis_count: u16,
     redis_taken: RefCell<BTreeSet<u16>>,
     /// What could not be dropped because somebody was still connected; tried again at the end.
@@ -137,6 +139,7 @@ impl Databases {
             shared,
             pg_admin_dsn,
             redis_is_given,
+            all_ours: state.given == Given::default(),
             redis_count,
             redis_taken: RefCell::default(),
             undropped: RefCell::default(),
@@ -144,8 +147,12 @@ impl Databases {
     }
 
     async fn take(&self) -> Result<(Urls, Taken), StackError> {
-        let name = format!("test_{:016x}", rand::rng().random::<u64>());
         let redis_number = self.take_redis().await?;
+        let name = if self.all_ours {
+            clickhouse::database(redis_number)
+        } else {
+            format!("test_{:016x}", rand::rng().random::<u64>())
+        };
         let taken = Taken { name, redis_number };
         match self.create(&taken).await {
             Ok(urls) => Ok((urls, taken)),
@@ -157,16 +164,18 @@ impl Databases {
     }
 
     async fn create(&self, taken: &Taken) -> Result<Urls, StackError> {
-        let name = &taken.name;
+        let (name, on_cluster) = (&taken.name, self.shared.on_cluster());
         let owner = &self.shared.pg_owner_dsn;
         postgres::query(owner, &[&format!("CREATE DATABASE {name}")]).await?;
-        http::clickhouse(&self.shared.clickhouse_url, &format!("CREATE DATABASE {name}")).await?;
+        http::clickhouse(&self.shared.clickhouse_url, &format!("CREATE DATABASE {name}{on_cluster}")).await?;
         Ok(Urls {
             pg_owner_dsn: postgres::with_database(owner, name)?,
             pg_app_dsn: postgres::with_database(&self.shared.pg_app_dsn, name)?,
             pg_operator_dsn: postgres::with_database(&self.shared.pg_operator_dsn, name)?,
             redis_url: redis::with_database(&self.shared.redis_url, taken.redis_number)?,
             clickhouse_url: clickhouse::with_database(&self.shared.clickhouse_url, name)?,
+            clickhouse_cluster: self.shared.clickhouse_cluster.clone(),
+            users: self.shared.users.clone(),
         })
     }
 
@@ -209,11 +218,13 @@ impl Databases {
     }
 
     async fn drop_all(&self, taken: &Taken) -> Result<(), StackError> {
-        let name = &taken.name;
+        let (name, on_cluster) = (&taken.name, self.shared.on_cluster());
         let redis_url = redis::with_database(&self.shared.redis_url, taken.redis_number)?;
         redis::command::<()>(&redis_url, ::redis::cmd("FLUSHDB")).await?;
+        http::clickhouse(&self.shared.clickhouse_url, &format!("DROP DATABASE IF EXISTS {name}{on_cluster}")).await?;
+        postgres::query(&self.pg_admin_dsn, &[&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")]).await?;
+        // Its number names the others.
         self.redis_taken.borrow_mut().remove(&taken.redis_number);
-        http::clickhouse(&self.shared.clickhouse_url, &format!("DROP DATABASE IF EXISTS {name}")).await?;
-        postgres::query(&self.pg_admin_dsn, &[&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")]).await
+        Ok(())
     }
 }

@@ -65,7 +65,7 @@ mod wait;
 
 pub use containers::look_after;
 pub use error::StackError;
-pub use given::Urls;
+pub use given::{Urls, User};
 pub use hold::hold;
 pub use layout::Layout;
 pub use name::Name;
@@ -73,6 +73,8 @@ pub use redis_cluster::RedisCluster;
 pub use redis_server::{Flavour, RedisServer};
 pub use service::{Service, Services, migrate};
 pub use shared::{Shared, TestDb, shared};
-pub use stack::{Endpoints, Health, ProcessStatus, UpOptions, down, endpoints, kill, start, status, up};
+pub use stack::{
+    Endpoints, Extra, Health, ProcessStatus, UpOptions, down, endpoints, kill, start, start_with, status, up,
+};
 
 pub(crate) use given::Given;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::install::Programs;
 use crate::process::{Launch, ProcessId};
+use crate::stack::Extra;
 use crate::state::{State, write_private};
 use crate::{Layout, Name, StackError};
 
@@ -18,15 +19,18 @@ pub(crate) fn start(
     state: &State,
     programs: &Programs,
     on_parent_death: Option<&'static str>,
+    extra: &Extra,
 ) -> Result<ProcessId, StackError> {
     let home = layout.home(Name::Redis);
     std::fs::create_dir_all(&home).map_err(StackError::file("create directory", &home))?;
     // A file, because a password among the arguments would be shown to everybody.
     let config = home.join("redis.conf");
-    write_private(&config, settings(state, "127.0.0.1", state.ports.redis).as_bytes())?;
+    let settings = settings(state, "127.0.0.1", state.ports.redis) + &extra.redis_conf;
+    write_private(&config, settings.as_bytes())?;
     let mut launch =
         Launch::new(programs.redis_server()?, &home, &layout.log(Name::Redis)).args([config.into_os_string()]);
     launch.on_parent_death = on_parent_death;
+    launch.env.clone_from(&extra.environment);
     launch.spawn()
 }
 
@@ -43,7 +47,20 @@ pub(crate) fn settings(state: &State, bind: &str, port: u16) -> String {
          appendonly yes\n\
          appendfsync everysec\n\
          save \"\"\n"
-    )
+    ) + &users(state)
+}
+
+/// The users that the documentation describes.
+fn users(state: &State) -> String {
+    const DOCUMENTED: &str = include_str!("../../../deploy/redis-users.conf");
+    let with_password = |line: &str| {
+        let name = line.strip_prefix("user ")?.split(' ').next()?;
+        let (_, password) = state.secrets.users.iter().find(|(user, _)| user.name() == name)?;
+        let words =
+            line.split(' ').map(|word| if word.starts_with('>') { format!(">{password}") } else { word.to_owned() });
+        Some(words.collect::<Vec<_>>().join(" ") + "\n")
+    };
+    DOCUMENTED.lines().filter_map(with_password).collect()
 }
 
 /// Whether the server answers; while it still reads its data it says so instead.

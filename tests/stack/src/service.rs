@@ -124,6 +124,11 @@ impl Service {
         self.env.push((name.to_owned(), value.to_owned()));
     }
 
+    /// Leaves a setting to its default from the next start on.
+    pub fn unset_env(&mut self, name: &str) {
+        self.env.retain(|(old, _)| old != name);
+    }
+
     /// Starts it again after `kill` or `stop`, where it was before, and waits until it is ready.
     pub async fn start(&mut self) -> Result<(), StackError> {
         self.start_without_waiting().await?;
@@ -135,7 +140,7 @@ impl Service {
         if let Some(process) = self.process.take() {
             process.kill().await?;
         }
-        let mut settings = services::settings(self.name, &self.urls, &self.ports, &self.admin_key);
+        let mut settings = services::settings(self.name, &self.urls, &self.ports, &self.admin_key)?;
         settings.extend(self.env.iter().cloned());
         self.process = Some(services::start(&self.layout, self.name, settings, Some("KILL"))?);
         Ok(())

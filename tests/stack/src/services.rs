@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 
 use crate::process::{Launch, ProcessId};
-use crate::{Layout, Name, StackError, Urls, binaries, command, http};
+use crate::{Layout, Name, StackError, Urls, User, binaries, command, http};
 
 const MIGRATE_LIMIT: Duration = Duration::from_secs(120);
 
@@ -20,12 +20,17 @@ pub(crate) struct ServicePorts {
 }
 
 /// The settings of a service, as its contract names them.
-pub(crate) fn settings(name: Name, urls: &Urls, ports: &ServicePorts, admin_key: &str) -> Vec<(String, String)> {
+pub(crate) fn settings(
+    name: Name,
+    urls: &Urls,
+    ports: &ServicePorts,
+    admin_key: &str,
+) -> Result<Vec<(String, String)>, StackError> {
     let listen = |port: u16| format!("127.0.0.1:{port}");
     let mut settings = vec![
         ("TRACEBILITY_PG_DSN", urls.pg_app_dsn.clone()),
-        ("TRACEBILITY_REDIS_URL", urls.redis_url.clone()),
-        ("TRACEBILITY_CLICKHOUSE_URL", urls.clickhouse_url.clone()),
+        ("TRACEBILITY_REDIS_URL", urls.as_user(redis_user(name))?),
+        ("TRACEBILITY_CLICKHOUSE_URL", urls.as_user(User::ClickhouseApp)?),
     ];
     match name {
         Name::IngestApi => settings.extend([
@@ -37,7 +42,14 @@ pub(crate) fn settings(name: Name, urls: &Urls, ports: &ServicePorts, admin_key:
         Name::IngestWorker => settings.push(("TRACEBILITY_WORKER_LISTEN", listen(ports.worker))),
         Name::Postgres | Name::Redis | Name::Clickhouse => {}
     }
-    settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    Ok(settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+const fn redis_user(name: Name) -> User {
+    match name {
+        Name::IngestApi => User::RedisApi,
+        _ => User::RedisWorker,
+    }
 }
 
 /// Starts a service in a directory of its own.
@@ -71,6 +83,9 @@ pub(crate) async fn migrate(urls: &Urls) -> Result<(), StackError> {
     migrate
         .args(["up", "--target", "all"])
         .env("TRACEBILITY_PG_OWNER_DSN", &urls.pg_owner_dsn)
-        .env("TRACEBILITY_CLICKHOUSE_URL", &urls.clickhouse_url);
+        .env("TRACEBILITY_CLICKHOUSE_URL", urls.as_user(User::ClickhouseOwner)?);
+    if let Some(cluster) = &urls.clickhouse_cluster {
+        migrate.args(["--cluster", cluster]);
+    }
     command::output(&mut migrate, MIGRATE_LIMIT).await.map(drop)
 }

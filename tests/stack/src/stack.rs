@@ -184,7 +184,23 @@ pub async fn status(layout: &Layout) -> Result<Vec<ProcessStatus>, StackError> {
 /// Starts one process that does not run, and waits until it is ready.
 pub async fn start(layout: &Layout, name: Name) -> Result<(), StackError> {
     State::load(layout)?.ok_or_else(|| no_stack(layout))?;
-    Stack::open(layout, true).await?.ensure(name).await
+    start_with(layout, name, Extra::default()).await
+}
+
+/// What Redis or ClickHouse gets in addition, for one start.
+#[derive(Clone, Debug, Default)]
+pub struct Extra {
+    /// In its environment.
+    pub environment: Vec<(String, String)>,
+    /// Lines of `redis.conf`, which outdo those before.
+    pub redis_conf: String,
+}
+
+/// The same, and gives it something in addition.
+pub async fn start_with(layout: &Layout, name: Name, extra: Extra) -> Result<(), StackError> {
+    let mut stack = Stack::open(layout, true).await?;
+    stack.extra = extra;
+    stack.ensure(name).await
 }
 
 /// Sends a signal to one process, and says whether it has ended. A process that was killed or asked to stop is waited
@@ -213,6 +229,7 @@ pub(crate) struct Stack {
     layout: Layout,
     pub(crate) state: State,
     on_parent_death: Option<&'static str>,
+    extra: Extra,
     _lock: Lock,
 }
 
@@ -239,7 +256,7 @@ impl Stack {
             None => State::choose(given, wants_containers, durable)?,
         };
         state.save(layout)?;
-        Ok(Self { layout: layout.clone(), state, on_parent_death: None, _lock: lock })
+        Ok(Self { layout: layout.clone(), state, on_parent_death: None, extra: Extra::default(), _lock: lock })
     }
 
     /// The processes started from here on end with this one.
@@ -307,10 +324,11 @@ impl Stack {
         let (layout, state, end) = (&self.layout, &self.state, self.on_parent_death);
         let process = match name {
             Name::Postgres => postgres::start(layout, state, &programs, end).await?,
-            Name::Redis => redis::start(layout, state, &programs, end)?,
-            Name::Clickhouse => clickhouse::start(layout, state, &programs, end)?,
+            Name::Redis => redis::start(layout, state, &programs, end, &self.extra)?,
+            Name::Clickhouse => clickhouse::start(layout, state, &programs, end, &self.extra)?,
             Name::IngestApi | Name::IngestWorker => {
-                let settings = services::settings(name, &state.urls(), &state.ports.services, &state.secrets.admin_key);
+                let (urls, ports) = (state.urls(), &state.ports.services);
+                let settings = services::settings(name, &urls, ports, &state.secrets.admin_key)?;
                 services::start(layout, name, settings, end)?
             }
         };

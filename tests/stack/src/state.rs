@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::given::GivenPostgres;
 use crate::process::ProcessId;
 use crate::services::ServicePorts;
-use crate::{Given, Layout, Name, StackError, Urls, ports};
+use crate::{Given, Layout, Name, StackError, Urls, User, ports};
 
 /// Ports, passwords, process ids and the key of one stack.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub(crate) struct Secrets {
     pub(crate) redis: String,
     pub(crate) clickhouse: String,
     pub(crate) clickhouse_reader: String,
+    /// Of users with fewer rights.
+    #[serde(default)]
+    pub(crate) users: BTreeMap<User, String>,
     pub(crate) admin_key: String,
 }
 
@@ -76,6 +79,7 @@ impl State {
                 redis: secret(),
                 clickhouse: secret(),
                 clickhouse_reader: secret(),
+                users: User::ALL.map(|user| (user, secret())).into(),
                 admin_key: secret(),
             },
             given,
@@ -127,6 +131,13 @@ impl State {
             clickhouse_url: given.clickhouse.unwrap_or_else(|| {
                 format!("http://tracebility:{}@127.0.0.1:{}/tracebility", secrets.clickhouse, ports.clickhouse_http)
             }),
+            clickhouse_cluster: given.clickhouse_cluster,
+            users: secrets
+                .users
+                .iter()
+                .filter(|(user, _)| !self.given.has(user.store()))
+                .map(|(u, p)| (*u, p.clone()))
+                .collect(),
         }
     }
 
