@@ -29,6 +29,7 @@ use crate::delivery::{Delivery, Step};
 use crate::lease::Tenure;
 use crate::metrics;
 use crate::parked::Parked;
+use crate::recent::{self, Recent};
 use crate::shard::Shared;
 use crate::statements::Statements;
 use crate::stream::{Change, IntentId, Stream, StreamError, Write};
@@ -69,6 +70,8 @@ struct UnderWay {
     tokens_trusted_until: Instant,
     /// Whether some of a piece's rows were found stored and others not, so that tokens say too little.
     is_partly_stored: bool,
+    /// What is remembered of its content when it is announced.
+    recent: recent::Change,
     /// What ClickHouse has refused rows of it with, after trying for long enough.
     refused_with: HashSet<Option<u32>>,
 }
@@ -99,6 +102,19 @@ impl Carrier {
         &self.tenure
     }
 
+    /// What is remembered of the content of the shard's latest batches.
+    pub(crate) async fn recent(&self) -> Result<Recent, Gone> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.stream.recent().await {
+                Ok(recent) => return Ok(recent),
+                Err(error) => {
+                    self.failed(&mut backoff, "read what is remembered of the latest batches", &error).await?
+                }
+            }
+        }
+    }
+
     /// Delivers the batch that a predecessor announced and did not commit, if there is one.
     pub(crate) async fn finish_what_was_begun(&mut self) -> Result<(), Gone> {
         let mut backoff = Backoff::new();
@@ -116,7 +132,7 @@ impl Carrier {
         let (shard, entries) = (self.stream.shard().number(), intent.entries.len());
         tracing::info!(shard, entries, ?age, "going on with a batch that was under way");
         let announced = Instant::now().checked_sub(age);
-        self.carry(id, Delivery::found(intent), Vec::new(), announced).await?;
+        self.carry(id, Delivery::found(intent), recent::Change::default(), Vec::new(), announced).await?;
         Ok(())
     }
 
@@ -126,10 +142,11 @@ impl Carrier {
         &mut self,
         number: u64,
         intent: Intent,
+        recent: recent::Change,
         blocks: Vec<Block>,
     ) -> Result<Vec<Block>, Gone> {
         let id = IntentId { owner: self.tenure.owner().into(), epoch: self.tenure.epoch(), number };
-        self.carry(id, Delivery::new(intent), blocks, Some(Instant::now())).await
+        self.carry(id, Delivery::new(intent), recent, blocks, Some(Instant::now())).await
     }
 
     /// `announced` is `None` when that is longer ago than this machine runs.
@@ -137,14 +154,20 @@ impl Carrier {
         &mut self,
         id: IntentId,
         mut delivery: Delivery,
+        recent: recent::Change,
         blocks: Vec<Block>,
         announced: Option<Instant>,
     ) -> Result<Vec<Block>, Gone> {
         let mut sealed: Vec<SealedBlock> = blocks.into_iter().map(Block::seal).collect();
         let mut emptied = Vec::new();
         let trusted_until = announced.map_or_else(Instant::now, |announced| announced + self.token_trust);
-        let mut batch =
-            UnderWay { id, tokens_trusted_until: trusted_until, is_partly_stored: false, refused_with: HashSet::new() };
+        let mut batch = UnderWay {
+            id,
+            tokens_trusted_until: trusted_until,
+            is_partly_stored: false,
+            recent,
+            refused_with: HashSet::new(),
+        };
         let mut backoff = Backoff::new();
         // When the first of the suspects at hand was judged.
         let mut suspected = None;
@@ -185,7 +208,8 @@ impl Carrier {
                     metrics::finished(self.stream.shard(), intent.entries.len());
                 }
                 Step::Announce(intent) => {
-                    self.write("announce a batch", Write::Announce(batch.id.number, &intent)).await?;
+                    let write = Write::Announce(batch.id.number, &intent, &batch.recent);
+                    self.write("announce a batch", write).await?;
                 }
                 Step::Note(intent, first) => {
                     self.write("note what was refused", Write::Note(&batch.id, first, &intent.notes()[first..]))
@@ -243,12 +267,13 @@ impl Carrier {
         Ok(())
     }
 
-    /// Parks what is to be parked, and notes how much of whom is parked or dropped. All of it can be done again: by who takes the
+    /// Parks what is to be parked, and notes how much of whom is parked, dropped or repeated. All of it can be done again: by who takes the
     /// batch over, and also, late, by who has lost it.
     async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), Gone> {
         let shard = self.stream.shard();
         let parked = quota::Parked::new(self.redis.clone());
         let mut sums = BTreeMap::<Aside, u64>::new();
+        let mut repeated = BTreeMap::<(OrgId, i64), u64>::new();
         for some in intent.set_aside.chunks(SET_ASIDE_ENTRIES) {
             let entries: Vec<EntryId> = some.iter().map(|(at, _)| intent.entries[*at as usize]).collect();
             let found = self.fetch(&entries).await?;
@@ -260,11 +285,16 @@ impl Carrier {
                     return self.leave_to_another_release().await;
                 };
                 let (org, hour) = (envelope.header.org_id, hour_of(envelope.header.received_at));
+                let items = envelope.billed(Meter::SpanIngested);
                 let how = match verdict {
                     Verdict::Park => OverQuota::Park,
                     Verdict::Drop => OverQuota::Drop,
+                    Verdict::Repeated => {
+                        *repeated.entry((org, hour)).or_default() += items;
+                        continue;
+                    }
                 };
-                *sums.entry(Aside { org, hour, how }).or_default() += envelope.billed(Meter::SpanIngested);
+                *sums.entry(Aside { org, hour, how }).or_default() += items;
                 if how == OverQuota::Park {
                     let name = ParkedId { shard, entry };
                     let mut backoff = Backoff::new();
@@ -283,6 +313,13 @@ impl Carrier {
                 self.failed(&mut backoff, "note what is set aside", &error.into()).await?;
             }
             metrics::set_aside(aside.how.as_str(), items);
+        }
+        for ((org, hour), items) in repeated {
+            let mut backoff = Backoff::new();
+            while let Err(error) = quota::note_repeated(&self.redis, shard, &batch, org, hour, items).await {
+                self.failed(&mut backoff, "note what was sent again", &error.into()).await?;
+            }
+            metrics::set_aside("repeated", items);
         }
         Ok(())
     }

@@ -24,6 +24,7 @@ pub mod pace;
 pub mod parked;
 mod persist;
 pub mod quota;
+pub mod recent;
 pub mod roles;
 pub mod shard;
 mod statements;

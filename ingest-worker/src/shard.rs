@@ -4,12 +4,13 @@
 //! Nothing is deleted from the stream before ClickHouse has confirmed the insert of every table. Whatever fails is tried again for
 //! as long as it takes; meanwhile no more is gathered, so memory stays where it is and the stream holds the rest.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::OptionFuture;
 use schema::block::Block;
-use schema::envelope::{DecodeError, EnvelopeKey};
+use schema::envelope::{ContentId, DecodeError, EnvelopeKey};
 use tenant::clickhouse::{Inserter, Records};
 use tenant::dlq::Reason;
 use tenant::envelope_key::EnvelopeKeys;
@@ -25,6 +26,7 @@ use crate::backoff::Backoff;
 use crate::batch::{Batch, Limits};
 use crate::care::{Care, Look};
 use crate::carrier::{Carrier, Gone, letter};
+use crate::delivery::intent::Verdict;
 use crate::delivery::judge::Judge;
 use crate::feed::{Feed, READ_WAIT_MAX};
 use crate::lease::{Leases, Tenure};
@@ -34,6 +36,7 @@ use crate::pace::Pace;
 use crate::parked::Parked;
 use crate::persist::persist;
 use crate::quota::Quotas;
+use crate::recent::Recent;
 use crate::stream::Stream;
 
 /// The memory budget is counted in units of this many bytes.
@@ -164,8 +167,20 @@ pub fn serve(
 async fn run(feed: Feed, carrier: Carrier, care: Care, quotas: Option<Quotas>, shared: Shared) {
     let shard = carrier.tenure().shard().number();
     let batch = Batch::default();
-    let worker =
-        Worker { feed, carrier, care, horizon: None, quotas, shared, batch, memory: None, delivered: None, batches: 0 };
+    let worker = Worker {
+        feed,
+        carrier,
+        care,
+        horizon: None,
+        quotas,
+        shared,
+        batch,
+        contents: HashSet::new(),
+        recent: Recent::default(),
+        memory: None,
+        delivered: None,
+        batches: 0,
+    };
     if worker.work().await.is_err() {
         tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
     }
@@ -180,6 +195,10 @@ struct Worker {
     quotas: Option<Quotas>,
     shared: Shared,
     batch: Batch,
+    /// The content of the batch's requests, as far as they may be sent again.
+    contents: HashSet<ContentId>,
+    /// The same of the batches before.
+    recent: Recent,
     memory: Option<OwnedSemaphorePermit>,
     /// When this shard's last delivery began.
     delivered: Option<Instant>,
@@ -191,6 +210,7 @@ impl Worker {
     async fn work(mut self) -> Result<(), Gone> {
         self.recover_from_crashes().await;
         self.carrier.finish_what_was_begun().await?;
+        self.recent = self.carrier.recent().await?;
         while self.carrier.tenure().is_wanted() {
             // Not noticed by its keeper yet, who cannot run as long as the workers of the runtime go round here.
             if !self.carrier.tenure().holds() {
@@ -313,10 +333,16 @@ impl Worker {
                     self.delivered.map(|at| at + self.shared.pace.between_inserts(self.shared.limits.age)),
                 );
             }
+            let content = envelope.header.content_id;
+            let is_repeated = !content.is_none() && (self.recent.contains(content) || self.contents.contains(&content));
             let verdict = match &mut self.quotas {
+                _ if is_repeated => Some(Verdict::Repeated),
                 Some(quotas) => quotas.verdict(&envelope, held.envelope.len(), &self.feed.window).await,
                 None => None,
             };
+            if !content.is_none() && !is_repeated {
+                self.contents.insert(content);
+            }
             self.batch.add(held.id, &envelope, verdict, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
                 return Ok(true);
@@ -355,8 +381,9 @@ impl Worker {
         self.delivered = Some(Instant::now());
         self.batches += 1;
         let (intent, blocks) = std::mem::take(&mut self.batch).into_parts(self.feed.window.oldest());
+        let recent = self.recent.announce(unix_ms(), self.contents.drain().collect());
         let emptied = tokio::select! {
-            emptied = self.carrier.deliver(self.batches, intent, blocks) => emptied?,
+            emptied = self.carrier.deliver(self.batches, intent, recent, blocks) => emptied?,
             never = self.feed.read_ahead() => match never {},
         };
         self.memory = None;
@@ -366,4 +393,9 @@ impl Worker {
         self.shared.spare.give(emptied);
         Ok(())
     }
+}
+
+fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

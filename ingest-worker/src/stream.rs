@@ -19,6 +19,7 @@ use tenant::shard::{Shard, Waiting};
 
 use crate::delivery::intent::{Intent, IntentError, Note};
 use crate::lease::Tenure;
+use crate::recent::{self, Recent};
 
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/announce.lua")));
 static NOTE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/note.lua")));
@@ -49,8 +50,9 @@ pub enum StreamError {
 /// A change by the owner of a shard.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'a> {
-    /// Write down the batch that is about to be inserted, with its number in the owner's epoch.
-    Announce(u64, &'a Intent),
+    /// Write down the batch that is about to be inserted, with its number in the owner's epoch and what is remembered of its
+    /// content.
+    Announce(u64, &'a Intent, &'a recent::Change),
     /// Write down more about the batch under way: notes, of which the first has that place among all of them.
     Note(&'a IntentId, usize, &'a [Note]),
     /// Be done with it. The letters describe what was refused of it.
@@ -134,6 +136,15 @@ impl Stream {
         Ok(Some((id, Intent::decode(body, notes)?, Duration::from_millis(age_ms))))
     }
 
+    /// What is remembered of the content of the shard's latest batches.
+    pub async fn recent(&self) -> Result<Recent, StreamError> {
+        let mut range = redis::cmd("LRANGE");
+        // Bounded by [`recent::IDS_MAX`].
+        range.arg(RedisKey::shard_recent(self.shard)).arg(0).arg(-1);
+        let batches: Vec<Vec<u8>> = range.query_async(&mut self.redis.clone()).await?;
+        Ok(Recent::load(batches.iter().map(Vec::as_slice)))
+    }
+
     /// Makes a change, as the shard's owner. After an error it may be made or not; it may be made again.
     pub async fn write(&self, owner: &Tenure, write: &Write<'_>) -> Result<Change, StreamError> {
         let script = match write {
@@ -146,13 +157,16 @@ impl Stream {
         if !matches!(write, Write::Park(_)) {
             call.key(RedisKey::shard_intent(self.shard));
         }
+        if matches!(write, Write::Announce(..)) {
+            call.key(RedisKey::shard_recent(self.shard));
+        }
         if matches!(write, Write::Commit(..) | Write::Park(_)) {
             call.key(&self.key).key(RedisKey::shard_dlq(self.shard)).key(RedisKey::shard_dlq_bytes(self.shard));
         }
         call.arg(owner.owner()).arg(owner.epoch());
         match write {
-            Write::Announce(number, intent) => {
-                call.arg(number).arg(intent.encode());
+            Write::Announce(number, intent, recent) => {
+                call.arg(number).arg(intent.encode()).arg(&recent.added).arg(recent.forgotten);
             }
             Write::Note(id, first, notes) => {
                 call.arg(&*id.owner).arg(id.epoch).arg(id.number).arg(first + 1);

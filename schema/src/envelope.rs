@@ -104,7 +104,8 @@ pub struct Header {
 }
 
 /// Where the fields are that are changed after they were written.
-const SOURCE_AT: usize = MAGIC.len() + 6 * 16 + 8;
+const CONTENT_AT: usize = MAGIC.len() + 5 * 16;
+const SOURCE_AT: usize = CONTENT_AT + 16 + 8;
 const SECTIONS_AT: usize = SOURCE_AT + 1;
 const SEAL_AT: usize = SECTIONS_AT + 1;
 /// Bytes of an envelope before its first section.

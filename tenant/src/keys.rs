@@ -41,6 +41,11 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:suspect"))
     }
 
+    /// The content ids of a shard's latest batches (list): `{tracebility:ingest:v1:<n>}:recent`.
+    pub fn shard_recent(shard: Shard) -> Self {
+        Self(format!("{{{INGEST}:{shard}}}:recent"))
+    }
+
     /// Which orgs a shard is closed to, because they move or have moved away (hash): `{tracebility:ingest:v1:<n>}:fence`.
     pub fn shard_fence(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:fence"))
@@ -244,6 +249,7 @@ mod tests {
             (RedisKey::shard_lease(shard), "{tracebility:ingest:v1:11}:lease"),
             (RedisKey::shard_intent(shard), "{tracebility:ingest:v1:11}:intent"),
             (RedisKey::shard_suspect(shard), "{tracebility:ingest:v1:11}:suspect"),
+            (RedisKey::shard_recent(shard), "{tracebility:ingest:v1:11}:recent"),
             (RedisKey::shard_fence(shard), "{tracebility:ingest:v1:11}:fence"),
             (RedisKey::shard_dlq(shard), "{tracebility:ingest:v1:11}:dlq"),
             (RedisKey::shard_dlq_bytes(shard), "{tracebility:ingest:v1:11}:dlq:bytes"),

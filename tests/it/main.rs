@@ -21,6 +21,7 @@ mod openapi;
 mod otlp;
 mod otlp_inputs;
 mod quotas;
+mod retries;
 mod sdks;
 mod shard_moves;
 mod shards;

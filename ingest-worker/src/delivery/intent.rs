@@ -78,6 +78,12 @@ pub enum Verdict {
     Park,
     /// Its org is over a quota: counted and deleted, as the org's policy says.
     Drop,
+    /// A client's retry of a request that is in this batch, or was in one of late: counted and deleted.
+    Repeated,
+}
+
+impl Verdict {
+    const ALL: [Self; 3] = [Self::Park, Self::Drop, Self::Repeated];
 }
 
 /// Some of a batch's entries, for one target.
@@ -217,7 +223,7 @@ impl Intent {
         }
         put(&mut out, self.set_aside.len() as u64);
         for (entry, verdict) in &self.set_aside {
-            put(&mut out, u64::from(*entry) << 1 | u64::from(*verdict == Verdict::Drop));
+            put(&mut out, u64::from(*entry) << 2 | *verdict as u64);
         }
         out
     }
@@ -238,8 +244,9 @@ impl Intent {
         let targets = reader.list(Reader::target)?;
         let set_aside = reader.list(|r| {
             let n = r.number()?;
-            let entry = u32::try_from(n >> 1).map_err(|_| IntentError::Broken)?;
-            Ok((entry, if n & 1 == 1 { Verdict::Drop } else { Verdict::Park }))
+            let entry = u32::try_from(n >> 2).map_err(|_| IntentError::Broken)?;
+            let verdict = Verdict::ALL.into_iter().find(|verdict| *verdict as u64 == n & 3);
+            Ok((entry, verdict.ok_or(IntentError::Broken)?))
         })?;
         let mut intent = Self { entries, is_prefix: *is_prefix == 1, targets, set_aside, ..Self::default() };
         let count = intent.entries.len() as u32;
@@ -363,11 +370,11 @@ mod tests {
     fn intents() -> impl Strategy<Value = Intent> {
         let entries = vec((0..u64::MAX >> 1, any::<u64>()).prop_map(|(ms, seq)| EntryId::new(ms, seq)), 2..40);
         let notes = vec(any::<(bool, u8, u32, u32)>(), 0..6);
-        (entries, any::<bool>(), vec(any::<(u32, bool)>(), 0..4), notes).prop_map(
+        (entries, any::<bool>(), vec(any::<(u32, usize)>(), 0..4), notes).prop_map(
             |(entries, is_prefix, aside, notes)| {
                 let count = entries.len() as u32;
-                let verdict = |drop| if drop { Verdict::Drop } else { Verdict::Park };
-                let mut set_aside: Vec<_> = aside.into_iter().map(|(at, drop)| (at % count, verdict(drop))).collect();
+                let verdict = |n: usize| Verdict::ALL[n % Verdict::ALL.len()];
+                let mut set_aside: Vec<_> = aside.into_iter().map(|(at, n)| (at % count, verdict(n))).collect();
                 set_aside.sort_by_key(|(at, _)| *at);
                 set_aside.dedup_by_key(|(at, _)| *at);
                 let targets = (1..4).map(target).collect();

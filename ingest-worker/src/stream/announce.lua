@@ -4,7 +4,9 @@
 --       2  {tracebility:ingest:v1:<n>}:intent    hash: owner, epoch and number of the newest batch; while it is under way also
 --                                                when it was announced (ms since the Unix epoch), its body, and its notes under
 --                                                their numbers from 1
+--       3  {tracebility:ingest:v1:<n>}:recent    list: when a batch was announced and its content ids, the oldest batch first
 -- ARGV  1, 2  the owner and its epoch    3  the batch's number in that epoch    4  its body
+--       5  what the list gets, or ""    6  how many of the oldest batches leave it
 -- Reply  1  written down, now or before      0  the shard is somebody else's      -1  another batch is under way
 --
 -- A copy of the command that arrives late must not bring a batch back that is done: numbers only grow. Runs on a full Redis
@@ -25,4 +27,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('DEL', KEYS[2])
 redis.call('HSET', KEYS[2], 'owner', ARGV[1], 'epoch', ARGV[2], 'number', ARGV[3],
     'announced', string.format('%d', now), 'body', ARGV[4])
+if ARGV[5] ~= '' then
+    redis.call('RPUSH', KEYS[3], ARGV[5])
+end
+if tonumber(ARGV[6]) > 0 then
+    redis.call('LPOP', KEYS[3], ARGV[6])
+end
 return 1

@@ -4,3 +4,4 @@
 
 mod lease;
 mod reading;
+mod versions;

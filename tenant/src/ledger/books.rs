@@ -287,7 +287,7 @@ impl Books {
         Ok(())
     }
 
-    /// What a worker dropped because the org is over its quota: it writes that into the org's outcomes before it deletes the entry.
+    /// What a worker dropped because the org is over its quota, or because it was there already: it writes that into the org's outcomes before it deletes the entry.
     async fn dropped(&self, org: OrgId, window: &Window) -> Result<Vec<(i64, u64)>, LedgerError> {
         let mut open: Vec<(i64, String)> = window.hours().map(|hour| (hour, "0".to_owned())).collect();
         let mut found = BTreeMap::<(i64, String), u64>::new();
@@ -298,7 +298,10 @@ impl Books {
             }
             let pages: Vec<(String, Vec<(String, u64)>)> = pipe.query_async(&mut self.redis.clone()).await?;
             for ((hour, cursor), (next, fields)) in open.iter_mut().zip(pages) {
-                let dropped = fields.into_iter().filter(|(field, _)| is_outcome(field, Outcome::OverQuota, DROPPED));
+                let is_dropped = |field: &str| {
+                    [Outcome::OverQuota, Outcome::Repeated].iter().any(|why| is_outcome(field, *why, DROPPED))
+                };
+                let dropped = fields.into_iter().filter(|(field, _)| is_dropped(field));
                 found.extend(dropped.map(|(field, items)| ((*hour, field), items)));
                 *cursor = next;
             }

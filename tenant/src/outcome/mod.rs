@@ -42,6 +42,8 @@ words! {
         Spilled = "spilled",
         /// Parked, with its bytes and the reason.
         DeadLettered = "dead_lettered",
+        /// Accepted, and not stored, because it is a client's retry of what its shard has already.
+        Repeated = "repeated",
         /// In ClickHouse.
         Stored = "stored",
         /// Not stored because of our own trouble; the client was told to come again.

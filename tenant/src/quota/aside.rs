@@ -41,14 +41,33 @@ pub struct Aside {
 /// Notes, as they are in Redis.
 pub type Kept = BTreeMap<String, u64>;
 
+/// Notes how many items a batch of a shard does not store because they are a client's retry of requests that the shard has already.
+/// `batch` is a name that no other has. May be called again.
+pub async fn note_repeated(
+    redis: &Redis,
+    shard: Shard,
+    batch: &str,
+    org: OrgId,
+    hour: i64,
+    items: u64,
+) -> Result<(), RedisError> {
+    mark(redis, shard, org, hour).await?;
+    let field = outcome::field(batch, Outcome::Repeated, DROPPED);
+    let mut call = RAISE.key(RedisKey::outcomes(Some(org), hour));
+    call.arg(KEPT_S).arg(field).arg(items).invoke_async(&mut redis.clone()).await
+}
+
+/// Has the ledger find the org without looking at all of them.
+async fn mark(redis: &Redis, shard: Shard, org: OrgId, hour: i64) -> Result<(), RedisError> {
+    let kept_s = i64::try_from(ACCEPTED_KEPT.as_secs()).unwrap_or(i64::MAX);
+    let mut call = MARK.key(RedisKey::shard_aside(shard, hour));
+    call.arg(org.to_string()).arg(kept_s).invoke_async(&mut redis.clone()).await
+}
+
 /// Notes how many items a batch of a shard sets aside. `batch` is a name that no other has. May be repeated.
 pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
     let Aside { org, hour, how } = aside;
-    // So that the ledger finds the org without looking at all of them.
-    let (noted, kept_s) =
-        (RedisKey::shard_aside(shard, hour), i64::try_from(ACCEPTED_KEPT.as_secs()).unwrap_or(i64::MAX));
-    let mut call = MARK.key(noted);
-    call.arg(org.to_string()).arg(kept_s).invoke_async::<()>(&mut redis.clone()).await?;
+    mark(redis, shard, org, hour).await?;
     let reason = match how {
         OverQuota::Park => PARKED,
         OverQuota::Drop => DROPPED,

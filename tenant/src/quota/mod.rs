@@ -15,6 +15,6 @@ mod aside;
 mod flag;
 mod parked;
 
-pub use aside::{Aside, Kept, forget_notes, note, notes};
+pub use aside::{Aside, Kept, forget_notes, note, note_repeated, notes};
 pub use flag::{Flag, clear, read};
 pub use parked::{ENVELOPES_MAX, Held, Parked, ParkedId};
