@@ -66,6 +66,8 @@ pub(crate) struct Carrier {
 /// A batch that is being delivered.
 struct UnderWay {
     id: IntentId,
+    /// Whether a predecessor announced it, and may have inserted any of it.
+    is_found: bool,
     /// Until when ClickHouse certainly remembers the tokens of whatever was inserted of it.
     tokens_trusted_until: Instant,
     /// Whether some of a piece's rows were found stored and others not, so that tokens say too little.
@@ -162,6 +164,7 @@ impl Carrier {
         let mut emptied = Vec::new();
         let trusted_until = announced.map_or_else(Instant::now, |announced| announced + self.token_trust);
         let mut batch = UnderWay {
+            is_found: *id.owner != *self.tenure.owner() || id.epoch != self.tenure.epoch(),
             id,
             tokens_trusted_until: trusted_until,
             is_partly_stored: false,

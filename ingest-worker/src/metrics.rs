@@ -54,6 +54,12 @@ pub fn left_to_another_release(shard: Shard) {
     counter!("tracebility_left_to_another_release_total", "shard" => shard.number().to_string()).increment(1);
 }
 
+/// `tracebility_tokens_without_rows_total{table}`: inserts that ClickHouse took for repeated ones although it did not have their rows, as
+/// after a crash in the middle of the first. They were inserted once more, under another token.
+pub fn token_without_rows(table: &'static str) {
+    counter!("tracebility_tokens_without_rows_total", "table" => table).increment(1);
+}
+
 /// `tracebility_stored_despite_error_total{table}`: inserts that ClickHouse answered with an error although it had stored the rows, as
 /// it does when a materialized view of the table fails.
 pub fn stored_despite_error(table: &'static str) {

@@ -94,7 +94,9 @@ async fn services_wait_for_the_envelope_key_and_give_nothing_up_for_want_of_it()
     };
     // Each start ends when the service is ready.
     let (api, worker, granted) = tokio::join!(world.api.start(), world.worker.start(), back);
-    (api?, worker?, granted?);
+    api?;
+    worker?;
+    granted?;
     assert!(begun.elapsed() >= AWAY, "ready without the key");
     world.until_drained().await?;
     assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 3);
@@ -128,7 +130,8 @@ async fn a_retry_has_the_content_id_of_the_first_and_nothing_else_has() -> anyho
         encoder.finish()?
     };
     let gzip = [("content-encoding", "gzip")];
-    let sent: [(&str, &[u8], &[(&str, &str)]); 6] = [
+    type Request<'a> = (&'a str, &'a [u8], &'a [(&'a str, &'a str)]);
+    let sent: [Request<'_>; 6] = [
         (&org.key, &body, &[]),
         (&org.key, &body, &[("x-request-id", "another"), ("user-agent", "another")]),
         (&org.key, &gzipped, &gzip),

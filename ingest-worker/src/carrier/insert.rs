@@ -61,14 +61,17 @@ impl Carrier {
             tracing::error!(?piece.target, "a batch under way has rows of a table that this release does not know");
             return self.leave_to_another_release().await;
         };
-        let token = intent.token(self.stream.key().as_str(), piece);
+        let mut token = intent.token(self.stream.key().as_str(), piece);
         let statement = self.statements.of(table);
         let (mut backoff, mut tries, mut no_memory) = (Backoff::new(), 0, 0);
         let mut trusted_until = batch.tokens_trusted_until;
+        // A crash of ClickHouse can leave rows without their token, and a token without its rows. So an insert that may be a repeated
+        // one rests on neither alone: rows are looked for before it and after it.
+        let mut is_repeated = batch.is_found;
         // Rows that are found to be stored are left out.
         let mut stored_months = Vec::new();
         loop {
-            if batch.is_partly_stored || trusted_until <= Instant::now() {
+            if is_repeated || batch.is_partly_stored || trusted_until <= Instant::now() {
                 let months = match self.look(intent, piece, table).await? {
                     Ok(months) => months,
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
@@ -100,8 +103,25 @@ impl Carrier {
             let Err(error) = result else {
                 self.judge.accepted(piece.target);
                 self.went_on().await;
+                if is_repeated && !self.is_replicated(table).await? {
+                    match self.look(intent, piece, table).await? {
+                        Ok(months) if months.missing.is_empty() => {}
+                        Ok(_) => {
+                            tracing::error!(
+                                table = table.name,
+                                "ClickHouse knows a token and not its rows; inserting anew"
+                            );
+                            metrics::token_without_rows(table.name);
+                            token.push_str("/again");
+                            ready = Some(block);
+                            continue;
+                        }
+                        Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
+                    }
+                }
                 return Ok(Inserted::Stored(Some(block)));
             };
+            is_repeated = true;
             self.explain(&error, block.rows());
             ready = Some(block);
             tries += 1;
@@ -136,6 +156,20 @@ impl Carrier {
                 }
             }
             self.wait(Waiting::ClickHouse, &mut backoff).await?;
+        }
+    }
+
+    async fn is_replicated(&self, table: &'static Table) -> Result<bool, Gone> {
+        let mut backoff = Backoff::new();
+        loop {
+            match self.records.is_replicated(table.name).await {
+                Ok(is_replicated) => return Ok(is_replicated),
+                Err(error) => {
+                    let shard = self.stream.shard().number();
+                    tracing::warn!(shard, %error, "could not ask what engine a table has; trying again");
+                    self.wait(Waiting::ClickHouse, &mut backoff).await?;
+                }
+            }
         }
     }
 

@@ -137,6 +137,15 @@ impl Records {
         Ok(rows > 0)
     }
 
+    /// Whether a table is replicated. Then a token and the rows that it is of are one transaction in Keeper; otherwise a crash can
+    /// leave the one without the other.
+    pub async fn is_replicated(&self, table: &'static str) -> Result<bool, InsertError> {
+        const SQL: &str = "SELECT count() FROM system.tables
+              WHERE database = currentDatabase() AND name = {table:String} AND match(engine, '^(Replicated|Shared)')";
+        let replicated: u64 = within(table, self.client.query(SQL).param("table", table).fetch_one()).await?;
+        Ok(replicated > 0)
+    }
+
     /// Writes events in one block. The same `token` is written once.
     pub async fn insert_events(&self, rows: &[AuditRow], token: &str) -> Result<(), InsertError> {
         const SQL: &str =

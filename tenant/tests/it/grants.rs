@@ -4,7 +4,7 @@ use bytes::Bytes;
 use schema::ids::OrgId;
 use schema::tables::{STAMPS, Table};
 use stack::{TestDb, User};
-use tenant::clickhouse::{AuditRow, ClickHouseUrl, Gap, InsertStatement, Inserter, Records};
+use tenant::clickhouse::{AuditRow, ClickHouseUrl, Gap, InsertStatement, Inserter, Records, Tally, TallyOf};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -39,7 +39,12 @@ async fn the_services_may_ask_and_insert_all_that_they_do() {
         assert!(refused.code().is_some_and(|code| code != ACCESS_DENIED), "{refused}");
     }
     assert_eq!(records.billed(202_611, 1, &[org]).await.unwrap(), []);
-    assert_eq!(records.stored_by_hour(Some(org), 0, 500_000, 10).await.unwrap(), []);
+    for tally in [Tally::Stored, Tally::Answered] {
+        assert_eq!(records.tally_orgs(tally, TallyOf::Org(org), &[500_000], 10).await.unwrap(), []);
+        assert_eq!(records.tally_buckets(tally, &[500_000]).await.unwrap(), []);
+    }
+    records.insert_answered(Uuid::from_u128(3), &[(org, 500_000, 1)]).await.unwrap();
+    assert!(!records.is_replicated("span").await.unwrap());
     assert_eq!(records.fullest_partition().await.unwrap(), None);
     let event = AuditRow {
         event_id: Uuid::from_u128(1),
