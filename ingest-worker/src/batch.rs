@@ -76,6 +76,11 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    /// The first of its entries.
+    pub fn oldest(&self) -> Option<EntryId> {
+        self.entries.iter().min().copied()
+    }
+
     /// Bytes of its rows.
     pub fn byte_len(&self) -> usize {
         self.blocks.iter().map(Block::byte_len).sum()

@@ -117,6 +117,27 @@ impl Carrier {
         }
     }
 
+    /// Fails if the stream begins with an entry that was read, by `read_to`, and is not held: `oldest` is the first that is. Redis has
+    /// brought it back, as after a failover to a replica that lagged behind, and nobody would read it again.
+    pub(crate) async fn expect_none_behind(&self, read_to: EntryId, oldest: Option<EntryId>) -> Result<(), Gone> {
+        let first = match self.stream.first().await {
+            Ok(first) => first,
+            // The next look will tell.
+            Err(error) => {
+                tracing::debug!(%error, "could not look for the first entry of a stream");
+                return Ok(());
+            }
+        };
+        let is_behind = |first: EntryId| first <= read_to && oldest.is_none_or(|oldest| first < oldest);
+        if !first.is_some_and(is_behind) {
+            return Ok(());
+        }
+        let shard = self.stream.shard();
+        tracing::error!(shard = shard.number(), "Redis has entries again that were stored; beginning the shard anew");
+        metrics::commit_forgotten(shard);
+        Err(Gone)
+    }
+
     /// Delivers the batch that a predecessor announced and did not commit, if there is one.
     pub(crate) async fn finish_what_was_begun(&mut self) -> Result<(), Gone> {
         let mut backoff = Backoff::new();

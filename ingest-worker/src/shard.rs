@@ -42,6 +42,9 @@ use crate::stream::Stream;
 /// The memory budget is counted in units of this many bytes.
 pub const MEMORY_UNIT_BYTES: usize = 1024;
 
+/// How often it is looked whether Redis has brought back what was stored.
+const LOOK_BEHIND_EVERY: Duration = Duration::from_secs(5);
+
 /// What all shards of a worker share.
 #[derive(Clone)]
 pub struct Shared {
@@ -180,6 +183,7 @@ async fn run(feed: Feed, carrier: Carrier, care: Care, quotas: Option<Quotas>, s
         memory: None,
         delivered: None,
         batches: 0,
+        looked_behind: Instant::now(),
     };
     if worker.work().await.is_err() {
         tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
@@ -204,6 +208,7 @@ struct Worker {
     delivered: Option<Instant>,
     /// Batches announced in this tenure.
     batches: u64,
+    looked_behind: Instant,
 }
 
 impl Worker {
@@ -224,8 +229,19 @@ impl Worker {
                 self.deliver().await?;
             }
             self.calm_down().await?;
+            self.look_behind().await?;
         }
         Ok(())
+    }
+
+    /// Looks now and then whether the stream has entries that were dealt with.
+    async fn look_behind(&mut self) -> Result<(), Gone> {
+        if self.looked_behind.elapsed() < LOOK_BEHIND_EVERY {
+            return Ok(());
+        }
+        self.looked_behind = Instant::now();
+        let held = [self.batch.oldest(), self.feed.window.oldest()];
+        self.carrier.expect_none_behind(self.feed.window.read_to(), held.into_iter().flatten().min()).await
     }
 
     /// Waits before anything is done, when the work on this shard has crashed again and again.

@@ -28,6 +28,7 @@ static COMMIT: LazyLock<Script> =
 static PARK: LazyLock<Script> =
     LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/park.lua"))));
 static WAIT: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/wait.lua")));
+static FIRST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/first.lua")));
 static UNDER_WAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/under_way.lua")));
 
 /// A script that only a shard's owner may run. A full Redis must be emptied, so it may run on one (allow-oom).
@@ -134,6 +135,12 @@ impl Stream {
         let body = fields.get("body").ok_or(IntentError::Broken)?;
         let notes = (1_u64..).map_while(|number| fields.get(number.to_string().as_str()));
         Ok(Some((id, Intent::decode(body, notes)?, Duration::from_millis(age_ms))))
+    }
+
+    /// The first entry of the stream.
+    pub async fn first(&self) -> Result<Option<EntryId>, StreamError> {
+        let id: Option<String> = FIRST.key(&self.key).invoke_async(&mut self.redis.clone()).await?;
+        id.map(|id| id.parse().map_err(|_| StreamError::Reply { command: "XRANGE" })).transpose()
     }
 
     /// What is remembered of the content of the shard's latest batches.

@@ -41,7 +41,7 @@ async fn a_residue_is_shown_and_an_old_one_is_an_exit_status() {
     assert!(young.err.contains("tracectl dlq ls"), "it is not known what that entry holds: {}", young.err);
     let young = young.done();
     let line: Vec<_> = young.lines().nth(1).unwrap().split_whitespace().collect();
-    assert_eq!(line[1..], ["7", "0", "0", "0", "0", "7", "-", "acme"], "{young}");
+    assert_eq!(line[1..], ["7", "0", "0", "0", "0", "0", "7", "-", "acme"], "{young}");
 
     lose(&world, org, 2, now - time::Duration::hours(2)).await;
     let old = run(&world, &["--output", "json"]);

@@ -24,6 +24,12 @@ pub(super) async fn forgetful(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     lost_replies(scene).await
 }
 
+/// Somebody copies rows by hand: what is there twice must be seen.
+pub(super) async fn copied_rows(scene: &mut Scene<'_>) -> anyhow::Result<()> {
+    scene.recovers(Moment::now()).await?;
+    scene.alter(&["span", "billing_meter"], "INSERT INTO {} SELECT * FROM {} LIMIT 5").await
+}
+
 pub(super) async fn cut_bodies(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     through(scene, Weather { cut: 0.33, ..Weather::default() }, redis_proxy::Weather::default()).await
 }
