@@ -39,18 +39,20 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds an envelope's rows; or, by a verdict over its org, the entry without them.
+    /// Adds an envelope's rows; or, by a verdict, the entry without them, or without its bill.
     pub fn add(&mut self, id: EntryId, envelope: &Envelope<'_>, verdict: Option<Verdict>, now: Instant) {
-        match verdict {
-            Some(verdict) => self.set_aside.push((self.entries.len() as u32, verdict)),
-            None => {
-                let month = period(envelope.header.received_at);
-                if !self.months.contains(&month) {
-                    self.months.push(month);
-                }
-                for section in &envelope.sections {
-                    self.block(section.table).append(&envelope.header, section);
-                }
+        if let Some(verdict) = verdict {
+            self.set_aside.push((self.entries.len() as u32, verdict));
+        }
+        if matches!(verdict, None | Some(Verdict::Repeated)) {
+            let month = period(envelope.header.received_at);
+            if !self.months.contains(&month) {
+                self.months.push(month);
+            }
+            let is_billed = verdict.is_none();
+            for section in envelope.sections.iter().filter(|section| is_billed || section.table.id != BILLING_METER.id)
+            {
+                self.block(section.table).append(&envelope.header, section);
             }
         }
         self.opened.get_or_insert(now);

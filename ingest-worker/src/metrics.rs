@@ -67,7 +67,7 @@ pub fn stored_despite_error(table: &'static str) {
 }
 
 /// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped, and those that were
-/// `repeated`: a client's retry of what its shard had already.
+/// `repeated`: not billed, because they are a client's retry of what its shard had already.
 pub fn set_aside(how: &'static str, items: u64) {
     counter!("tracebility_set_aside_items_total", "how" => how).increment(items);
 }

@@ -1,7 +1,7 @@
-//! What a shard took into its batches of late, so that a client's retry of a request is stored and billed once.
+//! What a shard took into its batches of late, so that a client's retry of a request is billed once.
 //!
 //! A client that got no answer, or was told to come again, sends the same content again, although Redis may have had the first. Both are
-//! in the stream then, under one content id; the second is dropped. What is remembered is in Redis, written by the same script that
+//! in the stream then, under one content id; the second is stored over the first and not billed. What is remembered is in Redis, written by the same script that
 //! announces a batch, so the shard's next owner knows it too.
 
 use std::collections::{HashSet, VecDeque};

@@ -1,4 +1,4 @@
-//! What a client sends again, because it has not heard the answer, is stored and billed once.
+//! What a client sends again, because it has not heard the answer, is there once and billed once.
 
 use load::corpus::Corpus;
 use tenant::clock::unix_hour;
@@ -8,7 +8,7 @@ use tests::{World, now};
 use crate::ledger::books;
 
 const SPANS: u64 = 10;
-const STORED: &str = "SELECT count() FROM span";
+const STORED: &str = "SELECT count() FROM span FINAL";
 const BILLED: &str = "SELECT sum(quantity) FROM billing_meter WHERE meter = 'span_ingested'";
 
 /// Answered with a 2xx each time: to the client a retry is like any other request.

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
-use schema::tables::{Table, content_hash_128};
+use schema::tables::{BILLING_METER, Table, content_hash_128};
 use tenant::shard::fence::EntryId;
 use thiserror::Error;
 
@@ -32,7 +32,7 @@ pub struct Intent {
     pub is_prefix: bool,
     /// What they have rows for, in the order of insertion.
     pub targets: Vec<Target>,
-    /// Entries that are not stored, and what becomes of them instead. In order.
+    /// Entries that are not stored, or not billed, and what becomes of them instead. In order.
     pub set_aside: Vec<(u32, Verdict)>,
     /// What became known since.
     pub noted: Noted,
@@ -71,14 +71,15 @@ impl From<&Table> for Target {
     }
 }
 
-/// What becomes of an envelope that is not stored.
+/// What becomes of an envelope that is not simply stored and billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
     /// Its org is over a quota: kept until the quota is raised.
     Park,
     /// Its org is over a quota: counted and deleted, as the org's policy says.
     Drop,
-    /// A client's retry of a request that is in this batch, or was in one of late: counted and deleted.
+    /// A client's retry of a request that is in this batch, or was in one of late: its rows are stored and collapse with the first ones,
+    /// but it is not billed.
     Repeated,
 }
 
@@ -139,8 +140,14 @@ impl Intent {
     pub fn included(&self, piece: &Piece) -> impl Iterator<Item = usize> {
         let place = |target: Target| self.targets.iter().position(|known| *known == target);
         let place_of_piece = place(piece.target);
+        // What is sent again is stored again, because a change back to what was before is a change; it is not billed again.
+        let is_bill = piece.target.table == BILLING_METER.id;
+        let is_set_aside = move |entry: &u32| {
+            let found = self.set_aside.binary_search_by_key(entry, |(at, _)| *at);
+            found.is_ok_and(|at| is_bill || self.set_aside[at].1 != Verdict::Repeated)
+        };
         let is_left_out = move |entry: &u32| {
-            self.set_aside.binary_search_by_key(entry, |(at, _)| *at).is_ok()
+            is_set_aside(entry)
                 || self.noted.refused.get(entry).is_some_and(|refused| place(refused.target) <= place_of_piece)
         };
         piece.entries.clone().filter(move |entry| !is_left_out(entry)).map(|entry| entry as usize)
@@ -463,6 +470,17 @@ mod tests {
         later.note(refused(1, 3)).unwrap();
         assert_eq!(later.token("s", &whole), token, "its rows of an earlier table are there already");
         assert_ne!(three().token("s", &Piece { target: SPAN, entries: 0..2 }), token);
+    }
+
+    #[test]
+    fn what_is_sent_again_is_stored_and_not_billed() {
+        let mut intent = three();
+        intent.set_aside = vec![(0, Verdict::Drop), (1, Verdict::Repeated)];
+        let included = |table| {
+            let target = Target { table, version: 1 };
+            intent.included(&Piece { target, entries: 0..3 }).collect::<Vec<_>>()
+        };
+        assert_eq!((included(SPAN.table), included(BILLING_METER.id)), (vec![1, 2], vec![2]));
     }
 
     #[test]

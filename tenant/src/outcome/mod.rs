@@ -42,7 +42,7 @@ words! {
         Spilled = "spilled",
         /// Parked, with its bytes and the reason.
         DeadLettered = "dead_lettered",
-        /// Accepted, and not stored, because it is a client's retry of what its shard has already.
+        /// Accepted, and not billed, because it is a client's retry of what its shard has already.
         Repeated = "repeated",
         /// In ClickHouse.
         Stored = "stored",

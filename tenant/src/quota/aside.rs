@@ -41,7 +41,7 @@ pub struct Aside {
 /// Notes, as they are in Redis.
 pub type Kept = BTreeMap<String, u64>;
 
-/// Notes how many items a batch of a shard does not store because they are a client's retry of requests that the shard has already.
+/// Notes how many items a batch of a shard does not bill because they are a client's retry of requests that the shard has already.
 /// `batch` is a name that no other has. May be called again.
 pub async fn note_repeated(
     redis: &Redis,
