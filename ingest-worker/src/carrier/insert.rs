@@ -1,6 +1,6 @@
 //! Inserting one piece of a batch, until its rows are stored or it is certain that they never will be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use schema::block::{Block, SealedBlock};
@@ -46,6 +46,15 @@ pub(super) enum Inserted {
 struct Months {
     stored: Vec<u32>,
     missing: Vec<u32>,
+    /// Whether there are months of which no envelope can be looked for. Then only the token can tell.
+    is_unknown: bool,
+}
+
+impl Months {
+    /// Whether all rows are certainly there.
+    fn are_stored(&self) -> bool {
+        self.missing.is_empty() && !self.is_unknown
+    }
 }
 
 impl Carrier {
@@ -76,7 +85,7 @@ impl Carrier {
                     Ok(months) => months,
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
                 };
-                if months.missing.is_empty() {
+                if months.are_stored() {
                     return Ok(Inserted::Stored(None));
                 }
                 if stored_months != months.stored {
@@ -137,7 +146,7 @@ impl Carrier {
                     Ok(months) => months,
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
                 };
-                if months.missing.is_empty() {
+                if months.are_stored() {
                     tracing::error!(table = table.name, %error, "the rows are stored, although ClickHouse answers with an error");
                     metrics::stored_despite_error(table.name);
                     return Ok(Inserted::Stored(ready));
@@ -195,7 +204,8 @@ impl Carrier {
         Ok(read.map(|()| block))
     }
 
-    /// Looks whether rows of a piece are stored, by one envelope of each month.
+    /// Looks whether rows of a piece are stored, by one envelope of each month. Envelopes without a content id are no good for that: those
+    /// from before tenancy and those that were replayed or released share the time of their receipt with rows that are there.
     async fn look(
         &self,
         intent: &Intent,
@@ -203,13 +213,17 @@ impl Carrier {
         table: &'static Table,
     ) -> Result<Result<Months, Unreadable>, Gone> {
         let mut probes: BTreeMap<u32, (OrgId, i64)> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         let entries: Vec<usize> = intent.included(piece).collect();
         let is_one_month = is_of_one_month(entries.iter().map(|entry| intent.entries[*entry].ms()));
         for some in entries.chunks(LOOK_ENTRIES) {
             let read = self.each_entry(intent, some, |envelope| {
                 let (org, received_at) = (envelope.header.org_id, envelope.header.received_at);
                 if envelope.sections.iter().any(|section| section.table == table) {
-                    probes.entry(period(received_at)).or_insert((org, received_at));
+                    seen.insert(period(received_at));
+                    if !envelope.header.content_id.is_none() {
+                        probes.entry(period(received_at)).or_insert((org, received_at));
+                    }
                 }
             });
             if let Err(unreadable) = read.await? {
@@ -219,7 +233,8 @@ impl Carrier {
                 break;
             }
         }
-        let (mut months, mut backoff) = (Months::default(), Backoff::new());
+        let is_unknown = seen.iter().any(|month| !probes.contains_key(month));
+        let (mut months, mut backoff) = (Months { is_unknown, ..Months::default() }, Backoff::new());
         for (month, (org, received_at)) in probes {
             loop {
                 match self.records.has_rows(table.name, org, received_at).await {
