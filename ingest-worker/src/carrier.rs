@@ -3,7 +3,7 @@
 //! A step that may or may not have taken effect is done again. An owner that has lost its shard stops at once and leaves the rest to
 //! its successor. Whatever is tried without end is told of ([`crate::waiting`]).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -12,18 +12,15 @@ use schema::envelope::{DecodeError, Envelope, EnvelopeKey};
 use schema::ids::OrgId;
 use schema::model::Meter;
 use tenant::clickhouse::{Inserter, Records};
-use tenant::clock::hour_of;
 use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason, Source};
 use tenant::outcome::{Ledger, Outcome};
-use tenant::quota::{self, Aside, ParkedId};
 use tenant::redis::Redis;
-use tenant::registry::OverQuota;
 use tenant::shard::Waiting;
 use tenant::shard::fence::EntryId;
 use tokio::sync::Semaphore;
 
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Piece, Refused, Verdict};
+use crate::delivery::intent::{Intent, Piece, Refused};
 use crate::delivery::judge::{Blame, Judge, RefusedAlone};
 use crate::delivery::{Delivery, Step};
 use crate::lease::Tenure;
@@ -36,11 +33,9 @@ use crate::stream::{Change, IntentId, Stream, StreamError, Write};
 use crate::waiting::Wait;
 
 mod insert;
+mod set_aside;
 
 use insert::Inserted;
-
-/// Envelopes that are parked by one round trip's reading. Each may be as large as a request.
-const SET_ASIDE_ENTRIES: usize = 16;
 
 /// The shard is not this worker's any more, or is to be begun anew, or the worker stops in the middle of something that keeps failing.
 #[derive(Debug)]
@@ -288,63 +283,6 @@ impl Carrier {
             self.parked.note(Source::Shard(self.stream.shard()), letter);
         }
         metrics::parked(self.stream.shard(), letters.len());
-        Ok(())
-    }
-
-    /// Parks what is to be parked, and notes how much of whom is parked, dropped or repeated. All of it can be done again: by who takes the
-    /// batch over, and also, late, by who has lost it.
-    async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), Gone> {
-        let shard = self.stream.shard();
-        let parked = quota::Parked::new(self.redis.clone());
-        let mut sums = BTreeMap::<Aside, u64>::new();
-        let mut repeated = BTreeMap::<(OrgId, i64), u64>::new();
-        for some in intent.set_aside.chunks(SET_ASIDE_ENTRIES) {
-            let entries: Vec<EntryId> = some.iter().map(|(at, _)| intent.entries[*at as usize]).collect();
-            let found = self.fetch(&entries).await?;
-            for (entry, (_, verdict)) in entries.into_iter().zip(some) {
-                let Some(bytes) = found.get(&entry) else { continue };
-                let Ok(envelope) = Envelope::decode(&self.key, bytes) else {
-                    // The verdict is a later release's, which could read it.
-                    tracing::error!(%entry, "a batch under way sets an envelope aside that this release cannot read");
-                    return self.leave_to_another_release().await;
-                };
-                let (org, hour) = (envelope.header.org_id, hour_of(envelope.header.received_at));
-                let items = envelope.billed(Meter::SpanIngested);
-                let how = match verdict {
-                    Verdict::Park => OverQuota::Park,
-                    Verdict::Drop => OverQuota::Drop,
-                    Verdict::Repeated => {
-                        *repeated.entry((org, hour)).or_default() += items;
-                        continue;
-                    }
-                };
-                *sums.entry(Aside { org, hour, how }).or_default() += items;
-                if how == OverQuota::Park {
-                    let name = ParkedId { shard, entry };
-                    let mut backoff = Backoff::new();
-                    while let Err(error) = parked.park(org, name, bytes).await {
-                        self.failed(&mut backoff, "park an envelope", &error.into()).await?;
-                    }
-                }
-            }
-        }
-        // The owner as well: after a failover an epoch can be given a second time.
-        let batch = format!("{shard}/{}/{}-{}", id.owner, id.epoch, id.number);
-        for (aside, items) in sums {
-            tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
-            let mut backoff = Backoff::new();
-            while let Err(error) = quota::note(&self.redis, shard, &batch, aside, items).await {
-                self.failed(&mut backoff, "note what is set aside", &error.into()).await?;
-            }
-            metrics::set_aside(aside.how.as_str(), items);
-        }
-        for ((org, hour), items) in repeated {
-            let mut backoff = Backoff::new();
-            while let Err(error) = quota::note_repeated(&self.redis, shard, &batch, org, hour, items).await {
-                self.failed(&mut backoff, "note what was sent again", &error.into()).await?;
-            }
-            metrics::set_aside("repeated", items);
-        }
         Ok(())
     }
 
