@@ -140,7 +140,7 @@ mod tests {
     use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, EnvelopeKey, Header, Source, Writer};
     use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use schema::model::{Meter, Origin, Span};
-    use schema::tables::{BillingRows, SpanRows};
+    use schema::tables::{BillingRows, SPAN, SpanRows};
     use uuid::Uuid;
 
     fn key() -> EnvelopeKey {
@@ -224,8 +224,8 @@ mod tests {
         let (intent, blocks) = batch.into_parts(None);
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
         assert_eq!(tables, [("span", 1), ("billing_meter", 1)]);
-        let target = |table| Target { table, version: 1 };
-        assert_eq!((intent.targets, intent.set_aside), (vec![target(2), target(3)], vec![(1, Verdict::Drop)]));
+        let targets = [&SPAN, &BILLING_METER].map(Target::from).to_vec();
+        assert_eq!((intent.targets, intent.set_aside), (targets, vec![(1, Verdict::Drop)]));
         assert_eq!(intent.entries, [EntryId::new(3, 0), EntryId::new(1, 0)], "in the order in which they were added");
     }
 

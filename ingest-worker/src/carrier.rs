@@ -200,6 +200,7 @@ impl Carrier {
                             emptied.extend(block.map(SealedBlock::reuse));
                             delivery.done();
                         }
+                        Inserted::Nothing => delivery.nothing_to_insert(),
                         Inserted::Refused { code } => delivery.refused(code),
                         Inserted::TooLarge => {
                             delivery.too_large();

@@ -148,7 +148,16 @@ pub fn serve(
                         let carrier = Carrier::new(tenure, stream, redis, key, &shared);
                         run(feed, carrier, care, quotas, shared).await;
                     };
-                    tokio::join!(working, OptionFuture::from(legacy));
+                    // The lease is kept for as long as this future runs, so it ends with the work on the shard. What is drained may
+                    // be broken off anywhere: every step of it may be repeated.
+                    let drained = async {
+                        OptionFuture::from(legacy).await;
+                        std::future::pending::<()>().await;
+                    };
+                    tokio::select! {
+                        () = working => {}
+                        () = drained => {}
+                    }
                 }
                 Err(error) => tracing::error!(shard = shard.number(), %error, "cannot work on a shard"),
             }

@@ -30,7 +30,7 @@
 use crate::columns::{MAX_SEGMENTS, SegmentBytes};
 use crate::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use crate::model::{Meter, UnixNanos};
-use crate::tables::{BILLING_METER, Rows, Table};
+use crate::tables::{BILLING_METER, Rows, Table, versions};
 
 mod check;
 mod claims;
@@ -147,14 +147,14 @@ impl Writer {
         if rows.rows() == 0 {
             return;
         }
-        let (table, out) = (rows.table(), &mut self.out);
+        let (table, out) = (versions::newest(rows.table()), &mut self.out);
         out[SECTIONS_AT] += 1;
         out.push(table.id);
         out.extend_from_slice(&table.version.to_le_bytes());
         out.extend_from_slice(&rows.rows().to_le_bytes());
         let length_at = out.len();
         out.extend_from_slice(&[0; 4]);
-        for column in rows.columns() {
+        for column in rows.columns().take(table.columns.len()) {
             debug_assert_eq!(column.rows(), rows.rows(), "ragged columns");
             out.push(column.segments().enumerate().map(|(i, s)| u8::from(s.constant) << i).sum());
             for segment in column.segments() {

@@ -150,7 +150,7 @@ pub struct Tokens {
     pub total: Option<u32>,
     /// Input tokens read from a cache.
     pub cached: Option<u32>,
-    /// Input tokens written to a cache. They have no column; the price of a call depends on them.
+    /// Input tokens written to a cache.
     pub cache_write: Option<u32>,
     /// Output tokens spent on reasoning.
     pub reasoning: Option<u32>,

@@ -17,7 +17,7 @@ pub struct ColumnSpec {
 }
 
 /// A table at one version of its column list.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Table {
     /// Its number in an envelope. Never reused.
     pub id: u8,
@@ -25,20 +25,30 @@ pub struct Table {
     pub version: u16,
     /// Its name in ClickHouse.
     pub name: &'static str,
-    /// The columns an envelope carries, in order. [`STAMPS`] come in addition.
+    /// The columns an envelope carries, in order; a later version adds its own at the end. [`STAMPS`] come in addition.
     pub columns: &'static [ColumnSpec],
 }
 
 impl Table {
-    /// The table of an envelope section, if this build knows it.
+    /// The table of an envelope section, if this release knows it in that version.
     pub fn find(id: u8, version: u16) -> Option<&'static Table> {
-        Self::ALL.into_iter().find(|t| (t.id, t.version) == (id, version))
+        let newest = Self::ALL.into_iter().map(versions::newest);
+        newest.chain(&versions::OLDER).find(|t| (t.id, t.version) == (id, version))
     }
 
     /// Every table that the edge fills.
     pub const ALL: [&'static Table; 7] =
         [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT, &SET_ASIDE, &REPLAY_CAPTURE];
 }
+
+/// Number and version tell a table; comparing the columns as well would cost the worker a microsecond per envelope.
+impl PartialEq for Table {
+    fn eq(&self, other: &Self) -> bool {
+        (self.id, self.version) == (other.id, other.version)
+    }
+}
+
+impl Eq for Table {}
 
 /// The columns that every table has and no encoder can write: the worker fills them from the envelope's header, which
 /// only a resolved tenant can produce. So a bug in a decoder cannot put a row into another org.
@@ -104,7 +114,7 @@ macro_rules! table {
 
 table! {
     /// Rows of `span`.
-    SpanRows, SPAN = 2 v 1 "span" {
+    SpanRows, SPAN = 2 v 2 "span" {
         project_id: Uuid,
         run_id: Uuid,
         span_id: Uuid,
@@ -164,12 +174,14 @@ table! {
         dropped_events: UInt32,
         dropped_links: UInt32,
         schema_version: UInt16,
+        // Since version 2.
+        cache_write_tokens: UInt32,
     }
 }
 
 table! {
     /// Rows of `run`.
-    RunRows, RUN = 1 v 1 "run" {
+    RunRows, RUN = 1 v 2 "run" {
         project_id: Uuid,
         run_id: Uuid,
         op: UInt8,
@@ -208,6 +220,8 @@ table! {
         attribute_types: String,
         events: String,
         schema_version: UInt16,
+        // Since version 2.
+        cache_write_tokens: UInt32,
     }
 }
 
@@ -225,6 +239,7 @@ table! {
 }
 
 mod beside;
+pub(crate) mod versions;
 
 pub use beside::{
     AttachmentRows, EVAL_SCORE, REPLAY_CAPTURE, RUN_ATTACHMENT, ReplayRows, SET_ASIDE, ScoreRows, SetAsideRows,
@@ -242,6 +257,7 @@ macro_rules! push_llm {
         rows.completion_tokens.push_fixed(llm.tokens.completion.unwrap_or(0).to_le_bytes());
         rows.total_tokens.push_fixed(llm.tokens.total.unwrap_or(0).to_le_bytes());
         rows.cached_tokens.push_fixed(llm.tokens.cached.unwrap_or(0).to_le_bytes());
+        rows.cache_write_tokens.push_fixed(llm.tokens.cache_write.unwrap_or(0).to_le_bytes());
         rows.reasoning_tokens.push_fixed(llm.tokens.reasoning.unwrap_or(0).to_le_bytes());
         rows.cost_usd.push_nullable(llm.cost_usd_e8.map(i64::to_le_bytes));
         rows.temperature.push_nullable(llm.temperature.map(f64::to_le_bytes));
@@ -285,7 +301,7 @@ impl SpanRows {
         self.dropped_attributes.push_fixed(span.dropped_attributes.to_le_bytes());
         self.dropped_events.push_fixed(span.dropped_events.to_le_bytes());
         self.dropped_links.push_fixed(span.dropped_links.to_le_bytes());
-        self.schema_version.push_fixed(SPAN.version.to_le_bytes());
+        self.schema_version.push_fixed(versions::newest(&SPAN).version.to_le_bytes());
     }
 
     fn push_origin(&mut self, origin: &Origin<'_>, same_origin: bool) {
@@ -364,7 +380,7 @@ impl RunRows {
         self.attributes.push_map(&run.attributes);
         self.attribute_types.push_str(&owned_tags(&run.attributes));
         self.events.push_str(&run.events);
-        self.schema_version.push_fixed(RUN.version.to_le_bytes());
+        self.schema_version.push_fixed(versions::newest(&RUN).version.to_le_bytes());
     }
 }
 

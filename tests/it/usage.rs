@@ -8,14 +8,17 @@ use uuid::Uuid;
 
 const TIME: &str = "2026-11-21T06:00:00Z";
 
-/// A call, and what is stored of it: input, output, cache reads, cost, and whether that is ours.
+/// What is stored of a call: input, output, cache reads and writes, cost, and whether that is ours.
+type Stored = (u64, u64, u64, u64, Option<&'static str>, bool);
+
+/// A call, and what is stored of it.
 struct Call {
     name: &'static str,
     said: Value,
-    stored: (u64, u64, u64, Option<&'static str>, bool),
+    stored: Stored,
 }
 
-const fn call(name: &'static str, said: Value, stored: (u64, u64, u64, Option<&'static str>, bool)) -> Call {
+const fn call(name: &'static str, said: Value, stored: Stored) -> Call {
     Call { name, said, stored }
 }
 
@@ -29,13 +32,13 @@ async fn post(world: &World, org: &Org, path: &str, body: &Value) -> anyhow::Res
 async fn check(world: &World, table: &str, calls: &[Call]) -> anyhow::Result<()> {
     world.until_number(&format!("SELECT count() FROM {table} FINAL"), calls.len() as u64).await?;
     let query = format!(
-        "SELECT prompt_tokens, completion_tokens, cached_tokens, toString(cost_usd) AS cost,
+        "SELECT prompt_tokens, completion_tokens, cached_tokens, cache_write_tokens, toString(cost_usd) AS cost,
         attributes['tracebility.cost_source'] != '' AS ours FROM {table} FINAL WHERE name = "
     );
-    for Call { name, stored: (prompt, completion, cached, cost, ours), .. } in calls {
+    for Call { name, stored: (prompt, completion, cached, written, cost, ours), .. } in calls {
         let rows = world.clickhouse.rows(&format!("{query}'{name}'")).await?;
         let wanted = json!({"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": cached,
-            "cost": cost, "ours": u8::from(*ours)});
+            "cache_write_tokens": written, "cost": cost, "ours": u8::from(*ours)});
         assert_eq!(rows, [wanted], "{name}");
     }
     Ok(())
@@ -56,7 +59,7 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
     let world = World::start().await?;
     let org = world.org("usage-otlp").await?;
     // 500 at 3, 1 000 at 0.3, 200 at 3.75 and 90 at 15 dollars per million.
-    let whole = (1_700, 90, 1_000, Some("0.0039"), true);
+    let whole = (1_700, 90, 1_000, 200, Some("0.0039"), true);
     let calls = [
         call(
             "write by its newest name",
@@ -92,43 +95,43 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
         call(
             "cost as sent",
             json!({"gen_ai.usage.input_tokens": 10, "gen_ai.usage.output_tokens": 5, "gen_ai.usage.cost": 0.0123}),
-            (10, 5, 0, Some("0.0123"), false),
+            (10, 5, 0, 0, Some("0.0123"), false),
         ),
         call(
             "cost of litellm",
             json!({"gen_ai.usage.input_tokens": 1, "gen_ai.cost.total_cost": "0.5"}),
-            (1, 0, 0, Some("0.5"), false),
+            (1, 0, 0, 0, Some("0.5"), false),
         ),
         call(
             "cost in parts",
             json!({"langfuse.observation.cost_details": {"input": 0.25, "output": 0.5, "output_audio": 0.125}}),
-            (0, 0, 0, Some("0.875"), false),
+            (0, 0, 0, 0, Some("0.875"), false),
         ),
         call(
             "too large",
             json!({"gen_ai.usage.input_tokens": 1, "gen_ai.usage.output_tokens": 4_294_967_296_u64}),
-            (1, 0, 0, None, false),
+            (1, 0, 0, 0, None, false),
         ),
         call(
             "negative",
             json!({"llm.token_count.prompt": -5, "llm.token_count.completion": 9}),
-            (0, 9, 0, None, false),
+            (0, 9, 0, 0, None, false),
         ),
         call(
             "cache that cannot be read",
             json!({"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 9,
                 "gen_ai.usage.cache_read.input_tokens": "some"}),
-            (9, 9, 0, None, false),
+            (9, 9, 0, 0, None, false),
         ),
         call(
             "total that contradicts",
             json!({"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 9, "gen_ai.usage.total_tokens": 20}),
-            (9, 9, 0, None, false),
+            (9, 9, 0, 0, None, false),
         ),
         call(
             "cost that cannot be read",
             json!({"gen_ai.usage.input_tokens": 9, "gen_ai.usage.output_tokens": 9, "gen_ai.usage.cost": "free"}),
-            (9, 9, 0, None, false),
+            (9, 9, 0, 0, None, false),
         ),
     ];
     let spans = calls.iter().zip(1..).map(|(Call { name, said, .. }, id)| {
@@ -156,7 +159,7 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
 async fn langsmith_runs_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("usage-langsmith").await?;
-    let whole = (1_700, 90, 1_000, Some("0.0039"), true);
+    let whole = (1_700, 90, 1_000, 200, Some("0.0039"), true);
     let calls = [
         call(
             "texts",
@@ -180,27 +183,27 @@ async fn langsmith_runs_are_priced_by_what_they_say_in_any_words() -> anyhow::Re
             "gemini",
             json!({"usageMetadata": {"promptTokenCount": 1_500, "candidatesTokenCount": 50,
             "thoughtsTokenCount": 40, "cachedContentTokenCount": 1_000, "totalTokenCount": 1_590}}),
-            (1_500, 90, 1_000, Some("0.00315"), true),
+            (1_500, 90, 1_000, 0, Some("0.00315"), true),
         ),
         call(
             "javascript",
             json!({"llmOutput": {"tokenUsage": {"promptTokens": 500, "completionTokens": 90, "totalTokens": 590}}}),
-            (500, 90, 0, Some("0.00285"), true),
+            (500, 90, 0, 0, Some("0.00285"), true),
         ),
         call(
             "cost in parts",
             json!({"usage_metadata": {"input_tokens": 1, "output_tokens": 2, "input_cost": "0.25", "output_cost": 0.5}}),
-            (1, 2, 0, Some("0.75"), false),
+            (1, 2, 0, 0, Some("0.75"), false),
         ),
         call(
             "not understood",
             json!({"usage_metadata": {"input_tokens": 1, "output_tokens": 2.5}}),
-            (1, 0, 0, None, false),
+            (1, 0, 0, 0, None, false),
         ),
         call(
             "contradicting",
             json!({"usage": {"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 6}}}),
-            (5, 2, 6, None, false),
+            (5, 2, 6, 0, None, false),
         ),
     ];
     let extra = json!({"metadata": {"ls_provider": "anthropic", "ls_model_name": "claude-sonnet-4-5"}});
@@ -220,20 +223,20 @@ async fn native_counts_may_be_texts_and_contradicting_ones_are_not_priced() -> a
         call(
             "texts",
             json!({"prompt_tokens": "1000", "completion_tokens": "100"}),
-            (1_000, 100, 0, Some("0.00021"), true),
+            (1_000, 100, 0, 0, Some("0.00021"), true),
         ),
         call(
             "nothing out",
             json!({"prompt_tokens": 1_000, "completion_tokens": 0}),
-            (1_000, 0, 0, Some("0.00015"), true),
+            (1_000, 0, 0, 0, Some("0.00015"), true),
         ),
-        call("output unknown", json!({"prompt_tokens": 1_000}), (1_000, 0, 0, None, false)),
+        call("output unknown", json!({"prompt_tokens": 1_000}), (1_000, 0, 0, 0, None, false)),
         call(
             "contradicting",
             json!({"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 4}),
-            (1, 2, 0, None, false),
+            (1, 2, 0, 0, None, false),
         ),
-        call("cost", json!({"cost_usd": "0.5"}), (0, 0, 0, Some("0.5"), false)),
+        call("cost", json!({"cost_usd": "0.5"}), (0, 0, 0, 0, Some("0.5"), false)),
     ];
     let spans = calls.iter().zip(1..).map(|(Call { name, said, .. }, id)| {
         let mut span = json!({"run_id": Uuid::from_u128(1), "span_id": Uuid::from_u128(id), "name": name, "kind": "llm",

@@ -10,7 +10,7 @@ use load::corpus::Corpus;
 use stack::{Layout, UpOptions, Urls};
 use tenant::dlq::{DESCRIPTION_FIELD, Description, Reason};
 use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::shard::ShardRouter;
+use tenant::shard::{Shard, ShardRouter};
 use tests::{Org, World, now};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -95,6 +95,34 @@ async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Resu
     let description: Description = serde_json::from_str(&entry.get::<String>(DESCRIPTION_FIELD).unwrap())?;
     assert_eq!((description.entry, description.org, description.reason), (id, None, Reason::Unreadable));
     assert!(description.detail.contains("not an envelope"), "{}", description.detail);
+
+    // More fields than a Lua script can pass on as arguments.
+    let mut add = redis::cmd("XADD");
+    add.arg(&stream).arg("*");
+    (0..10_000).for_each(|field| _ = add.arg(field).arg("x"));
+    add.exec_async(&mut redis).await?;
+    world.until_drained().await?;
+    assert_eq!(redis::cmd("XLEN").arg(&dlq).query_async::<u64>(&mut redis).await?, 2);
+    Ok(())
+}
+
+/// As after a power cut or a failover that took a commit back. The first shard has more work than the others: its owner also drains
+/// what was queued before tenancy.
+#[tokio::test(flavor = "multi_thread")]
+async fn entries_behind_what_was_read_are_delivered() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let mut redis = world.redis().await?;
+    for shard in Shard::all().take(2) {
+        let stream = RedisKey::shard_stream(shard);
+        let add = |id: &str| redis::cmd("XADD").arg(&stream).arg(id).arg("e").arg("not an envelope").to_owned();
+        add("*").exec_async(&mut redis).await?;
+        world.until_drained().await?;
+        redis::cmd("DEL").arg(&stream).exec_async(&mut redis).await?;
+        add("1-1").exec_async(&mut redis).await?;
+        world.until_drained().await?;
+        let letters = redis::cmd("XLEN").arg(RedisKey::shard_dlq(shard)).query_async::<u64>(&mut redis).await?;
+        assert_eq!(letters, 2, "shard {}", shard.number());
+    }
     Ok(())
 }
 

@@ -30,8 +30,10 @@ const NO_MEMORY: u32 = 241;
 
 /// What came of an insert.
 pub(super) enum Inserted {
-    /// The rows are there. The block's memory, if it had any rows.
+    /// ClickHouse has just stored the rows. The block's memory, if it is at hand.
     Stored(Option<SealedBlock>),
+    /// Nothing had to be inserted: the entries have no rows of this table, or these were stored before.
+    Nothing,
     /// They are not, and never will be.
     Refused { code: u32 },
     /// They are not, and ClickHouse has not the memory for so many at once.
@@ -86,7 +88,14 @@ impl Carrier {
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
                 };
                 if months.are_stored() {
-                    return Ok(Inserted::Stored(None));
+                    if tries > 0 {
+                        tracing::error!(
+                            table = table.name,
+                            "the rows are stored, although ClickHouse answered with an error"
+                        );
+                        metrics::stored_despite_error(table.name);
+                    }
+                    return Ok(Inserted::Nothing);
                 }
                 if stored_months != months.stored {
                     (ready, stored_months) = (None, months.stored);
@@ -101,7 +110,7 @@ impl Carrier {
                 },
             };
             if block.rows() == 0 {
-                return Ok(Inserted::Stored(None));
+                return Ok(Inserted::Nothing);
             }
             let begun = Instant::now();
             let permit = self.inserts.acquire().await.map_err(|_| Gone)?;

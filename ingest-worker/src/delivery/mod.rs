@@ -153,6 +153,14 @@ impl Delivery {
         }
     }
 
+    /// There is nothing to insert: the piece has no rows of this table, or they were stored before. Unlike [`Delivery::done`] this says
+    /// nothing about whether the table accepts rows now.
+    pub fn nothing_to_insert(&mut self) {
+        let At::Insert { target, start } = self.at else { return };
+        self.stored.insert(start);
+        self.at = self.insert_or_later(target);
+    }
+
     /// ClickHouse has stored nothing of the insert, and has not the memory to: each half is inserted by itself. False when the insert
     /// is of one entry; then there is nothing to cut.
     pub fn too_large(&mut self) -> bool {
@@ -425,6 +433,34 @@ mod tests {
         let outcome = run(delivery, |_, _, _| false, 0);
         assert_eq!(outcome.last.refused().count(), 0);
         assert_eq!((outcome.stored.len(), outcome.stored.values().all(|times| *times == 1)), (2 * 8_192, true));
+    }
+
+    #[test]
+    fn entries_without_rows_of_a_broken_table_do_not_make_it_look_sound() {
+        let mut delivery = Delivery::found(intent(1_024, &[2]));
+        let mut inserts = 0;
+        for _ in 0..5 {
+            let suspects = loop {
+                match delivery.step() {
+                    Some(Step::Judge(_, suspects)) => break suspects,
+                    Some(Step::Insert(intent, piece)) => {
+                        // Every second entry has rows of other tables only.
+                        if intent.included(&piece).any(|entry| entry % 2 == 0) {
+                            inserts += 1;
+                            delivery.refused(1);
+                        } else {
+                            delivery.nothing_to_insert();
+                        }
+                    }
+                    _ => delivery.done(),
+                }
+            };
+            assert_eq!(suspects.len(), PROBES);
+            delivery.try_again();
+        }
+        let Some(Step::Insert(intent, _)) = delivery.step() else { panic!("{delivery:?}") };
+        assert_eq!(intent.refused().count(), 0, "no entry is to blame");
+        assert!(inserts < 8 * PROBES, "{inserts} inserts");
     }
 
     #[test]

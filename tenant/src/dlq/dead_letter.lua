@@ -3,13 +3,16 @@
 -- `entries` is {id, description, id, description, …}. Returns false when there is no room; an entry that is not in the stream any
 -- more is passed over. What is added is no more than what goes, but for the description, so a full Redis may do it.
 -- Entries are read twice, one at a time: all of a batch's at once would be in memory beyond `maxmemory`.
+-- Of an entry that somebody else has written, with more fields than Lua can pass on, the first FIELDS_MAX are kept.
+local FIELDS_MAX = 1000
+
 local function dead_letter(stream, letters, size, cap, entries)
     local found, bytes = {}, 0
     for i = 1, #entries, 2 do
         local entry = redis.call('XRANGE', stream, entries[i], entries[i])[1]
         if entry then
             found[#found + 1] = i
-            for j = 2, #entry[2], 2 do
+            for j = 2, math.min(#entry[2], 2 * FIELDS_MAX), 2 do
                 bytes = bytes + #entry[2][j]
             end
             bytes = bytes + #entries[i + 1]
@@ -21,7 +24,7 @@ local function dead_letter(stream, letters, size, cap, entries)
     end
     for _, i in ipairs(found) do
         local entry = redis.call('XRANGE', stream, entries[i], entries[i])[1]
-        redis.call('XADD', letters, '*', 'm', entries[i + 1], unpack(entry[2]))
+        redis.call('XADD', letters, '*', 'm', entries[i + 1], unpack(entry[2], 1, math.min(#entry[2], 2 * FIELDS_MAX)))
         redis.call('XDEL', stream, entries[i])
     end
     if bytes > 0 then

@@ -4,7 +4,8 @@
 // with the file's size at that moment: nothing here ever really loses power. After the server was killed, power_cut.rs reads the
 // journal and takes out of the files whatever would not have survived; the rules are there.
 //
-// POWER_DIR is the directory that is watched, POWER_JOURNAL the journal, one line per event and one write() per line:
+// POWER_DIR is the directory that is watched, POWER_SYNC_MS how many milliseconds a sync takes, POWER_JOURNAL the journal, one line
+// per event and one write() per line:
 //     N path          something new has this name
 //     R path TAB path renamed
 //     X path TAB path exchanged
@@ -209,6 +210,9 @@ static int synced(int fd) {
     char path[PATH_MAX];
     struct stat stat;
     if (!path_of(fd, path) || fstat(fd, &stat) != 0) return -1;
+    // A sync takes its time on a disk, and is worth nothing until it is over.
+    const char *ms = getenv("POWER_SYNC_MS");
+    usleep(ms ? 1000 * atoi(ms) : 0);
     sized('S', stat.st_size, path);
     return 0;
 }

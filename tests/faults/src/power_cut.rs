@@ -15,6 +15,8 @@ use tempfile::TempDir;
 
 use self::tree::Tree;
 
+/// How long a sync takes, in milliseconds. A busy server is killed in the middle of one, so that there is something to lose.
+const SYNC_MS: u32 = 20;
 const LAYER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/power/layer.c");
 
 /// What watches one server's directory.
@@ -59,6 +61,7 @@ impl PowerCut {
             ("LD_PRELOAD".to_owned(), text(&self.dir.path().join("layer.so"))),
             ("POWER_DIR".to_owned(), text(&self.watched)),
             ("POWER_JOURNAL".to_owned(), text(&self.journal())),
+            ("POWER_SYNC_MS".to_owned(), SYNC_MS.to_string()),
         ]
     }
 

@@ -21,6 +21,7 @@ mod power;
 mod redis;
 mod refusals;
 mod sizes;
+mod versions;
 
 /// After how many milliseconds a silent primary counts as dead: the failover is over before a lease is.
 const FAST_MS: u32 = 1_500;
@@ -91,6 +92,7 @@ scenarios! {
     "cut-off-from-redis", 2, owners::cut_off, "a worker that cannot reach Redis any more, but ClickHouse, and comes back";
     "rolling-restarts", 3, fleet::rolling, "workers stopped, killed and started again, one after the other";
     "started-twice", 1, fleet::started_twice, "the same worker started a second time, under the same name";
+    "two-versions", 2, versions::side_by_side, "a column is added: both releases of worker and API side by side, killed between tables, and back";
     "clickhouse-killed", 2, clickhouse::killed, "kill -9 of ClickHouse, and its start on the data it left";
     "clickhouse-refusing", 2, clickhouse::refusing, "nobody listens at ClickHouse's address";
     "clickhouse-read-only", 2, clickhouse::read_only, "its tables, and then its user, may only be read";

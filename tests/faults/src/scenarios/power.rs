@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use stack::{Extra, Name};
 
 use crate::power_cut::PowerCut;
@@ -56,12 +57,14 @@ async fn cut(scene: &mut Scene<'_>, name: Name, redis_conf: &str, written: fn(&P
     let extra = Extra { environment: power.environment(), redis_conf: redis_conf.to_owned() };
     servers.kill(name).await?;
     servers.start_with(name, extra.clone()).await?;
+    let mut total = 0;
     for _ in 0..scene.size.of(CUTS) {
         scene.recovers(Moment::now()).await?;
         power.settle()?;
         scene.more(BEFORE).await?;
         servers.kill(name).await?;
         let dropped = power.cut(written)?;
+        total += dropped.removed + dropped.renamed + dropped.shortened;
         scene.notes.push(format!(
             "{name}: {} files and directories gone, {} renamed back, {} shorter",
             dropped.removed, dropped.renamed, dropped.shortened
@@ -69,6 +72,7 @@ async fn cut(scene: &mut Scene<'_>, name: Name, redis_conf: &str, written: fn(&P
         tokio::time::sleep(AWAY).await;
         servers.start_with(name, extra.clone()).await?;
     }
+    ensure!(total > 0, "no cut took anything: nothing was tried");
     scene.recovers(Moment::now()).await?;
     scene.more(20).await?;
     servers.kill(name).await?;
