@@ -3,33 +3,32 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use admission::{Admission, Cost, Standing};
+use auth::context::scope;
+use auth::{Resolver, TenantContext};
 use http::HeaderMap;
 use hyper::body::Incoming;
-use schema::envelope::{ContentId, EnvelopeKey, Header, Source, Writer};
-use schema::ids::EnvelopeId;
-use schema::model::UnixNanos;
-use schema::translate::batch::{Batch, Counts};
-use schema::translate::native::{self, Aside};
-use tenant::admission::{Admission, Cost, Standing};
-use tenant::context::scope;
-use tenant::outcome::{Items, Ledger, Outcome};
-use tenant::redis::Redis;
-use tenant::redis::ack::AckClass;
-use tenant::redis::confirm::Confirmer;
-use tenant::shard::fence;
-use tenant::{Resolver, TenantContext};
+use model::ids::EnvelopeId;
+use model::trace::UnixNanos;
+use outcomes::{Items, Ledger, Outcome};
+use queue::fence;
+use stores::redis::Redis;
+use stores::redis::ack::AckClass;
+use stores::redis::confirm::Confirmer;
+use translate::batch::{Batch, Counts};
+use translate::native::{self, Aside};
 use uuid::Uuid;
+use wire::envelope::{ContentId, EnvelopeKey, Header, Source, Writer};
 
-use crate::auth;
 use crate::body::{self, Budget, ReadBody};
+use crate::credentials;
 use crate::error::ApiError;
 use crate::health::Health;
 use crate::langsmith;
 use crate::metrics;
-use crate::otlp;
-use crate::otlp::reply::Encoding;
-use crate::otlp::untraced::Signal;
 use crate::publish::Publisher;
+use otlp::encoding::Encoding;
+use otlp::untraced::Signal;
 
 /// Bodies above this many bytes are translated with the other tasks of the thread moved elsewhere.
 const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -82,7 +81,7 @@ impl App {
             error
         };
         self.key().map_err(|error| refused(None, error))?;
-        let presented = auth::presented_key(headers).map_err(|error| refused(None, error))?;
+        let presented = credentials::presented_key(headers).map_err(|error| refused(None, error))?;
         let tenant = self.resolver.resolve(&presented).await.map_err(|error| refused(None, error.into()))?;
         let org = Some(tenant.org_id());
         tenant.require(scope::INGEST_WRITE).map_err(|error| refused(org, error.into()))?;
@@ -252,8 +251,8 @@ impl App {
     }
 }
 
-/// The items of a request that was understood. What was set aside is told to the client when the rest is taken; if the request is
-/// refused, all of it comes again.
+/// The items of a request that was understood. What was set aside is told to the client when the rest is taken; if the
+/// request is refused, all of it comes again.
 struct Fate {
     accepted: Items,
     set_aside: Items,
@@ -272,8 +271,8 @@ impl Fate {
     }
 }
 
-/// What a request says: the same when a client sends it again with the same key, however it is compressed, because translating
-/// invents nothing (`tests/fuzz` translates every body twice).
+/// What a request says: the same when a client sends it again with the same key, however it is compressed, because
+/// translating invents nothing (`tests/fuzz` translates every body twice).
 fn content_id(tenant: &TenantContext, source: Source, beside: &[u8], body: &[u8]) -> ContentId {
     let (org, key) = (tenant.org_id().0, tenant.api_key_id().0);
     ContentId::of(&[org.as_bytes(), key.as_bytes(), source.as_str().as_bytes(), beside], body)
@@ -282,8 +281,8 @@ fn content_id(tenant: &TenantContext, source: Source, beside: &[u8], body: &[u8]
 /// What became of a body's items, and the envelope to be finished, if anything is to be stored.
 type Translated = Result<(Counts, Option<Writer>), ApiError>;
 
-/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end. OTLP spans that
-/// name no project of LangSmith's are of `project`, which may be empty.
+/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end. OTLP spans
+/// that name no project of LangSmith's are of `project`, which may be empty.
 pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
     Batch::with(|batch| {
         match header.source {
@@ -293,12 +292,12 @@ pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
             }
             Source::OtlpJson => {
                 // Nothing reaches the batch before the whole body has been read, so that it can be read again.
-                langsmith::lenient::Document::of_otlp(body)
+                translate::lenient::Document::of_otlp(body)
                     .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
                     .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
             }
             // Nor here: what can be wrong with the body as a whole is looked at first.
-            Source::Native => langsmith::lenient::Document::new(body)
+            Source::Native => translate::lenient::Document::new(body)
                 .read(|json| native::decode(json.as_bytes(), header.project_id, header.received_at, Aside::Told, batch))
                 .map_err(|e| ApiError::Malformed(e.to_string()))?,
             // Its bodies say only together with their path what they are.
@@ -326,13 +325,13 @@ fn now() -> UnixNanos {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use model::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
     use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
     use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
     use prost::Message;
-    use schema::envelope::{EXPANDED_BYTES_MAX, SECTION_ROWS_MAX};
-    use schema::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+    use wire::envelope::{EXPANDED_BYTES_MAX, SECTION_ROWS_MAX};
 
     fn translated(resource_bytes: usize, resources: usize, spans: usize) -> Result<u32, ApiError> {
         let text = any_value::Value::StringValue("x".repeat(resource_bytes));

@@ -18,8 +18,8 @@ use crate::error::ApiError;
 
 /// How long a body may take to arrive.
 pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-/// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 §3.1.1.1.2 asks every decoder to support. A frame with a
-/// larger one is refused, because its window is memory that the budget does not see.
+/// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 §3.1.1.1.2 asks every decoder to support. A frame
+/// with a larger one is refused, because its window is memory that the budget does not see.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 /// How every gzip member begins (RFC 1952 §2.3.1).
 const GZIP_START: &[u8] = b"\x1f\x8b\x08";
@@ -164,8 +164,8 @@ pub async fn collect(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) 
     Ok(ReadBody { bytes, _paid: paid })
 }
 
-/// Reads what is left of a refused request's body, and forgets it. A connection that is closed before the client has sent all
-/// is reset, and takes the answer with it: instead of learning why, the client would send everything again.
+/// Reads what is left of a refused request's body, and forgets it. A connection that is closed before the client has
+/// sent all is reset, and takes the answer with it: instead of learning why, the client would send everything again.
 pub async fn discard(headers: &HeaderMap, body: &mut Incoming) {
     // Who expects to be asked has not sent anything yet, and will not.
     if headers.contains_key(EXPECT) {
@@ -249,8 +249,8 @@ impl Room<'_> {
         }
     }
 
-    /// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped. There is no cap on the
-    /// ratio: 27 MB of zeros, as an attachment may be, are 840 bytes of zstd, which is all that the format can do.
+    /// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped. There is no cap on
+    /// the ratio: 27 MB of zeros, as an attachment may be, are 840 bytes of zstd, which is all that the format can do.
     fn stream(&mut self, mut decoder: impl Read, name: &'static str) -> Result<ReadBody, ApiError> {
         let mut paid = self.budget.take(0)?;
         let mut bytes = Vec::new();
@@ -287,7 +287,8 @@ impl Room<'_> {
         let Some(trailer) = raw.last_chunk::<8>() else { return Ok(None) };
         let [c0, c1, c2, c3, s0, s1, s2, s3] = *trailer;
         let claimed = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
-        // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a buffer.
+        // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a
+        // buffer.
         if claimed > *self.left || claimed / 1032 > raw.len() {
             return Ok(None);
         }

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tenant::api_key::PresentedKey;
-use tenant::clickhouse::ClickHouseUrl;
-use tenant::mode::DeploymentMode;
-use tenant::redis::ack::AckPolicy;
-use tenant::secret::{Secret, SecretUrl};
-use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use auth::api_key::PresentedKey;
+use service::mode::DeploymentMode;
+use service::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use stores::clickhouse::ClickHouseUrl;
+use stores::redis::ack::AckPolicy;
+use stores::secret::{Secret, SecretUrl};
 
 use crate::cors::Origins;
 

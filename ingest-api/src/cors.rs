@@ -1,7 +1,8 @@
-//! Cross-origin requests: pages of origins that the operator lists may send here (Fetch Standard, "HTTP-CORS protocol").
+//! Cross-origin requests: pages of origins that the operator lists may send here (Fetch Standard, "HTTP-CORS
+//! protocol").
 //!
-//! A key travels in a header, never in a cookie, so credentials are not allowed. With no origin listed, which is the default,
-//! there are no CORS headers at all, and browsers keep pages from sending.
+//! A key travels in a header, never in a cookie, so credentials are not allowed. With no origin listed, which is the
+//! default, there are no CORS headers at all, and browsers keep pages from sending.
 
 use std::sync::Arc;
 
@@ -38,7 +39,8 @@ impl Default for Allowed {
 }
 
 impl Origins {
-    /// Reads a list with commas: origins such as `https://app.example.com` or `http://localhost:3000`, or `*` alone for any.
+    /// Reads a list with commas: origins such as `https://app.example.com` or `http://localhost:3000`, or `*` alone for
+    /// any.
     pub fn parse(text: &str) -> Result<Self, String> {
         let listed: Vec<_> = text.split(',').map(str::trim).filter(|origin| !origin.is_empty()).collect();
         if listed == ["*"] {
@@ -74,8 +76,8 @@ impl Origins {
         self.allowed(headers).is_some()
     }
 
-    /// Adds what a preflight of a path that takes `method` is answered with. Any header may be sent: SDKs have theirs, and
-    /// none means anything unless it is read here.
+    /// Adds what a preflight of a path that takes `method` is answered with. Any header may be sent: SDKs have theirs,
+    /// and none means anything unless it is read here.
     pub(crate) fn answer_preflight(&self, asked: &HeaderMap, method: &'static str, answer: &mut HeaderMap) {
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(method));
         if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {

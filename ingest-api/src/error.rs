@@ -5,14 +5,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use admission::Refused;
+use auth::ResolveError;
 use http::StatusCode;
-use schema::translate::batch::TooLarge;
-use tenant::ResolveError;
-use tenant::admission::Refused;
-use tenant::ledger::LedgerError;
-use tenant::outcome::Outcome;
-use tenant::redis::ConnectError;
-use tenant::redis::ack::AckClass;
+use ledger::LedgerError;
+use outcomes::Outcome;
+use stores::redis::ConnectError;
+use stores::redis::ack::AckClass;
+use translate::batch::TooLarge;
 
 /// Why a request was refused.
 #[derive(Debug, thiserror::Error)]

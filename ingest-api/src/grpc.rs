@@ -2,8 +2,8 @@
 //! `grpc.health.v1.Health/Check` says what `/readyz` says.
 //!
 //! A gRPC framework would decode the message into owned structs before we see it; here the frame's bytes go to the same
-//! walker as a body of OTLP/HTTP. Source: gRPC over HTTP/2, <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>;
-//! health: `doc/health-checking.md` there.
+//! walker as a body of OTLP/HTTP. Source: gRPC over HTTP/2,
+//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>; health: `doc/health-checking.md` there.
 
 use std::convert::Infallible;
 use std::time::Instant;
@@ -17,20 +17,21 @@ use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use prost::Message;
-use schema::envelope::Source;
+use service::http_path;
 use std::future::{Ready, ready};
-use tenant::http_path;
 use uuid::Uuid;
+use wire::envelope::Source;
 
-use tenant::redis::ack::AckClass;
+use stores::redis::ack::AckClass;
 
+use crate::answer::{self, Dialect};
 use crate::app::App;
 use crate::body::{self, Compression, ReadBody};
 use crate::error::ApiError;
 use crate::metrics;
-use crate::otlp::reply::{self, Encoding};
-use crate::otlp::untraced::Signal;
-use crate::routes::{self, Dialect};
+use otlp::encoding::Encoding;
+use otlp::reply;
+use otlp::untraced::Signal;
 
 const TRACES: &str = "opentelemetry.proto.collector.trace.v1.TraceService";
 const LOGS: &str = "opentelemetry.proto.collector.logs.v1.LogsService";
@@ -117,7 +118,7 @@ async fn not_grpc(request_id: Uuid, request: Request<Incoming>, begun: Instant) 
     let is_protobuf = content_type.to_ascii_lowercase().starts_with(Encoding::Protobuf.content_type());
     let encoding = if is_protobuf { Encoding::Protobuf } else { Encoding::Json };
     let error = ApiError::NotGrpc { found };
-    let answer = routes::refuse(Dialect::Otlp(encoding), request_id, &error);
+    let answer = answer::refuse(Dialect::Otlp(encoding), request_id, &error);
     body::discard(&head.headers, &mut body).await;
     metrics::answered("grpc", error.status().as_u16(), begun.elapsed());
     answer.map(|body| body.with_trailers(ready(None)))
@@ -197,16 +198,16 @@ fn success(Reply { message, ack }: &Reply) -> Answer {
     trailers.insert(STATUS, HeaderValue::from_static("0"));
     let mut answer = response(framed.freeze(), trailers);
     if let Some(class) = ack {
-        answer.headers_mut().insert(routes::ACK_HEADER, HeaderValue::from_static(class.as_str()));
+        answer.headers_mut().insert(answer::ACK_HEADER, HeaderValue::from_static(class.as_str()));
     }
     answer
 }
 
 fn failure(request_id: Uuid, error: &ApiError) -> Answer {
-    routes::log(request_id, error, error.status());
+    answer::log(request_id, error, error.status());
     metrics::refused(error.code());
     let mut trailers = HeaderMap::new();
-    let (code, message) = (code(error), routes::message(error));
+    let (code, message) = (code(error), answer::message(error));
     trailers.insert(STATUS, HeaderValue::from(code));
     let mut insert = |name, value: String| {
         if let Ok(value) = HeaderValue::from_str(&value) {
@@ -214,7 +215,7 @@ fn failure(request_id: Uuid, error: &ApiError) -> Answer {
         }
     };
     insert(MESSAGE, percent_encode(&message));
-    if let Some(seconds) = routes::retry_after(Dialect::Otlp(Encoding::Protobuf), error) {
+    if let Some(seconds) = answer::retry_after(Dialect::Otlp(Encoding::Protobuf), error) {
         let (info, status) = reply::retry_info(code, &message, seconds);
         insert(RETRY_INFO, STANDARD_NO_PAD.encode(info));
         insert(STATUS_DETAILS, STANDARD_NO_PAD.encode(status));
@@ -232,8 +233,8 @@ fn code(error: &ApiError) -> i32 {
     }
 }
 
-/// Always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which an HTTP body cannot
-/// say for itself: clients get an empty last frame instead and take that for a broken stream.)
+/// Always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which an HTTP body
+/// cannot say for itself: clients get an empty last frame instead and take that for a broken stream.)
 fn response(body: Bytes, trailers: HeaderMap) -> Answer {
     let mut answer = Response::new(Full::new(body).with_trailers(ready(Some(Ok(trailers)))));
     let headers = answer.headers_mut();

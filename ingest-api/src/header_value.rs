@@ -1,4 +1,5 @@
-//! Header values of the form `value; name=value; name="quoted"`, as in Content-Type and Content-Disposition (RFC 9110 §5.6.6).
+//! Header values of the form `value; name=value; name="quoted"`, as in Content-Type and Content-Disposition (RFC 9110
+//! §5.6.6).
 
 use std::borrow::Cow;
 

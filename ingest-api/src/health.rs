@@ -4,16 +4,17 @@ use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
-use crate::routes::{Answer, answer};
-use tenant::envelope_key::EnvelopeKeys;
-use tenant::redis::readiness::{Fit, Readiness};
+use crate::answer::{Answer, answer};
+use auth::envelope_key::EnvelopeKeys;
+use stores::redis::readiness::{Fit, Readiness};
 
 /// A question about this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// Does it run?
     Alive,
-    /// Can it take requests? No while Redis is away or would not keep what is acknowledged, and not before Postgres has answered once.
+    /// Can it take requests? No while Redis is away or would not keep what is acknowledged, and not before Postgres has
+    /// answered once.
     Ready,
     /// What has it counted?
     Metrics,

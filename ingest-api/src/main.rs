@@ -2,7 +2,11 @@
 
 use std::process::ExitCode;
 
+use admission::Admission;
 use anyhow::Context;
+use auth::Resolver;
+use auth::envelope_key::EnvelopeKeys;
+use auth::resolver::{self, FixedKey, PostgresSource, SharedSource};
 use ingest_api::app::App;
 use ingest_api::body::Budget;
 use ingest_api::config::{Config, PROGRAM};
@@ -10,15 +14,12 @@ use ingest_api::health::Health;
 use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
 use ingest_api::{grpc, prices, routes, server};
-use tenant::admission::Admission;
-use tenant::clickhouse::Records;
-use tenant::envelope_key::EnvelopeKeys;
-use tenant::ledger::Books;
-use tenant::outcome::{self, Ledger};
-use tenant::redis::confirm::{APPENDING, Confirmer};
-use tenant::redis::readiness::Readiness;
-use tenant::resolver::{self, FixedKey, PostgresSource, SharedSource};
-use tenant::{Resolver, mode::DeploymentMode, service};
+use ledger::Books;
+use outcomes::{self, Ledger};
+use service::mode::DeploymentMode;
+use stores::clickhouse::Records;
+use stores::redis::confirm::{APPENDING, Confirmer};
+use stores::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -33,12 +34,12 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
-    let redis = tenant::redis::connect(&config.redis_url)?;
+    let redis = stores::redis::connect(&config.redis_url)?;
     let (stop, stopping) = watch::channel(false);
     let metrics = service::collect_metrics(&LATENCY_BUCKETS_SECONDS)?;
     let readiness = Readiness::new(redis.clone(), config.ack);
     let confirmer = Confirmer::new(&config.redis_url, readiness.clone(), APPENDING)?;
-    let postgres = tenant::postgres::pool(&config.pg_dsn)?;
+    let postgres = stores::postgres::pool(&config.pg_dsn)?;
     let envelope_keys = EnvelopeKeys::ask(postgres.clone(), stopping.clone());
     let health = Health { redis: readiness.clone(), envelope_keys, metrics };
     let shared = SharedSource::new(redis.clone(), PostgresSource::new(postgres.clone()));
@@ -52,7 +53,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let operator = Operator::new(redis.clone(), config.admin_key, health, books);
     let (end_ledger, ledger_ends) = watch::channel(false);
     let answered = ledger.answered().clone().run(records, config.answered_every, ledger_ends.clone());
-    let (answered, ledger) = (tokio::spawn(answered), tokio::spawn(outcome::run(ledger, redis.clone(), ledger_ends)));
+    let (answered, ledger) = (tokio::spawn(answered), tokio::spawn(outcomes::run(ledger, redis.clone(), ledger_ends)));
 
     // Announce.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
@@ -69,7 +70,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(readiness.follow(stopping.clone()));
     prices::follow(config.prices, stopping.clone()).await;
     if config.deployment_mode == DeploymentMode::SelfHosted {
-        tokio::spawn(tenant::mode::ensure_default_org(postgres, stopping.clone()));
+        tokio::spawn(service::mode::ensure_default_org(postgres, stopping.clone()));
     }
     let (grpc_app, cors) = (app.clone(), config.cors);
     let (connections, drain) = (config.connections_max, config.drain_max);

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use metrics::{counter, histogram};
-use schema::translate::batch::Counts;
+use translate::batch::Counts;
 
 /// Upper bounds of the latency histograms, in seconds.
 pub const LATENCY_BUCKETS_SECONDS: [f64; 14] =
     [0.000_25, 0.000_5, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 4.096];
 
-/// `tracebility_requests_total{route,status}`: requests answered. `tracebility_request_seconds{route}`: from the head to
-/// the answer.
+/// `tracebility_requests_total{route,status}`: requests answered. `tracebility_request_seconds{route}`: from the head
+/// to the answer.
 pub fn answered(route: &'static str, status: u16, took: Duration) {
     counter!("tracebility_requests_total", "route" => route, "status" => status.to_string()).increment(1);
     histogram!("tracebility_request_seconds", "route" => route).record(took.as_secs_f64());

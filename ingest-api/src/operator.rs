@@ -7,22 +7,22 @@ use blake2::{Blake2s256, Digest};
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, Method, Request, StatusCode};
 use hyper::body::Incoming;
+use ledger::{Books, HOURS_MAX, LedgerError, Whose, Window};
+use model::shard::Shard;
 use redis::streams::StreamPendingReply;
 use serde_json::json;
+use service::http_path;
+use stores::clock::unix_hour;
+use stores::keys::{INGEST_GROUP, RedisKey};
+use stores::redis::Redis;
+use stores::secret::Secret;
 use subtle::ConstantTimeEq;
-use tenant::clock::unix_hour;
-use tenant::http_path;
-use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::ledger::{Books, HOURS_MAX, LedgerError, Whose, Window};
-use tenant::redis::Redis;
-use tenant::secret::Secret;
-use tenant::shard::Shard;
 use uuid::Uuid;
 
-use crate::auth;
+use crate::answer::{Answer, Dialect, answer, refuse};
+use crate::credentials;
 use crate::error::ApiError;
 use crate::health::{Health, Probe};
-use crate::routes::{Answer, Dialect, answer, refuse};
 
 const SHARDS: &str = "/v1/admin/shards";
 const LEDGER: &str = "/v1/admin/ledger";
@@ -62,15 +62,16 @@ impl Operator {
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let presented = headers.get(AUTHORIZATION).and_then(|v| v.to_str().ok()).ok_or(ApiError::NoKey)?;
-        let presented = auth::of_scheme(presented.trim(), "bearer").ok_or(ApiError::NoKey)?;
-        let refused = ApiError::Resolve(tenant::ResolveError::Unknown);
+        let presented = credentials::of_scheme(presented.trim(), "bearer").ok_or(ApiError::NoKey)?;
+        let refused = ApiError::Resolve(auth::ResolveError::Unknown);
         let Some(admin_key) = &self.admin_key else { return Err(refused) };
         // Hashed first, so that not even the length can be told from the time it takes.
         let (presented, wanted) = (Blake2s256::digest(presented), Blake2s256::digest(admin_key.expose()));
         if presented.as_slice().ct_eq(wanted.as_slice()).into() { Ok(()) } else { Err(refused) }
     }
 
-    /// `GET /v1/admin/shards`: per shard how many envelopes wait, and what keeps it from making progress, if anything does.
+    /// `GET /v1/admin/shards`: per shard how many envelopes wait, and what keeps it from making progress, if anything
+    /// does.
     async fn shards(&self) -> Result<Answer, ApiError> {
         let mut redis = self.redis.clone();
         let mut shards = Vec::new();
@@ -105,7 +106,7 @@ impl Operator {
             LedgerError::TooMany => ApiError::Invalid(error.to_string()),
             other => ApiError::NoLedger(other),
         })?;
-        let residues = tenant::ledger::residues(&self.redis).await.map_err(|error| ApiError::NoLedger(error.into()))?;
+        let residues = ledger::residues(&self.redis).await.map_err(|error| ApiError::NoLedger(error.into()))?;
         let rows = balance.rows.iter().map(|row| {
             let since = residues.get(&(row.org_id, row.hour)).map(|residue| residue.since_s);
             json!({ "row": row, "residue_since_s": since })

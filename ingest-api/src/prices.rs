@@ -4,9 +4,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use schema::translate::prices::{FILE_BYTES_MAX, PriceFileError, Prices, replace};
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch::Receiver;
+use translate::prices::{FILE_BYTES_MAX, PriceFileError, Prices, replace};
 
 use crate::metrics;
 
@@ -27,9 +27,9 @@ enum ReadError {
 /// What tells one version of a file from another.
 type Version = (Option<SystemTime>, u64);
 
-/// Takes the prices that are in the file, if there is one, and from then on whenever it has changed, until told to stop. One
-/// that is no table of prices is told in the log and counted, and the prices stay what they were: a mistake in it must not
-/// stop ingest.
+/// Takes the prices that are in the file, if there is one, and from then on whenever it has changed, until told to
+/// stop. One that is no table of prices is told in the log and counted, and the prices stay what they were: a mistake
+/// in it must not stop ingest.
 pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
     let Some(path) = path else { return };
     let mut file = PriceFile { path, seen: None };

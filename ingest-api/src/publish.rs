@@ -2,12 +2,11 @@
 
 use std::time::Instant;
 
-use tenant::TenantContext;
-use tenant::redis::Redis;
-use tenant::redis::ack::AckClass;
-use tenant::redis::confirm::Confirmer;
-use tenant::shard::ShardRouter;
-use tenant::shard::fence::{Accepted, AppendError, Appended, Fence};
+use auth::TenantContext;
+use queue::fence::{Accepted, AppendError, Appended, Fence};
+use stores::redis::Redis;
+use stores::redis::ack::AckClass;
+use stores::redis::confirm::Confirmer;
 
 use crate::error::ApiError;
 use crate::metrics;
@@ -20,8 +19,8 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes over that connection, which is shared: appends of concurrent requests are pipelined on it. What has to be
-    /// waited for is waited for on connections of its own.
+    /// Publishes over that connection, which is shared: appends of concurrent requests are pipelined on it. What has to
+    /// be waited for is waited for on connections of its own.
     pub(crate) fn new(redis: Redis, confirmer: Confirmer) -> Self {
         Self { class: confirmer.class(), shards: Fence::confirmed(redis, confirmer) }
     }
@@ -30,7 +29,7 @@ impl Publisher {
     /// client's retry then writes the same rows again, which collapse into one.
     pub(crate) async fn publish(&self, tenant: &TenantContext, new: &Accepted<'_>) -> Result<AckClass, ApiError> {
         let begun = Instant::now();
-        let appended = self.shards.append(ShardRouter::shard_of(tenant), new).await;
+        let appended = self.shards.append(tenant.shard(), new).await;
         metrics::appended(begun.elapsed(), new.envelope.len(), matches!(appended, Ok(Appended::Kept)));
         match appended {
             Ok(Appended::Kept) => Ok(self.class),

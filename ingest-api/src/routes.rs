@@ -1,21 +1,19 @@
 //! The ingest listener: path and method to handler, result to answer.
 
 use std::convert::Infallible;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use schema::envelope::Source;
-use schema::translate::batch::Counts;
 use serde_json::json;
-use tenant::admission::{Refused, Standing};
-use tenant::http_path;
-use tenant::redis::ack::AckClass;
+use service::http_path;
+use translate::batch::Counts;
 use uuid::Uuid;
+use wire::envelope::Source;
 
+use crate::answer::{Answer, Dialect, answer, refuse, with_ack, with_standing};
 use crate::app::{Accepted, App};
 use crate::body;
 use crate::cors::Origins;
@@ -24,28 +22,9 @@ use crate::header_value;
 use crate::health;
 use crate::langsmith;
 use crate::metrics;
-use crate::otlp::reply::{self, Encoding};
-use crate::otlp::untraced::Signal;
-
-/// An answer of the ingest or operator listener.
-pub type Answer = Response<Full<Bytes>>;
-
-/// Seconds a client of a native route is asked to wait.
-const RETRY_AFTER_NATIVE_SECONDS: u64 = 5;
-/// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
-const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
-
-/// Bytes of a message about a refused request.
-const MESSAGE_BYTES_MAX: usize = 1_024;
-
-/// How a route talks to its clients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// OTLP/HTTP, in this encoding.
-    Otlp(Encoding),
-    /// Our own JSON.
-    Native,
-}
+use otlp::encoding::Encoding;
+use otlp::reply;
+use otlp::untraced::Signal;
 
 /// What is at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,8 +41,9 @@ enum Route {
 /// Stands for the one segment of a path that can be anything.
 const RUN_ID: &str = "{run_id}";
 
-/// Every path, those first that are asked for most. LangSmith's users set the endpoint with and without `/api/v1`; in OTel mode
-/// its SDKs append to either. `/api/public` is where Langfuse's SDKs send, which present their key as HTTP Basic.
+/// Every path, those first that are asked for most. LangSmith's users set the endpoint with and without `/api/v1`; in
+/// OTel mode its SDKs append to either. `/api/public` is where Langfuse's SDKs send, which present their key as HTTP
+/// Basic.
 const PATHS: [(&str, Route); 29] = [
     ("/v1/traces", Route::Traces),
     ("/otel/v1/traces", Route::Traces),
@@ -295,118 +275,4 @@ fn accepted(counts: &Counts) -> Vec<u8> {
         body["rejected_untold"] = untold.into();
     }
     body.to_string().into_bytes()
-}
-
-/// An answer with a body.
-pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer
-}
-
-/// Tells a client where its key stands, in the fields of draft-ietf-httpapi-ratelimit-headers-06: units that may pass at
-/// once, units left, seconds until all are back.
-fn with_standing(mut answer: Answer, standing: Option<Standing>) -> Answer {
-    if let Some(Standing { limit, remaining, reset }) = standing {
-        rate_limit_headers(answer.headers_mut(), limit, remaining, seconds(reset));
-    }
-    answer
-}
-
-/// The header that says how what was sent is kept: a word of [`AckClass`].
-pub const ACK_HEADER: HeaderName = HeaderName::from_static("x-tracebility-ack");
-
-/// Tells a client how what it sent is kept. Where nothing was stored, nothing is said.
-fn with_ack(mut answer: Answer, ack: Option<AckClass>) -> Answer {
-    if let Some(class) = ack {
-        answer.headers_mut().insert(ACK_HEADER, HeaderValue::from_static(class.as_str()));
-    }
-    answer
-}
-
-fn rate_limit_headers(headers: &mut HeaderMap, limit: i64, remaining: i64, reset_s: u64) {
-    headers.insert("ratelimit-limit", HeaderValue::from(limit));
-    headers.insert("ratelimit-remaining", HeaderValue::from(remaining));
-    headers.insert("ratelimit-reset", HeaderValue::from(reset_s));
-}
-
-/// Whole seconds, rounded up: who comes back after them is not told to wait once more.
-fn seconds(duration: Duration) -> u64 {
-    duration.as_millis().div_ceil(1000) as u64
-}
-
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
-/// The answer to a refused request, as its client expects it.
-pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
-    let status = error.status();
-    log(request_id, error, status);
-    metrics::refused(error.code());
-    let message = message(error);
-    let mut answer = match dialect {
-        Dialect::Otlp(encoding) => {
-            answer(status, encoding.content_type(), reply::failure(encoding, error.grpc_code(), &message))
-        }
-        Dialect::Native => {
-            let error = json!({"code": error.code(), "message": message, "request_id": request_id});
-            self::answer(status, "application/json", json!({ "error": error }).to_string().into_bytes())
-        }
-    };
-    let headers = answer.headers_mut();
-    if let Some(seconds) = retry_after(dialect, error) {
-        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    match (status, error) {
-        (_, ApiError::Refused(Refused::RateLimited { rate, retry_after: wait, .. })) => {
-            let wait = seconds(*wait);
-            rate_limit_headers(headers, rate.burst(), 0, wait);
-            headers.insert("x-ratelimit-reset", HeaderValue::from(unix_seconds() + wait));
-        }
-        (_, ApiError::Refused(Refused::OverQuota { meter, .. })) => {
-            headers.insert("x-quota-meter", HeaderValue::from_static(meter.as_str()));
-        }
-        (StatusCode::UNAUTHORIZED, _) => {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"tracebility\""));
-        }
-        (_, ApiError::MethodNotAllowed { allowed }) => {
-            headers.insert(ALLOW, HeaderValue::from_static(allowed));
-        }
-        _ => {}
-    }
-    answer
-}
-
-/// What a client is told. An error can quote what was sent, which can be megabytes.
-pub fn message(error: &ApiError) -> String {
-    let mut message = error.to_string();
-    message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
-    message
-}
-
-/// How many seconds a refused client should wait before it tries again; `None` if that cannot help.
-pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
-    let usual = match dialect {
-        Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
-        Dialect::Native => RETRY_AFTER_NATIVE_SECONDS,
-    };
-    match error {
-        ApiError::Refused(Refused::RateLimited { retry_after, .. }) => Some(seconds(*retry_after).max(usual)),
-        error => (error.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(usual),
-    }
-}
-
-/// Ours is an error, the client's is a note, and so is what an operator has asked for.
-pub fn log(request_id: Uuid, error: &ApiError, status: StatusCode) {
-    if status.is_server_error() && !matches!(error, ApiError::Moving) {
-        let cause = match error {
-            ApiError::Unconfirmed { why, .. } => Some(why.clone()),
-            error => std::error::Error::source(error).map(ToString::to_string),
-        };
-        tracing::error!(%request_id, code = error.code(), cause, "request refused: {error}");
-    } else {
-        tracing::debug!(%request_id, code = error.code(), "request refused: {error}");
-    }
 }

@@ -20,8 +20,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const STREAMS_MAX: u32 = 256;
 /// HTTP/2 flow-control windows, in bytes: the default of 64 KiB would stall every larger body.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// New connections per second and listener, and at once. Further ones wait in the kernel's queue: a handshake is cheap to
-/// ask for and not to answer.
+/// New connections per second and listener, and at once. Further ones wait in the kernel's queue: a handshake is cheap
+/// to ask for and not to answer.
 const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const CONNECTIONS_BURST: NonZeroU32 = NonZeroU32::new(4_000).unwrap();
 /// How long to wait after a failed accept (usually: no file descriptors left).

@@ -5,11 +5,11 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use ingest_api::app::translate;
-use ingest_api::otlp::reply::Encoding;
-use ingest_api::otlp::untraced::{self, Signal};
-use schema::envelope::{ContentId, Header, Source};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use otlp::encoding::Encoding;
+use otlp::untraced::{self, Signal};
 use uuid::Uuid;
+use wire::envelope::{ContentId, Header, Source};
 
 const MIB: usize = 1 << 20;
 /// Of each body.

@@ -1,6 +1,6 @@
 //! The bytes of an entry as they came, checked once.
 
-use schema::envelope::{DecodeError, Envelope, EnvelopeKey, Header, Unverified, Verified};
+use wire::envelope::{DecodeError, Envelope, EnvelopeKey, Header, Unverified, Verified};
 
 /// What an entry holds.
 #[derive(Clone, Debug, PartialEq, Eq)]

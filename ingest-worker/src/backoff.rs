@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::lease::Tenure;
+use lease::Tenure;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);

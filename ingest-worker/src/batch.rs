@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use schema::block::Block;
-use schema::envelope::Envelope;
-use schema::tables::{BILLING_METER, Table, period};
-use tenant::shard::fence::EntryId;
+use model::entry_id::EntryId;
+use model::meter::period;
+use wire::block::Block;
+use wire::envelope::Envelope;
+use wire::tables::{BILLING_METER, Table};
 
-use crate::delivery::intent::{ENTRIES_MAX, Intent, Target, Verdict};
+use delivery::intent::{ENTRIES_MAX, Intent, Target, Verdict};
 
 /// When a batch is full.
 #[derive(Clone, Copy, Debug)]
@@ -20,8 +21,8 @@ pub struct Limits {
     pub age: Duration,
 }
 
-/// How long the first entry after a quiet time waits for those that come with it. Such a batch is inserted without waiting
-/// for [`Limits::age`]: nothing was inserted for that long already, so being prompt costs no more inserts.
+/// How long the first entry after a quiet time waits for those that come with it. Such a batch is inserted without
+/// waiting for [`Limits::age`]: nothing was inserted for that long already, so being prompt costs no more inserts.
 pub const LINGER: Duration = Duration::from_millis(50);
 /// Calendar months of `received_at` in one batch: every insert writes a part for each of them.
 pub const MONTHS_MAX: usize = 2;
@@ -116,8 +117,8 @@ impl Batch {
         Some(due.saturating_duration_since(now))
     }
 
-    /// What is to be delivered, and the tables' blocks in the order of insertion. Billing is last: whatever is billed was stored.
-    /// `oldest` is the first entry of the stream that was read and is not in this batch.
+    /// What is to be delivered, and the tables' blocks in the order of insertion. Billing is last: whatever is billed
+    /// was stored. `oldest` is the first entry of the stream that was read and is not in this batch.
     pub fn into_parts(self, oldest: Option<EntryId>) -> (Intent, Vec<Block>) {
         let mut blocks = self.blocks;
         blocks.retain(|b| b.rows() > 0);
@@ -137,11 +138,12 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, EnvelopeKey, Header, Source, Writer};
-    use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-    use schema::model::{Meter, Origin, Span};
-    use schema::tables::{BillingRows, SPAN, SpanRows};
+    use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use model::meter::Meter;
+    use model::trace::{Origin, Span};
     use uuid::Uuid;
+    use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, EnvelopeKey, Header, Source, Writer};
+    use wire::tables::{BillingRows, SPAN, SpanRows};
 
     fn key() -> EnvelopeKey {
         EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])

@@ -1,32 +1,35 @@
 //! Working on a shard whose work has crashed.
 //!
-//! A panic ends the work on one shard; an abort, or the system out of memory, ends the worker. Either way the next owner does the
-//! same again, and may end the same way: one entry could end every worker of a fleet, one after the other, for ever. So the lease
-//! counts how many tenures in a row ended by a crash ([`crate::lease`]). From [`CAREFUL_FROM`] on the next owner is careful: it writes
-//! down each entry before it looks at it, so that whoever comes after a crash knows which one it was. An entry that was the last
-//! thing that [`TRIES_MAX`] tenures did becomes a dead letter, unread. When all that was waiting is done, the crashes are forgotten.
+//! A panic ends the work on one shard; an abort, or the system out of memory, ends the worker. Either way the next
+//! owner does the same again, and may end the same way: one entry could end every worker of a fleet, one after the
+//! other, for ever. So the lease counts how many tenures in a row ended by a crash ([`crate::lease`]). From
+//! [`CAREFUL_FROM`] on the next owner is careful: it writes down each entry before it looks at it, so that whoever
+//! comes after a crash knows which one it was. An entry that was the last thing that [`TRIES_MAX`] tenures did becomes
+//! a dead letter, unread. When all that was waiting is done, the crashes are forgotten.
 //!
-//! What crashes without looking at an entry, such as a batch that is announced already, cannot be set aside so. Its tenures begin
-//! with a pause that grows up to [`PAUSE_MAX`], and the gauge `tracebility_shard_crashes` says so.
+//! What crashes without looking at an entry, such as a batch that is announced already, cannot be set aside so. Its
+//! tenures begin with a pause that grows up to [`PAUSE_MAX`], and the gauge `tracebility_shard_crashes` says so.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use model::entry_id::EntryId;
 use redis::{RedisError, Script};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::fence::EntryId;
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 
-use crate::lease::Tenure;
+use lease::Tenure;
 
 static SUSPECT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("care/suspect.lua")));
 static CALM: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("care/calm.lua")));
 
-/// Crashed tenures in a row after which the next is careful. Fewer happen by themselves: a worker is killed, a machine is lost.
+/// Crashed tenures in a row after which the next is careful. Fewer happen by themselves: a worker is killed, a machine
+/// is lost.
 const CAREFUL_FROM: u32 = 2;
 /// Careful tenures that may end with the same entry.
 const TRIES_MAX: i64 = 2;
-/// Crashed tenures in a row after which the next begins with a pause: by then one entry that is to blame is a dead letter.
+/// Crashed tenures in a row after which the next begins with a pause: by then one entry that is to blame is a dead
+/// letter.
 const PAUSE_FROM: u32 = CAREFUL_FROM + TRIES_MAX as u32 + 1;
 const PAUSE_FIRST: Duration = Duration::from_secs(1);
 /// The longest pause at the beginning of a tenure.

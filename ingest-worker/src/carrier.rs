@@ -1,43 +1,44 @@
 //! Carries a [`Delivery`] out: does each step against Redis or ClickHouse and tells it what came of it.
 //!
-//! A step that may or may not have taken effect is done again. An owner that has lost its shard stops at once and leaves the rest to
-//! its successor. Whatever is tried without end is told of ([`crate::waiting`]).
+//! A step that may or may not have taken effect is done again. An owner that has lost its shard stops at once and
+//! leaves the rest to its successor. Whatever is tried without end is told of ([`crate::waiting`]).
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use schema::block::{Block, SealedBlock};
-use schema::envelope::{DecodeError, Envelope, EnvelopeKey};
-use schema::ids::OrgId;
-use schema::model::Meter;
-use tenant::clickhouse::{Inserter, Records};
-use tenant::dlq::{DETAIL_CHARS_MAX, Description, Reason, Source};
-use tenant::outcome::{Ledger, Outcome};
-use tenant::redis::Redis;
-use tenant::shard::Waiting;
-use tenant::shard::fence::EntryId;
+use model::entry_id::EntryId;
+use model::meter::Meter;
+use model::shard::Waiting;
+use outcomes::{Ledger, Outcome};
+use queue::dlq::{Description, Reason, Source};
+use stores::clickhouse::{Inserter, Records};
+use stores::redis::Redis;
 use tokio::sync::Semaphore;
+use wire::block::{Block, SealedBlock};
+use wire::envelope::{DecodeError, Envelope, EnvelopeKey};
 
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Piece, Refused};
-use crate::delivery::judge::{Blame, Judge, RefusedAlone};
-use crate::delivery::{Delivery, Step};
-use crate::lease::Tenure;
+use crate::dead_letter;
 use crate::metrics;
 use crate::parked::Parked;
 use crate::recent::{self, Recent};
-use crate::shard::Shared;
+use crate::shared::Shared;
 use crate::statements::Statements;
 use crate::stream::{Change, IntentId, Stream, StreamError, Write};
 use crate::waiting::Wait;
+use delivery::intent::{Intent, Piece, Refused};
+use delivery::judge::{Blame, Judge, RefusedAlone};
+use delivery::{Delivery, Step};
+use lease::Tenure;
 
 mod insert;
 mod set_aside;
 
 use insert::Inserted;
 
-/// The shard is not this worker's any more, or is to be begun anew, or the worker stops in the middle of something that keeps failing.
+/// The shard is not this worker's any more, or is to be begun anew, or the worker stops in the middle of something that
+/// keeps failing.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
@@ -112,8 +113,9 @@ impl Carrier {
         }
     }
 
-    /// Fails if the stream begins with an entry that was read, by `read_to`, and is not held: `oldest` is the first that is. Redis has
-    /// brought it back, as after a failover to a replica that lagged behind, and nobody would read it again.
+    /// Fails if the stream begins with an entry that was read, by `read_to`, and is not held: `oldest` is the first
+    /// that is. Redis has brought it back, as after a failover to a replica that lagged behind, and nobody would read
+    /// it again.
     pub(crate) async fn expect_none_behind(&self, read_to: EntryId, oldest: Option<EntryId>) -> Result<(), Gone> {
         let first = match self.stream.first().await {
             Ok(first) => first,
@@ -154,8 +156,8 @@ impl Carrier {
         Ok(())
     }
 
-    /// Delivers a new batch, however long it takes. `blocks` are its rows, as far as they are in memory; what is not is made of the
-    /// entries again. Returns the blocks emptied.
+    /// Delivers a new batch, however long it takes. `blocks` are its rows, as far as they are in memory; what is not is
+    /// made of the entries again. Returns the blocks emptied.
     pub(crate) async fn deliver(
         &mut self,
         number: u64,
@@ -371,7 +373,7 @@ impl Carrier {
                 false => (Reason::Unreadable, format!("changed before it was inserted into table {table}")),
             };
             let id = intent.entries[refused.entry as usize];
-            let mut letter = letter(id, org, reason, refused.code, &detail);
+            let mut letter = dead_letter::describe(id, org, reason, refused.code, &detail);
             let first = intent.targets.iter().position(|target| *target == refused.target).unwrap_or_default();
             let tables: BTreeSet<u8> = intent.targets[first..].iter().map(|target| target.table).collect();
             (letter.tables, letter.items) = (tables.into_iter().collect(), items);
@@ -380,8 +382,8 @@ impl Carrier {
         Ok(letters)
     }
 
-    /// Something of the batch under way is not for this release to decide: the shard is given back, so that a worker that knows
-    /// can take it.
+    /// Something of the batch under way is not for this release to decide: the shard is given back, so that a worker
+    /// that knows can take it.
     async fn leave_to_another_release<T>(&self) -> Result<T, Gone> {
         metrics::left_to_another_release(self.stream.shard());
         self.wait(Waiting::OtherRelease, &mut Backoff::new()).await?;
@@ -431,19 +433,4 @@ struct Unreadable {
 /// Whether a block in memory is the piece to be inserted: then nothing was cut off it or left out since it was made.
 fn is_whole(block: &SealedBlock, intent: &Intent, piece: &Piece) -> bool {
     piece.target == block.table().into() && intent.is_uncut()
-}
-
-/// Describes a dead letter.
-pub(crate) fn letter(entry: EntryId, org: Option<OrgId>, reason: Reason, code: u32, detail: &str) -> Description {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Description {
-        entry: entry.to_string(),
-        org,
-        since_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-        reason,
-        code,
-        detail: detail.chars().take(DETAIL_CHARS_MAX).collect(),
-        tables: Vec::new(),
-        items: 0,
-    }
 }

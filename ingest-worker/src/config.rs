@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tenant::clickhouse::ClickHouseUrl;
-use tenant::redis::ack::AckPolicy;
-use tenant::secret::SecretUrl;
-use tenant::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use service::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use stores::clickhouse::ClickHouseUrl;
+use stores::redis::ack::AckPolicy;
+use stores::secret::SecretUrl;
 
 use crate::batch::Limits;
 use crate::roles::{Chores, Roles};

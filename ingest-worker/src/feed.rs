@@ -1,19 +1,20 @@
 //! Reading one shard's stream into its [`Window`].
 //!
-//! Every read is bounded in bytes by Redis ([`tenant::entries`]): one that waits is of one entry, one that does not is a page.
+//! Every read is bounded in bytes by Redis ([`stores::entries`]): one that waits is of one entry, one that does not is
+//! a page.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
+use model::entry_id::EntryId;
+use model::ids::OrgId;
+use model::shard::Shard;
 use redis::RedisError;
-use schema::envelope::{ENVELOPE_FIELD, EnvelopeKey};
-use schema::ids::OrgId;
-use tenant::entries::{self, Entry, LARGE_BYTES, Page, PageMax, READ_BYTES_MAX};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::Shard;
-use tenant::shard::fence::EntryId;
+use stores::entries::{self, Entry, LARGE_BYTES, Page, PageMax, READ_BYTES_MAX};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use uuid::Uuid;
+use wire::envelope::{ENVELOPE_FIELD, EnvelopeKey};
 
 use crate::arrived::Arrived;
 use crate::stream::{StreamError, entries_of_read};
@@ -39,7 +40,8 @@ pub struct Feed {
     key: EnvelopeKey,
     /// Bytes of the next page.
     page_bytes: usize,
-    /// Whether small entries lie behind what was read, as far as is known: then a page of them is cheaper than one at a time.
+    /// Whether small entries lie behind what was read, as far as is known: then a page of them is cheaper than one at a
+    /// time.
     is_behind: bool,
     /// Whether the last read found nothing more.
     is_at_end: bool,
@@ -61,7 +63,8 @@ impl Feed {
         if self.window.is_full() { Ok(()) } else { self.read_page().await }
     }
 
-    /// Keeps reading, for as long as it is let, so that the orgs behind a flood are seen. Ends never; may be dropped at any time.
+    /// Keeps reading, for as long as it is let, so that the orgs behind a flood are seen. Ends never; may be dropped at
+    /// any time.
     pub async fn read_ahead(&mut self) -> Infallible {
         loop {
             if self.window.is_full() {
@@ -129,8 +132,8 @@ fn is_small(entries: &[Entry]) -> bool {
     entries.last().is_some_and(|(_, envelope)| envelope.len() <= LARGE_BYTES)
 }
 
-/// Whose an entry is, is believed only if this deployment has written it. Anything else is nobody's, and becomes a dead letter when
-/// its turn comes.
+/// Whose an entry is, is believed only if this deployment has written it. Anything else is nobody's, and becomes a dead
+/// letter when its turn comes.
 fn held(key: &EnvelopeKey, (id, bytes): Entry) -> Held {
     let envelope = Arrived::check(key, bytes);
     let org = envelope.header().map_or(OrgId(Uuid::nil()), |header| header.org_id);

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use auth::envelope_key::EnvelopeKeys;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
@@ -10,9 +11,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use tenant::clickhouse::Inserter;
-use tenant::envelope_key::EnvelopeKeys;
-use tenant::redis::readiness::Readiness;
+use stores::clickhouse::Inserter;
+use stores::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
@@ -53,7 +53,7 @@ pub async fn serve(listener: TcpListener, health: Health) {
 }
 
 async fn answer(health: Health, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let path = tenant::http_path::normal(request.uri().path());
+    let path = service::http_path::normal(request.uri().path());
     let (status, body) = match (request.method(), &*path) {
         (&Method::GET, "/healthz") => (StatusCode::OK, json!({"alive": true}).to_string()),
         (&Method::GET, "/metrics") => (StatusCode::OK, health.metrics.render()),

@@ -4,24 +4,24 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context;
+use auth::envelope_key::EnvelopeKeys;
+use delivery::judge::Judge;
 use ingest_worker::config::{Config, PROGRAM};
-use ingest_worker::delivery::judge::Judge;
 use ingest_worker::health::{self, Health};
 use ingest_worker::legacy::Legacy;
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
 use ingest_worker::pace::Pace;
 use ingest_worker::parked::Parked;
-use ingest_worker::shard::{self, MEMORY_UNIT_BYTES, Shared, Spare};
-use tenant::clickhouse::{Inserter, Records};
-use tenant::envelope_key::EnvelopeKeys;
-use tenant::flags::{Flag, Flags};
-use tenant::legacy::Projects;
-use tenant::outcome::{self, Ledger};
-use tenant::redis::ack::AckClass;
-use tenant::redis::confirm::{ANNOUNCING, ConfirmedConnection, Confirmer};
-use tenant::redis::readiness::Readiness;
-use tenant::registry::Registry;
-use tenant::{audit, service};
+use ingest_worker::shard;
+use ingest_worker::shared::{MEMORY_UNIT_BYTES, Shared, Spare};
+use legacy::Projects;
+use outcomes::{self, Ledger};
+use registry::Registry;
+use registry::flags::{Flag, Flags};
+use stores::clickhouse::{Inserter, Records};
+use stores::redis::ack::AckClass;
+use stores::redis::confirm::{ANNOUNCING, ConfirmedConnection, Confirmer};
+use stores::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -37,8 +37,8 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> anyhow::Result<()> {
     // Build. A store that is away makes us not ready, and every operation is repeated until it is back.
     let metrics = service::collect_metrics(&INSERT_BUCKETS_SECONDS)?;
-    let redis = tenant::redis::connect(&config.redis_url)?;
-    let postgres = tenant::postgres::pool(&config.chores.pg_dsn)?;
+    let redis = stores::redis::connect(&config.redis_url)?;
+    let postgres = stores::postgres::pool(&config.chores.pg_dsn)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         limits: config.limits,
@@ -74,7 +74,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let (trail, writing) = audit::writer(Registry::new(postgres.clone()));
     let writing = tokio::spawn(writing.run(audit_ends));
     let mut telling = JoinSet::new();
-    telling.spawn(outcome::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
+    telling.spawn(outcomes::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
     telling.spawn(shared.parked.clone().tell(trail, telling_ends));
 
     // Work until told to stop, then finish what was begun.

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use legacy::Left;
 use metrics::{counter, gauge, histogram};
-use tenant::legacy::Left;
-use tenant::shard::{Shard, Waiting};
+use model::shard::{Shard, Waiting};
 
 /// Upper bounds of the insert histogram, in seconds.
 pub const INSERT_BUCKETS_SECONDS: [f64; 10] = [0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0, 30.0];
@@ -36,43 +36,45 @@ pub fn dlq_full(shard: Shard) {
     counter!("tracebility_dlq_full_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_shard_waiting_seconds{shard, reason}`: for how long a shard makes no progress, and why; 0 when it does. Alert on it.
+/// `tracebility_shard_waiting_seconds{shard, reason}`: for how long a shard makes no progress, and why; 0 when it does.
+/// Alert on it.
 pub fn waiting(shard: Shard, why: Waiting, lasts: Duration) {
     let shard = shard.number().to_string();
     gauge!("tracebility_shard_waiting_seconds", "shard" => shard, "reason" => why.as_str()).set(lasts.as_secs_f64());
 }
 
-/// `tracebility_forgotten_commits_total{shard}`: how often Redis had forgotten a commit, as after a failover to a replica that lagged
-/// behind.
+/// `tracebility_forgotten_commits_total{shard}`: how often Redis had forgotten a commit, as after a failover to a
+/// replica that lagged behind.
 pub fn commit_forgotten(shard: Shard) {
     counter!("tracebility_forgotten_commits_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_left_to_another_release_total{shard}`: how often a shard was given back because the batch under way is of a release that
-/// this worker does not know. Alert on it when it grows: then no worker knows.
+/// `tracebility_left_to_another_release_total{shard}`: how often a shard was given back because the batch under way is
+/// of a release that this worker does not know. Alert on it when it grows: then no worker knows.
 pub fn left_to_another_release(shard: Shard) {
     counter!("tracebility_left_to_another_release_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_tokens_without_rows_total{table}`: inserts that ClickHouse took for repeated ones although it did not have their rows, as
-/// after a crash in the middle of the first. They were inserted once more, under another token.
+/// `tracebility_tokens_without_rows_total{table}`: inserts that ClickHouse took for repeated ones although it did not
+/// have their rows, as after a crash in the middle of the first. They were inserted once more, under another token.
 pub fn token_without_rows(table: &'static str) {
     counter!("tracebility_tokens_without_rows_total", "table" => table).increment(1);
 }
 
-/// `tracebility_stored_despite_error_total{table}`: inserts that ClickHouse answered with an error although it had stored the rows, as
-/// it does when a materialized view of the table fails.
+/// `tracebility_stored_despite_error_total{table}`: inserts that ClickHouse answered with an error although it had
+/// stored the rows, as it does when a materialized view of the table fails.
 pub fn stored_despite_error(table: &'static str) {
     counter!("tracebility_stored_despite_error_total", "table" => table).increment(1);
 }
 
-/// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped, and those that were
-/// `repeated`: not billed, because they are a client's retry of what its shard had already.
+/// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped, and
+/// those that were `repeated`: not billed, because they are a client's retry of what its shard had already.
 pub fn set_aside(how: &'static str, items: u64) {
     counter!("tracebility_set_aside_items_total", "how" => how).increment(items);
 }
 
-/// `tracebility_over_quota_stored_total`: envelopes of orgs over their quota that were stored, because there was no room to park them.
+/// `tracebility_over_quota_stored_total`: envelopes of orgs over their quota that were stored, because there was no
+/// room to park them.
 pub fn over_quota_stored() {
     counter!("tracebility_over_quota_stored_total").increment(1);
 }
@@ -82,38 +84,20 @@ pub fn redis_failed() {
     counter!("tracebility_redis_failures_total").increment(1);
 }
 
-/// `tracebility_shards_owned`: shards that this worker has at present, also those that it is giving up.
-pub fn shards_owned(shards: usize) {
-    gauge!("tracebility_shards_owned").set(shards as f64);
-}
-
-/// `tracebility_shard_takeovers_total`: shards whose owner had let its lease run out: it crashed, stood still or was cut off.
-pub fn shard_taken_over() {
-    counter!("tracebility_shard_takeovers_total").increment(1);
-}
-
-/// `tracebility_shard_panics_total{shard}`: how often the work on a shard has panicked. The shard was given back.
-pub fn shard_panicked(shard: Shard) {
-    counter!("tracebility_shard_panics_total", "shard" => shard.number().to_string()).increment(1);
-}
-
-/// `tracebility_shard_crashes{shard}`: tenures of a shard in a row that ended by a crash, with work left to do; 0 once that is done.
+/// `tracebility_shard_crashes{shard}`: tenures of a shard in a row that ended by a crash, with work left to do; 0 once
+/// that is done.
 pub fn shard_crashes(shard: Shard, crashes: u32) {
     gauge!("tracebility_shard_crashes", "shard" => shard.number().to_string()).set(f64::from(crashes));
 }
 
-/// `tracebility_task_panics_total{task}`: how often something that a worker does beside its shards has panicked and was begun anew.
+/// `tracebility_task_panics_total{task}`: how often something that a worker does beside its shards has panicked and was
+/// begun anew.
 pub fn task_panicked(task: &'static str) {
     counter!("tracebility_task_panics_total", "task" => task).increment(1);
 }
 
-/// `tracebility_lease_losses_total`: shards that this worker had and lost without giving them up.
-pub fn lease_lost() {
-    counter!("tracebility_lease_losses_total").increment(1);
-}
-
-/// `tracebility_legacy_entries{state}`, what is left of the legacy stream: `waiting`, or `straggling` when it is closed; `moving`; and
-/// `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`.
+/// `tracebility_legacy_entries{state}`, what is left of the legacy stream: `waiting`, or `straggling` when it is
+/// closed; `moving`; and `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`.
 pub fn legacy_left(left: &Left, is_open: bool) {
     let (waiting, straggling) = if is_open { (left.entries, 0) } else { (0, left.entries) };
     let pending = left.groups.iter().map(|group| group.pending).sum();
@@ -129,7 +113,8 @@ pub fn legacy_left(left: &Left, is_open: bool) {
     gauge!("tracebility_legacy_oldest_seconds").set(age.as_secs_f64());
 }
 
-/// `tracebility_legacy_entries_total{became}`: entries of the legacy stream that were `moved` into a shard, `dead_lettered`, or `empty`.
+/// `tracebility_legacy_entries_total{became}`: entries of the legacy stream that were `moved` into a shard,
+/// `dead_lettered`, or `empty`.
 pub fn legacy_moved(entries: usize, became: &'static str) {
     counter!("tracebility_legacy_entries_total", "became" => became).increment(entries as u64);
 }

@@ -1,13 +1,13 @@
 //! How often a shard inserts: less often, before ClickHouse has more parts than its merges can follow.
 //!
-//! Every insert makes a part of each partition it touches. Where merges fall behind, ClickHouse delays inserts and then refuses them;
-//! inserting larger batches less often comes before both, and costs only time until rows are queryable.
+//! Every insert makes a part of each partition it touches. Where merges fall behind, ClickHouse delays inserts and then
+//! refuses them; inserting larger batches less often comes before both, and costs only time until rows are queryable.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use tenant::clickhouse::Records;
+use stores::clickhouse::Records;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 

@@ -1,14 +1,15 @@
-//! Tells the audit trail of envelopes that became dead letters: the first of a shard and org at once, those that follow together,
-//! so that a client that sends a thousand of them makes no thousand events.
+//! Tells the audit trail of envelopes that became dead letters: the first of a shard and org at once, those that follow
+//! together, so that a client that sends a thousand of them makes no thousand events.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use schema::ids::OrgId;
+use audit::AuditWriter;
+use model::ids::OrgId;
+use queue::dlq::{Description, Reason, Source};
+use registry::event::{EventType, NewEvent};
 use serde_json::json;
-use tenant::audit::{AuditWriter, EventType, NewEvent};
-use tenant::dlq::{Description, Reason, Source};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -109,17 +110,17 @@ fn event((source, org): Whose, sums: &Sums) -> NewEvent {
 
 #[cfg(test)]
 mod tests {
-    use tenant::shard::Shard;
-    use tenant::shard::fence::EntryId;
+    use model::entry_id::EntryId;
+    use model::shard::Shard;
 
     use super::*;
-    use crate::carrier::letter;
+    use crate::dead_letter;
 
     #[test]
     fn a_flood_of_an_org_is_told_once_a_minute_and_no_envelope_is_forgotten() {
         let (parked, shard, org) =
             (Parked::default(), Source::Shard(Shard::new(3).unwrap()), Some(OrgId(uuid::Uuid::from_u128(7))));
-        let mut refused = letter(EntryId::ZERO, org, Reason::Refused, 469, "");
+        let mut refused = dead_letter::describe(EntryId::ZERO, org, Reason::Refused, 469, "");
         refused.items = 5;
         let told = |at, all| parked.due(at, all);
         let begin = Instant::now();
@@ -129,7 +130,7 @@ mod tests {
         for _ in 0..1000 {
             parked.note(shard, &refused);
         }
-        parked.note(shard, &letter(EntryId::ZERO, None, Reason::Unreadable, 0, ""));
+        parked.note(shard, &dead_letter::describe(EntryId::ZERO, None, Reason::Unreadable, 0, ""));
         let unreadable = ((shard, None), BTreeMap::from([((Reason::Unreadable, 0), (1, 0))]));
         assert_eq!(told(begin + TELL_EVERY / 2, false), [unreadable], "others do not wait for it");
         let many = BTreeMap::from([((Reason::Refused, 469), (1000, 5000))]);
@@ -146,7 +147,10 @@ mod tests {
     fn too_many_orgs_are_told_of_together() {
         let (parked, shard) = (Parked::default(), Source::Legacy);
         for n in 0..=ORGS_MAX as u128 + 1 {
-            parked.note(shard, &letter(EntryId::ZERO, Some(OrgId(uuid::Uuid::from_u128(n))), Reason::Refused, 1, ""));
+            parked.note(
+                shard,
+                &dead_letter::describe(EntryId::ZERO, Some(OrgId(uuid::Uuid::from_u128(n))), Reason::Refused, 1, ""),
+            );
         }
         let told = parked.due(Instant::now(), false);
         assert_eq!(told.len(), ORGS_MAX + 1);

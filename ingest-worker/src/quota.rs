@@ -1,24 +1,25 @@
-//! Whose envelopes are set aside, because their org is over a monthly limit after it was let pass: what the reconciler's flags say,
-//! asked for once a second and org.
+//! Whose envelopes are set aside, because their org is over a monthly limit after it was let pass: what the
+//! reconciler's flags say, asked for once a second and org.
 //!
-//! A flag that cannot be read says nothing: then the envelopes are stored. So are those that there is no room for among the parked ones:
-//! a limit is worth less than data that was accepted. The verdict is written down with the batch; here it is only found.
+//! A flag that cannot be read says nothing: then the envelopes are stored. So are those that there is no room for among
+//! the parked ones: a limit is worth less than data that was accepted. The verdict is written down with the batch; here
+//! it is only found.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
+use model::ids::OrgId;
+use model::meter::period;
+use model::org::OverQuota;
+use quota::{self, Flag, Held, Parked};
 use redis::RedisError;
-use schema::envelope::Envelope;
-use schema::ids::OrgId;
-use schema::tables::period;
-use tenant::quota::{self, Flag, Held, Parked};
-use tenant::redis::Redis;
-use tenant::registry::OverQuota;
+use stores::redis::Redis;
+use wire::envelope::Envelope;
 
-use crate::delivery::intent::Verdict;
 use crate::metrics;
 use crate::window::{self, Window};
+use delivery::intent::Verdict;
 
 /// How long an answer holds.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -56,7 +57,8 @@ impl Quotas {
         Self { redis, parked, bytes_max, known: HashMap::new(), in_batch: HashMap::new() }
     }
 
-    /// What becomes of an envelope instead of being stored, if anything. What else is in the window is asked about on the way.
+    /// What becomes of an envelope instead of being stored, if anything. What else is in the window is asked about on
+    /// the way.
     pub async fn verdict(&mut self, envelope: &Envelope<'_>, bytes: usize, window: &Window) -> Option<Verdict> {
         if envelope.is_exempt {
             return None;
@@ -138,8 +140,8 @@ mod tests {
     use super::*;
 
     fn quotas(flag: Flag, held: Held) -> (Quotas, Whose) {
-        let url = tenant::settings::parse::redis_url("redis://127.0.0.1:1").unwrap();
-        let mut quotas = Quotas::new(tenant::redis::connect(&url).unwrap(), 1_000);
+        let url = service::settings::parse::redis_url("redis://127.0.0.1:1").unwrap();
+        let mut quotas = Quotas::new(stores::redis::connect(&url).unwrap(), 1_000);
         let whose = (OrgId(uuid::Uuid::from_u128(7)), 202_611);
         quotas.known.insert(whose, Known { asked: Instant::now(), flag, held });
         (quotas, whose)

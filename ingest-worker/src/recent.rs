@@ -1,19 +1,20 @@
 //! What a shard took into its batches of late, so that a client's retry of a request is billed once.
 //!
-//! A client that got no answer, or was told to come again, sends the same content again, although Redis may have had the first. Both are
-//! in the stream then, under one content id; the second is stored over the first and not billed. What is remembered is in Redis, written by the same script that
-//! announces a batch, so the shard's next owner knows it too.
+//! A client that got no answer, or was told to come again, sends the same content again, although Redis may have had
+//! the first. Both are in the stream then, under one content id; the second is stored over the first and not billed.
+//! What is remembered is in Redis, written by the same script that announces a batch, so the shard's next owner knows
+//! it too.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-use schema::envelope::ContentId;
+use wire::envelope::ContentId;
 
-/// How long a content id is remembered. SDKs give up earlier: OpenTelemetry's exporters retry for about a minute, the Collector for
-/// five, LangSmith's clients for less.
+/// How long a content id is remembered. SDKs give up earlier: OpenTelemetry's exporters retry for about a minute, the
+/// Collector for five, LangSmith's clients for less.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// Content ids that are remembered of a shard, 16 bytes each in Redis. Beyond it the oldest are forgotten early: with this many, at more
-/// than 330 requests per second and shard.
+/// Content ids that are remembered of a shard, 16 bytes each in Redis. Beyond it the oldest are forgotten early: with
+/// this many, at more than 330 requests per second and shard.
 pub const IDS_MAX: usize = 200_000;
 /// Bytes of an id, and of the time before the ids of one batch.
 const ID_BYTES: usize = 16;

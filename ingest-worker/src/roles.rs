@@ -1,17 +1,19 @@
 //! What a worker does beside its shards: summing up quotas, looking after the audit trail, and balancing the ledger.
 //!
-//! Each runs as a task of its own, on connections of its own, and repeats what fails: whatever becomes of it, the shards go
-//! on. In a fleet one worker does each at a time.
+//! Each runs as a task of its own, on connections of its own, and repeats what fails: whatever becomes of it, the
+//! shards go on. In a fleet one worker does each at a time.
 
 use std::time::Duration;
 
-use tenant::audit::{AuditReconciler, Publisher};
-use tenant::clickhouse::{ClickHouseUrl, Records};
-use tenant::ledger::{Books, Watch};
-use tenant::mode::DeploymentMode;
-use tenant::reconcile::{Job, QuotaReconciler, Turn};
-use tenant::registry::Registry;
-use tenant::secret::SecretUrl;
+use audit::{AuditReconciler, Publisher};
+use ledger::Books;
+use ledger_watch::Watch;
+use quota::reconcile::QuotaReconciler;
+use registry::Registry;
+use service::mode::DeploymentMode;
+use service::turn::{Job, Turn};
+use stores::clickhouse::{ClickHouseUrl, Records};
+use stores::secret::SecretUrl;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -67,8 +69,8 @@ impl Chores {
         if !roles.quota && !roles.audit && !roles.ledger {
             return Ok(tasks);
         }
-        let registry = Registry::new(tenant::postgres::pool(&self.pg_dsn)?);
-        let redis = tenant::redis::connect(&self.redis_url)?;
+        let registry = Registry::new(stores::postgres::pool(&self.pg_dsn)?);
+        let redis = stores::redis::connect(&self.redis_url)?;
         let records = Records::new(&self.clickhouse_url);
         let turn = Turn::new(self.pg_dsn.clone(), redis.clone());
         if roles.ledger {

@@ -1,80 +1,43 @@
-//! The life of one shard in this worker's hands: finish what a predecessor began, then read, gather and deliver, again and again,
-//! until the shard is given up or lost.
+//! The life of one shard in this worker's hands: finish what a predecessor began, then read, gather and deliver, again
+//! and again, until the shard is given up or lost.
 //!
-//! Nothing is deleted from the stream before ClickHouse has confirmed the insert of every table. Whatever fails is tried again for
-//! as long as it takes; meanwhile no more is gathered, so memory stays where it is and the stream holds the rest.
+//! Nothing is deleted from the stream before ClickHouse has confirmed the insert of every table. Whatever fails is
+//! tried again for as long as it takes; meanwhile no more is gathered, so memory stays where it is and the stream holds
+//! the rest.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use auth::envelope_key::EnvelopeKeys;
 use futures_util::future::OptionFuture;
-use schema::block::Block;
-use schema::envelope::{ContentId, DecodeError, EnvelopeKey};
-use tenant::clickhouse::{Inserter, Records};
-use tenant::dlq::Reason;
-use tenant::envelope_key::EnvelopeKeys;
-use tenant::outcome::Ledger;
-use tenant::redis::confirm::ConfirmedConnection;
-use tenant::redis::{ConnectError, Redis};
-use tenant::secret::SecretUrl;
-use tenant::shard::fence::EntryId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use model::entry_id::EntryId;
+use queue::dlq::Reason;
+use stores::redis::confirm::ConfirmedConnection;
+use stores::redis::{ConnectError, Redis};
+use stores::secret::SecretUrl;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio::task::JoinSet;
+use wire::envelope::{ContentId, DecodeError, EnvelopeKey};
 
 use crate::backoff::Backoff;
-use crate::batch::{Batch, Limits};
+use crate::batch::Batch;
 use crate::care::{Care, Look};
-use crate::carrier::{Carrier, Gone, letter};
-use crate::delivery::intent::Verdict;
-use crate::delivery::judge::Judge;
+use crate::carrier::{Carrier, Gone};
+use crate::dead_letter;
 use crate::feed::{Feed, READ_WAIT_MAX};
-use crate::lease::{Leases, Tenure};
 use crate::legacy::{DRAINED_BY, Legacy};
 use crate::metrics;
-use crate::pace::Pace;
-use crate::parked::Parked;
 use crate::persist::persist;
 use crate::quota::Quotas;
 use crate::recent::Recent;
+use crate::shared::{MEMORY_UNIT_BYTES, Shared};
 use crate::stream::Stream;
-
-/// The memory budget is counted in units of this many bytes.
-pub const MEMORY_UNIT_BYTES: usize = 1024;
+use delivery::intent::Verdict;
+use lease::{Leases, Tenure};
 
 /// How often it is looked whether Redis has brought back what was stored.
 const LOOK_BEHIND_EVERY: Duration = Duration::from_secs(5);
-
-/// What all shards of a worker share.
-#[derive(Clone)]
-pub struct Shared {
-    /// When a batch is full.
-    pub limits: Limits,
-    /// For how long after a batch was announced its inserts rely on their tokens alone.
-    pub token_trust: Duration,
-    /// How often inserts may come.
-    pub pace: Pace,
-    /// The way into ClickHouse.
-    pub inserter: Inserter,
-    /// Questions to it.
-    pub records: Records,
-    /// One permit per insert under way.
-    pub inserts: Arc<Semaphore>,
-    /// One permit per [`MEMORY_UNIT_BYTES`] of gathered rows.
-    pub memory: Arc<Semaphore>,
-    /// How many bytes those permits stand for in all.
-    pub memory_max: usize,
-    /// Bytes that are read of each shard ahead of its batch.
-    pub window_max: usize,
-    /// What becomes of items.
-    pub ledger: Ledger,
-    /// Envelopes that became dead letters, for the audit trail.
-    pub parked: Parked,
-    /// What was refused since a table last accepted rows.
-    pub judge: Judge,
-    /// Emptied blocks, to be filled again.
-    pub spare: Spare,
-}
 
 /// Where shards are.
 pub struct Stores {
@@ -94,27 +57,6 @@ pub struct Stores {
     pub legacy: Legacy,
 }
 
-/// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
-#[derive(Clone, Debug, Default)]
-pub struct Spare(Arc<Mutex<Vec<Vec<Block>>>>);
-
-/// Sets of blocks kept. Each has the memory of the largest batch it ever held.
-const SPARE_SETS_MAX: usize = 3;
-
-impl Spare {
-    fn take(&self) -> Vec<Block> {
-        self.0.lock().ok().and_then(|mut sets| sets.pop()).unwrap_or_default()
-    }
-
-    fn give(&self, blocks: Vec<Block>) {
-        if let Ok(mut sets) = self.0.lock()
-            && sets.len() < SPARE_SETS_MAX
-        {
-            sets.push(blocks);
-        }
-    }
-}
-
 /// Serves the shards of this worker's share until told to stop.
 pub fn serve(
     stores: Stores,
@@ -126,7 +68,7 @@ pub fn serve(
     let (pace, records, stopping) = (shared.pace.clone(), shared.records.clone(), stop.clone());
     tasks.spawn(persist("pace", move || pace.clone().follow(records.clone(), stopping.clone())));
     // Renewing a lease must not wait behind anything slow.
-    let leases = Leases::new(tenant::redis::connect(&stores.redis_url)?, worker_id);
+    let leases = Leases::new(stores::redis::connect(&stores.redis_url)?, worker_id);
     let (keys, mut stopped) = (stores.envelope_keys.clone(), stop.clone());
     let work = move |tenure: Tenure, key: EnvelopeKey| {
         let (shard, shared) = (tenure.shard(), shared.clone());
@@ -134,7 +76,7 @@ pub fn serve(
         let stream = stream.confirmed_by(stores.confirmed.clone());
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
-        let reader = tenant::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
+        let reader = stores::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
         let legacy = (shard == DRAINED_BY).then(|| {
             let (legacy, tenure, key) = (stores.legacy.clone(), tenure.clone(), key.clone());
             persist("legacy", move || legacy.clone().drain(tenure.clone(), key.clone()))
@@ -148,8 +90,8 @@ pub fn serve(
                         let carrier = Carrier::new(tenure, stream, redis, key, &shared);
                         run(feed, carrier, care, quotas, shared).await;
                     };
-                    // The lease is kept for as long as this future runs, so it ends with the work on the shard. What is drained may
-                    // be broken off anywhere: every step of it may be repeated.
+                    // The lease is kept for as long as this future runs, so it ends with the work on the shard. What is
+                    // drained may be broken off anywhere: every step of it may be repeated.
                     let drained = async {
                         OptionFuture::from(legacy).await;
                         std::future::pending::<()>().await;
@@ -326,7 +268,7 @@ impl Worker {
                 }
                 Look::Never(tries) => {
                     let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
-                    let letter = letter(held.id, org, Reason::CrashedWorker, 0, &detail);
+                    let letter = dead_letter::describe(held.id, org, Reason::CrashedWorker, 0, &detail);
                     self.carrier.park(&letter).await?;
                     continue;
                 }
@@ -341,7 +283,7 @@ impl Worker {
                         DecodeError::Unauthenticated => Reason::Unauthenticated,
                         _ => Reason::Unreadable,
                     };
-                    let letter = letter(held.id, org, reason, 0, &error.to_string());
+                    let letter = dead_letter::describe(held.id, org, reason, 0, &error.to_string());
                     self.carrier.park(&letter).await?;
                     continue;
                 }

@@ -1,7 +1,7 @@
 //! The `INSERT` statement of each table, made once.
 
-use schema::tables::{STAMPS, Table};
-use tenant::clickhouse::InsertStatement;
+use stores::clickhouse::InsertStatement;
+use wire::tables::{STAMPS, Table};
 
 /// The statements used so far.
 #[derive(Debug, Default)]

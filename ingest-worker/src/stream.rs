@@ -1,25 +1,26 @@
 //! One shard's keys in Redis, as its owner uses them: the batch under way, its entries, and being done with them.
 //!
-//! Every change is a script that looks at the lease first, so an owner that was replaced changes nothing, whenever its commands
-//! arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not stored yet.
+//! Every change is a script that looks at the lease first, so an owner that was replaced changes nothing, whenever its
+//! commands arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not
+//! stored yet.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use model::entry_id::EntryId;
+use model::shard::{Shard, Waiting};
+use queue::dlq::{DEAD_LETTER_LUA, Description};
 use redis::{RedisError, Script, Value};
-use schema::envelope::ENVELOPE_FIELD;
-use tenant::dlq::{DEAD_LETTER_LUA, Description};
-use tenant::entries::{self, Entry};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::redis::confirm::ConfirmedConnection;
-use tenant::shard::fence::EntryId;
-use tenant::shard::{Shard, Waiting};
+use stores::entries::{self, Entry};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
+use stores::redis::confirm::ConfirmedConnection;
+use wire::envelope::ENVELOPE_FIELD;
 
-use crate::delivery::intent::{Intent, IntentError, Note};
-use crate::lease::Tenure;
 use crate::recent::{self, Recent};
+use delivery::intent::{Intent, IntentError, Note};
+use lease::Tenure;
 
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/announce.lua")));
 static NOTE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/note.lua")));
@@ -51,8 +52,8 @@ pub enum StreamError {
 /// A change by the owner of a shard.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'a> {
-    /// Write down the batch that is about to be inserted, with its number in the owner's epoch and what is remembered of its
-    /// content.
+    /// Write down the batch that is about to be inserted, with its number in the owner's epoch and what is remembered
+    /// of its content.
     Announce(u64, &'a Intent, &'a recent::Change),
     /// Write down more about the batch under way: notes, of which the first has that place among all of them.
     Note(&'a IntentId, usize, &'a [Note]),
@@ -72,8 +73,8 @@ pub enum Change {
     Fenced,
     /// There is no room for more dead letters. Nothing was changed.
     Full,
-    /// Another batch is under way, so this one cannot be announced. An owner begins by finishing what is under way, so Redis must
-    /// have forgotten its last commit, as a failover to a replica that lagged behind does.
+    /// Another batch is under way, so this one cannot be announced. An owner begins by finishing what is under way, so
+    /// Redis must have forgotten its last commit, as a failover to a replica that lagged behind does.
     UnderWay,
 }
 
@@ -104,7 +105,8 @@ impl Stream {
         Self { shard, key: RedisKey::shard_stream(shard), redis, dlq_bytes_max, confirmed: None }
     }
 
-    /// The same, where a batch is written down by way of that connection: so that no failover takes away what its inserts rely on.
+    /// The same, where a batch is written down by way of that connection: so that no failover takes away what its
+    /// inserts rely on.
     pub fn confirmed_by(self, confirmed: Option<ConfirmedConnection>) -> Self {
         Self { confirmed, ..self }
     }
@@ -218,8 +220,8 @@ impl Stream {
         Ok(call.invoke_async(&mut self.redis.clone()).await?)
     }
 
-    /// The envelopes of entries. One that is not there any more was taken out by whoever appended it, because it could not be
-    /// answered for.
+    /// The envelopes of entries. One that is not there any more was taken out by whoever appended it, because it could
+    /// not be answered for.
     pub async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, StreamError> {
         let mut found = HashMap::with_capacity(entries.len());
         let mut left = entries;

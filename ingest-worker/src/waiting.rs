@@ -6,7 +6,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use tenant::shard::{Shard, Waiting};
+use model::shard::{Shard, Waiting};
 
 use crate::metrics;
 

@@ -1,14 +1,15 @@
 //! Which of a shard's entries are in memory, and whose turn it is. Pure.
 //!
-//! A stream is read in order, but its orgs take turns: otherwise whoever comes after an org's flood waits for all of it. The window
-//! holds what was read and is not in a batch yet. When it is full, the newest entries of the org that has most in it are forgotten;
-//! they are still in Redis, and are read again when their turn comes. So memory is bounded, the other orgs are seen however long
-//! the flood is, and the entries of one org always come out in their order.
+//! A stream is read in order, but its orgs take turns: otherwise whoever comes after an org's flood waits for all of
+//! it. The window holds what was read and is not in a batch yet. When it is full, the newest entries of the org that
+//! has most in it are forgotten; they are still in Redis, and are read again when their turn comes. So memory is
+//! bounded, the other orgs are seen however long the flood is, and the entries of one org always come out in their
+//! order.
 
 use std::collections::{HashMap, VecDeque};
 
-use schema::ids::OrgId;
-use tenant::shard::fence::EntryId;
+use model::entry_id::EntryId;
+use model::ids::OrgId;
 
 use crate::arrived::Arrived;
 
@@ -84,7 +85,8 @@ impl Window {
         Some((from, self.read_to))
     }
 
-    /// Takes an entry that was read again. False when there is no room for it: then what follows it is not to be offered.
+    /// Takes an entry that was read again. False when there is no room for it: then what follows it is not to be
+    /// offered.
     pub fn offer_again(&mut self, entry: Held) -> bool {
         let Some(queue) = self.orgs.get_mut(&entry.org) else { return true };
         if queue.forgotten.is_none_or(|from| entry.id < from) {
@@ -194,7 +196,7 @@ mod tests {
     use proptest::prelude::*;
     use uuid::Uuid;
 
-    use schema::envelope::{DecodeError, Unverified};
+    use wire::envelope::{DecodeError, Unverified};
 
     use super::*;
 

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use load::client::{ClickHouse, Http};
-use schema::block::Block;
-use schema::columns::ColumnType;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::model::{Attribute, Event, Kind, Link, Llm, Meter, Origin, Run, Span, Status, Tokens, Value};
-use schema::tables::{BILLING_METER, BillingRows, RUN, Rows, RunRows, SPAN, STAMPS, SpanRows, Table};
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::meter::Meter;
+use model::trace::{Attribute, Event, Kind, Link, Llm, Origin, Run, Span, Status, Tokens, Value};
 use serde_json::json;
-use tenant::clickhouse::{InsertStatement, Inserter};
+use stores::clickhouse::{InsertStatement, Inserter};
 use uuid::Uuid;
+use wire::block::Block;
+use wire::columns::ColumnType;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
+use wire::tables::{BILLING_METER, BillingRows, RUN, Rows, RunRows, SPAN, STAMPS, SpanRows, Table};
 
 /// What a column of that wire type may be in the table: the same, or something the server converts it to.
 fn accepts(ty: ColumnType, live: &str) -> bool {
@@ -145,7 +146,8 @@ fn full_span(i: u128) -> Span<'static> {
     }
 }
 
-/// Five spans in three envelopes, so that offsets are re-based and constant columns repeated; then the same block again.
+/// Five spans in three envelopes, so that offsets are re-based and constant columns repeated; then the same block
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_column_type_reads_back_and_a_token_is_stored_once() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use load::corpus::Corpus;
-use schema::ids::OrgId;
+use model::ids::OrgId;
+use model::shard::Shard;
+use queue::dlq::{Desk, Listed, Reason, Source, Walk};
 use stack::Service;
-use tenant::dlq::{Desk, Listed, Reason, Source, Walk};
-use tenant::shard::{Shard, ShardRouter};
 use tests::{Org, STORED_WITHIN, World, now};
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 async fn org_in(world: &World, shard: u8, slug: &str) -> anyhow::Result<Org> {
     let ids = std::iter::repeat_with(|| OrgId(Uuid::new_v4()));
-    let id = ids.into_iter().find(|id| ShardRouter::home(*id).number() == shard).unwrap();
+    let id = ids.into_iter().find(|id| Shard::home(*id).number() == shard).unwrap();
     world.org_with_id(id, slug).await
 }
 
@@ -41,8 +41,8 @@ async fn metrics(worker: &Service) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(&answer.body).into_owned())
 }
 
-/// Sends to three orgs, of which the worker crashes on one, and waits until that one's envelope is a dead letter. Whoever crashes as
-/// a whole is started again, as a supervisor does.
+/// Sends to three orgs, of which the worker crashes on one, and waits until that one's envelope is a dead letter.
+/// Whoever crashes as a whole is started again, as a supervisor does.
 async fn crash(how: &str) -> anyhow::Result<(World, usize)> {
     let mut world = World::start().await?;
     let (bad, same) = (org_in(&world, 3, "crashes").await?, org_in(&world, 3, "same-shard").await?);

@@ -1,26 +1,27 @@
-//! The rehearsal of `docs/cutover.md`: an old release fills the legacy stream, the worker drains it while it is killed and an org
-//! moves, the stream is closed without a restart, somebody writes to it all the same, and it is opened again.
+//! The rehearsal of `docs/cutover.md`: an old release fills the legacy stream, the worker drains it while it is killed
+//! and an org moves, the stream is closed without a restart, somebody writes to it all the same, and it is opened
+//! again.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use http::Method;
+use legacy::{self, Switch, SwitchError};
+use model::shard::Shard;
+use queue::dlq::{DESCRIPTION_FIELD, Description, Desk, LEGACY_FIELD, Reason, Source, Walk};
+use queue::fence::Fence;
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
+use registry::flags::{Flag, Flags};
 use serde_json::{Value, json};
+use service::settings::parse;
 use stack::Urls;
-use tenant::dlq::{DESCRIPTION_FIELD, Description, Desk, LEGACY_FIELD, Reason, Source, Walk};
-use tenant::flags::{Flag, Flags};
-use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::legacy::{self, Switch, SwitchError};
-use tenant::redis::Redis;
-use tenant::settings::parse;
-use tenant::shard::fence::Fence;
-use tenant::shard::moving::Mover;
-use tenant::shard::{Shard, ShardRouter};
+use stores::keys::{INGEST_GROUP, RedisKey};
+use stores::redis::Redis;
 use tests::{Org, STORED_WITHIN, World};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use transfer::moving::Mover;
 use uuid::Uuid;
 
 /// Between two entries of the old release.
@@ -31,7 +32,8 @@ const WORKER: [(&str, &str); 2] = [("TRACEBILITY_BATCH_ROWS_MAX", "100"), ("TRAC
 /// What every envelope says of when it was received.
 const RECEIVED_AT: &str = "2026-11-01T10:00:00.123456+00:00";
 
-/// An entry as a release from before tenancy wrote it: one run with two spans. `whose` is what that release knew of its org.
+/// An entry as a release from before tenancy wrote it: one run with two spans. `whose` is what that release knew of its
+/// org.
 fn entry(project: Uuid, whose: &Value) -> Value {
     let span = || json!({"span_id": Uuid::new_v4(), "name": "s", "kind": "tool", "start_time": "2026-11-01T10:00:00Z"});
     let run = json!({
@@ -89,7 +91,7 @@ fn write(mut redis: Redis, orgs: Vec<Org>, stop: watch::Receiver<bool>) -> JoinH
 
 fn switch(urls: &Urls, redis: &Redis) -> anyhow::Result<Switch> {
     let dsn = parse::postgres_url(&urls.pg_app_dsn).map_err(anyhow::Error::msg)?;
-    Ok(Switch::new(redis.clone(), Flags::new(tenant::postgres::pool(&dsn)?)))
+    Ok(Switch::new(redis.clone(), Flags::new(stores::postgres::pool(&dsn)?)))
 }
 
 /// Waits until nothing is left in the legacy stream.
@@ -159,7 +161,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     let writing = write(redis.clone(), orgs.to_vec(), stopped);
     let registry = world.registry().await?;
     let mover = Mover::new(registry.clone(), Fence::new(redis.clone()));
-    let away = Shard::new((ShardRouter::home(orgs[0].org_id).number() + 1) % 16);
+    let away = Shard::new((Shard::home(orgs[0].org_id).number() + 1) % 16);
     for to in [away, None] {
         tokio::time::sleep(Duration::from_millis(300)).await;
         registry.assign_shard(orgs[0].org_id, to).await?;
@@ -213,7 +215,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
 async fn the_cutover_loses_and_doubles_nothing() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &WORKER).await?;
     rehearse(&mut world).await?;
-    let flags = Flags::new(tenant::postgres::pool(&parse::postgres_url(&world.urls.pg_app_dsn).unwrap())?);
+    let flags = Flags::new(stores::postgres::pool(&parse::postgres_url(&world.urls.pg_app_dsn).unwrap())?);
     let standing = flags.standing(Flag::DualReadLegacy).await?.context("it was flipped")?;
     assert_eq!((standing.enabled, standing.by.as_str()), (true, "a test"));
     let told = "SELECT count() FROM audit_log WHERE event_type = 'flag.change' AND target = 'dual_read_legacy'";
@@ -228,8 +230,8 @@ async fn the_cutover_on_a_redis_cluster() -> anyhow::Result<()> {
     rehearse(&mut World::on(&urls, &[], &WORKER).await?).await
 }
 
-/// A worker of an older release acknowledges in a consumer group. While it is there nobody else reads; what it held is stored when
-/// it is gone.
+/// A worker of an older release acknowledges in a consumer group. While it is there nobody else reads; what it held is
+/// stored when it is gone.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_an_older_release_is_waited_for() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &WORKER).await?;

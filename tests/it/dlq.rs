@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use load::corpus::Corpus;
+use model::ids::OrgId;
+use model::shard::Shard;
+use queue::dlq::{Desk, Listed, Reason, Replayed, Source, Walk};
 use redis::AsyncCommands;
-use schema::ids::OrgId;
 use serde_json::{Value, json};
-use tenant::dlq::{Desk, Listed, Reason, Replayed, Source, Walk};
-use tenant::keys::RedisKey;
-use tenant::shard::ShardRouter;
+use stores::keys::RedisKey;
 use tests::{Org, STORED_WITHIN, World, now};
 use uuid::Uuid;
 
@@ -68,8 +68,8 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
     let mut world = World::start().await?;
     let org = world.org("poisoned").await?;
     // Another org of the same shard, so of the same batch.
-    let home = ShardRouter::home(org.org_id);
-    let neighbour = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| ShardRouter::home(*id) == home);
+    let home = Shard::home(org.org_id);
+    let neighbour = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) == home);
     let neighbour = world.org_with_id(neighbour.unwrap(), "neighbour").await?;
     let (mut redis, desk) = (world.redis().await?, Desk::new(world.redis().await?));
     world.clickhouse.text(&format!("ALTER TABLE span ADD CONSTRAINT no_poison CHECK name != '{POISON}'")).await?;
@@ -91,7 +91,7 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
     // Counted and told.
     let outcome = async || {
         let fields: Vec<(String, u64)> =
-            redis.hgetall(RedisKey::outcomes(Some(org.org_id), tenant::clock::unix_hour())).await?;
+            redis.hgetall(RedisKey::outcomes(Some(org.org_id), stores::clock::unix_hour())).await?;
         Ok(fields.iter().any(|(field, items)| field.ends_with(":dead_lettered:refused") && *items == 2))
     };
     until("the outcome is counted", outcome).await?;
@@ -127,8 +127,8 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
 async fn a_shard_waits_for_room_for_its_dead_letters_and_no_other_does() -> anyhow::Result<()> {
     let world = World::start_with(&[], &[("TRACEBILITY_DLQ_BYTES_MAX", "64KiB")]).await?;
     let stuck = world.org("stuck").await?;
-    let home = ShardRouter::home(stuck.org_id);
-    let free = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| ShardRouter::home(*id) != home);
+    let home = Shard::home(stuck.org_id);
+    let free = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) != home);
     let free = world.org_with_id(free.unwrap(), "free").await?;
     let (mut redis, desk) = (world.redis().await?, Desk::new(world.redis().await?));
     let (source, stream) = (Source::Shard(home), RedisKey::shard_stream(home));

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use http::{Method, StatusCode};
 use load::client::Answer;
 use load::corpus::Corpus;
+use model::shard::Shard;
+use queue::dlq::{DESCRIPTION_FIELD, Description, Reason};
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
-use schema::envelope::{ContentId, HEADER_BYTES, claims};
 use sqlx::{Connection, PgConnection};
-use tenant::dlq::{DESCRIPTION_FIELD, Description, Reason};
-use tenant::keys::RedisKey;
-use tenant::shard::ShardRouter;
+use stores::keys::RedisKey;
 use tests::{Org, World, now};
 use uuid::Uuid;
+use wire::envelope::{ContentId, HEADER_BYTES, claims};
 
 /// Where the org is in an envelope, and its first section's rows.
 const ORG_AT: usize = 4 + 16;
@@ -21,7 +21,7 @@ const ROWS_AT: usize = HEADER_BYTES + 3;
 
 /// The envelopes that wait in an org's shard, in order.
 async fn waiting(world: &World, org: &Org) -> anyhow::Result<Vec<Vec<u8>>> {
-    let stream = RedisKey::shard_stream(ShardRouter::home(org.org_id));
+    let stream = RedisKey::shard_stream(Shard::home(org.org_id));
     let all: StreamRangeReply = world.redis().await?.xrange_all(&stream).await?;
     Ok(all.ids.iter().filter_map(|entry| entry.get("e")).collect())
 }
@@ -43,7 +43,7 @@ async fn entries_that_were_changed_or_made_up_are_nobodys_dead_letters() -> anyh
         changed(ROWS_AT, &500_000_u32.to_le_bytes()),
         changed(good.len() - 1, &[good[good.len() - 1] ^ 1]),
     ];
-    let (shard, mut redis) = (ShardRouter::home(org.org_id), world.redis().await?);
+    let (shard, mut redis) = (Shard::home(org.org_id), world.redis().await?);
     for bytes in &forged {
         let mut add = redis::cmd("XADD");
         add.arg(RedisKey::shard_stream(shard)).arg("*").arg("e").arg(bytes).query_async::<String>(&mut redis).await?;
@@ -100,7 +100,7 @@ async fn services_wait_for_the_envelope_key_and_give_nothing_up_for_want_of_it()
     assert!(begun.elapsed() >= AWAY, "ready without the key");
     world.until_drained().await?;
     assert_eq!(world.clickhouse.number("SELECT count() FROM span").await?, 3);
-    let letters = RedisKey::shard_dlq(ShardRouter::home(org.org_id));
+    let letters = RedisKey::shard_dlq(Shard::home(org.org_id));
     assert_eq!(world.redis().await?.xlen::<_, u64>(&letters).await?, 0);
     assert!(world.post_otlp(&org.key, Corpus::new(2).request(3, now()).body).await?.status.is_success());
     Ok(())
@@ -120,8 +120,7 @@ async fn a_retry_has_the_content_id_of_the_first_and_nothing_else_has() -> anyho
     let org = world.org("retries").await?;
     let registry = world.registry().await?;
     let scopes = ["ingest:write"];
-    let other_key =
-        registry.create_key(org.org_id, org.project_id, &tenant::registry::NewKey::new("b", &scopes)).await?;
+    let other_key = registry.create_key(org.org_id, org.project_id, &registry::NewKey::new("b", &scopes)).await?;
     let (body, other) = (Corpus::new(1).request(3, now()).body, Corpus::new(2).request(3, now()).body);
     let gzipped = {
         use std::io::Write;

@@ -1,22 +1,23 @@
-//! Whether everything that was accepted is somewhere: exactly, wherever it is and whoever was killed; and that what somebody takes
-//! away is noticed.
+//! Whether everything that was accepted is somewhere: exactly, wherever it is and whoever was killed; and that what
+//! somebody takes away is noticed.
 
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use ledger::{Balance, Books, SCAN_ENTRIES_MAX, Whose, Window};
 use load::corpus::Corpus;
+use model::meter::Meter;
+use model::shard::Shard;
+use queue::arrival::{Arrivals, Place};
+use queue::dlq::{Desk, Source, Walk};
+use queue::fence::{Accepted, Appended, Fence};
 use redis::AsyncCommands;
+use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::{Value, json};
-use tenant::clickhouse::Records;
-use tenant::clock::unix_hour;
-use tenant::dlq::{Desk, Source, Walk};
-use tenant::keys::RedisKey;
-use tenant::ledger::{Balance, Books, SCAN_ENTRIES_MAX, Whose, Window};
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter};
-use tenant::settings::parse;
-use tenant::shard::arrival::{Arrivals, Place};
-use tenant::shard::fence::{Accepted, Appended, Fence};
-use tenant::shard::{Shard, ShardRouter};
+use service::settings::parse;
+use stores::clickhouse::Records;
+use stores::clock::unix_hour;
+use stores::keys::RedisKey;
 use tests::{Org, STORED_WITHIN, World, now};
 use uuid::Uuid;
 
@@ -167,7 +168,7 @@ async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Re
     world.worker.start().await?;
     send(&world, entry, 6).await?;
 
-    let stream = RedisKey::shard_stream(ShardRouter::home(entry.org_id));
+    let stream = RedisKey::shard_stream(Shard::home(entry.org_id));
     let mut redis = world.redis().await?;
     let waiting: redis::streams::StreamRangeReply = redis.xrange_all(&stream).await?;
     let gone: u64 = redis.xdel(&stream, &[&waiting.ids[0].id]).await?;
@@ -316,13 +317,13 @@ async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<
     send(&world, &org, 4).await?;
     // As a worker sets aside: the copy first, then the entry goes.
     let mut redis = world.redis().await?;
-    let stream = RedisKey::shard_stream(ShardRouter::home(org.org_id));
+    let stream = RedisKey::shard_stream(Shard::home(org.org_id));
     let waiting: redis::streams::StreamRangeReply = redis.xrange_all(&stream).await?;
     let [parked, dropped] = &waiting.ids[..] else { panic!("{waiting:?}") };
     let envelope: Vec<u8> = parked.get("e").unwrap();
     let _: () = redis.hset(RedisKey::quota_parked(org.org_id), format!("0/{}", parked.id), envelope).await?;
     assert_eq!(sums(&world, &org).await?.residue, 0, "in two places for a moment");
-    let field = tenant::outcome::field("0/1-0", tenant::outcome::Outcome::OverQuota, tenant::outcome::DROPPED);
+    let field = outcomes::field("0/1-0", outcomes::Outcome::OverQuota, outcomes::DROPPED);
     let _: () = redis.hset(RedisKey::outcomes(Some(org.org_id), unix_hour()), field, 4).await?;
     let _: u64 = redis.xdel(&stream, &[&parked.id, &dropped.id]).await?;
     let aside = Sums { accepted: 13, parked: 9, over_quota: 4, ..Sums::default() };
@@ -330,7 +331,7 @@ async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<
 
     // What comes from the legacy stream is accepted when it arrives, once; what comes back is not accepted again.
     let envelope: Vec<u8> = parked.get("e").unwrap();
-    let (arrivals, shard) = (Arrivals::new(redis.clone()), ShardRouter::home(org.org_id));
+    let (arrivals, shard) = (Arrivals::new(redis.clone()), Shard::home(org.org_id));
     for _ in 0..2 {
         let arrived = arrivals.append(Place::Shard(shard, org.org_id), "from elsewhere", "e", &envelope).await?;
         assert_eq!(arrived, Appended::Kept);
@@ -347,7 +348,7 @@ async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<
 async fn nothing_is_called_missing_when_not_all_was_seen() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("deep").await?;
-    let shard = ShardRouter::home(org.org_id);
+    let shard = Shard::home(org.org_id);
     world.worker.stop().await?;
     let mut redis = world.redis().await?;
     let stream = RedisKey::shard_stream(shard);
@@ -376,7 +377,7 @@ async fn what_is_taken_out_again_was_never_accepted() -> anyhow::Result<()> {
     assert_eq!(fence.append(shard, &new).await?, Appended::Kept);
     fence.close(shard, org.org_id, 1).await?;
     assert_eq!(fence.append(shard, &new).await?, Appended::Closed);
-    let key = RedisKey::shard_accepted(shard, tenant::clock::hour_of(new.received_at));
+    let key = RedisKey::shard_accepted(shard, stores::clock::hour_of(new.received_at));
     let mut redis = world.redis().await?;
     let (count, seconds): (u64, i64) = (redis.hget(&key, org.org_id.to_string()).await?, redis.ttl(&key).await?);
     assert_eq!(count, 5, "the second was taken out again");

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use schema::ids::OrgId;
-use tenant::clock::unix_hour;
-use tenant::keys::RedisKey;
-use tenant::ledger::{ROWS_MAX, Watch, Whose, Window};
-use tenant::shard::Shard;
+use ledger::{ROWS_MAX, Whose, Window};
+use ledger_watch::Watch;
+use model::ids::OrgId;
+use model::shard::Shard;
+use stores::clock::unix_hour;
+use stores::keys::RedisKey;
 use tests::World;
 use uuid::Uuid;
 
@@ -24,7 +25,8 @@ const EACH: u64 = 5;
 impl Crowd {
     const HOURS: u32 = 24;
 
-    /// Counts them as accepted and as stored, but for one org and hour of which nothing is stored, and one that is stored twice.
+    /// Counts them as accepted and as stored, but for one org and hour of which nothing is stored, and one that is
+    /// stored twice.
     async fn settle(world: &World, orgs: u64, lost: (u64, i64), doubled: (u64, i64)) -> anyhow::Result<Self> {
         let window = Window::up_to(unix_hour(), Self::HOURS);
         let mut redis = world.redis().await?;
@@ -85,7 +87,7 @@ async fn a_residue_is_found_among_more_orgs_and_hours_than_one_answer_lists() ->
     let report = watch.look().await?;
     assert_eq!((report.residues, report.items, report.told), (2, 10, 0), "{report:?}");
     assert_eq!(watch.look().await?.told, 2, "the older hour is looked at again, because something is missing in it");
-    let seen = tenant::ledger::residues(&redis).await?;
+    let seen = ledger::residues(&redis).await?;
     let seen: Vec<_> = seen.iter().map(|(of, residue)| (*of, residue.told)).collect();
     assert_eq!(seen, wanted);
     Ok(())

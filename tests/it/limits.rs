@@ -2,14 +2,15 @@
 
 use std::time::{Duration, Instant};
 
+use auth::invalidate::Invalidator;
 use http::StatusCode;
 use load::client::Answer;
 use load::corpus::Corpus;
+use model::meter::Meter;
 use redis::AsyncCommands;
+use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::json;
-use tenant::invalidate::Invalidator;
-use tenant::keys::RedisKey;
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter};
+use stores::keys::RedisKey;
 use tests::{Org, World, now};
 
 async fn limit(world: &World, org: &Org, change: LimitChange) -> anyhow::Result<()> {
@@ -116,7 +117,7 @@ async fn self_hosted_counts_and_refuses_nobody() -> anyhow::Result<()> {
     for n in 0..3 {
         assert_eq!(world.post_otlp(&org.key, Corpus::new(n).request(2, now()).body).await?.status, StatusCode::OK);
     }
-    let period = schema::tables::period(i64::try_from(now())?);
+    let period = model::meter::period(i64::try_from(now())?);
     let used: u64 = world.redis().await?.get(RedisKey::quota(org.org_id, period, "span_ingested")).await?;
     assert_eq!(used, 6);
     Ok(())

@@ -11,6 +11,7 @@ mod derived;
 mod dlq;
 mod envelopes;
 mod faults;
+
 mod http;
 mod langsmith;
 mod ledger;
@@ -25,5 +26,6 @@ mod retries;
 mod sdks;
 mod shard_moves;
 mod shards;
+mod structure;
 mod usage;
 mod worker;

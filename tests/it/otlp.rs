@@ -7,8 +7,8 @@ use http::{Method, StatusCode, Version};
 use load::client::Http;
 use load::corpus::Corpus;
 use load::prost::Message;
+use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::{Value, json};
-use tenant::registry::{Limit, LimitChange, LimitEdit};
 use tests::{World, now, sdk};
 
 #[tokio::test(flavor = "multi_thread")]

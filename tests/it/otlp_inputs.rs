@@ -1,5 +1,5 @@
-//! What real exporters send and no specification expects, through the real servers: attributes that repeat, parts and values
-//! that cannot be read, traces without a root.
+//! What real exporters send and no specification expects, through the real servers: attributes that repeat, parts and
+//! values that cannot be read, traces without a root.
 
 use http::{Method, StatusCode};
 use load::client::Http;

@@ -1,20 +1,23 @@
-//! Monthly limits and the audit trail, with both services: what is billed refuses, is told once, and arrives in ClickHouse.
+//! Monthly limits and the audit trail, with both services: what is billed refuses, is told once, and arrives in
+//! ClickHouse.
 
 use std::time::{Duration, Instant};
 
+use auth::invalidate::Invalidator;
 use http::{Method, StatusCode};
 use load::corpus::Corpus;
+use model::ids::OrgId;
+use model::meter::Meter;
+use model::org::OverQuota;
+use model::shard::Shard;
+use quota::{self, Held, Parked, ParkedId};
 use redis::streams::StreamRangeReply;
-use schema::envelope::Verified;
-use schema::ids::OrgId;
-use tenant::invalidate::Invalidator;
-use tenant::keys::RedisKey;
-use tenant::quota::{self, Held, Parked, ParkedId};
-use tenant::redis::Redis;
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter, OverQuota, Registry};
-use tenant::shard::ShardRouter;
+use registry::{Limit, LimitChange, LimitEdit, Registry};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use tests::{Org, STORED_WITHIN, World, now};
 use uuid::Uuid;
+use wire::envelope::Verified;
 
 /// Everything at once, so that a test need not wait for it.
 const WORKER: [(&str, &str); 3] = [
@@ -67,7 +70,7 @@ async fn what_is_billed_refuses_and_is_told_once() -> anyhow::Result<()> {
     limit(&registry, &org, 100).await?;
     bill(&world, &org, 90).await?;
 
-    let period = schema::tables::period(i64::try_from(now())?);
+    let period = model::meter::period(i64::try_from(now())?);
     let redis = world.redis().await?;
     let counter = async || -> anyhow::Result<Option<u64>> {
         let key = RedisKey::quota(org.org_id, period, "span_ingested");
@@ -139,7 +142,7 @@ async fn roles_can_be_divided_among_workers() -> anyhow::Result<()> {
 
 /// Two orgs of one shard.
 async fn neighbours(world: &World) -> anyhow::Result<(Org, Org)> {
-    let (one, shard) = (OrgId(Uuid::new_v4()), |org: OrgId| ShardRouter::home(org));
+    let (one, shard) = (OrgId(Uuid::new_v4()), |org: OrgId| Shard::home(org));
     let mut ids = std::iter::repeat_with(|| OrgId(Uuid::new_v4()));
     let other = ids.find(|id| shard(*id) == shard(one)).unwrap();
     Ok((world.org_with_id(one, "over").await?, world.org_with_id(other, "neighbour").await?))
@@ -168,7 +171,7 @@ async fn send(world: &World, org: &Org, corpus: &mut Corpus, requests: usize) ->
 
 /// Waits until the reconciler has found an org to be over, or not.
 async fn until_flag(redis: &Redis, org: &Org, wanted: Option<OverQuota>) -> anyhow::Result<()> {
-    let period = schema::tables::period(i64::try_from(now())?);
+    let period = model::meter::period(i64::try_from(now())?);
     until("the flag", async || Ok(quota::read(redis, org.org_id, period).await? == wanted)).await
 }
 
@@ -182,7 +185,7 @@ async fn stored(world: &World, org: &Org) -> anyhow::Result<(u64, u64)> {
 
 /// What the ledger counts as dropped, or parked.
 async fn set_aside(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
-    let key = RedisKey::outcomes(Some(org.org_id), tenant::clock::unix_hour());
+    let key = RedisKey::outcomes(Some(org.org_id), stores::clock::unix_hour());
     let sums: Vec<(String, u64)> = redis::cmd("HGETALL").arg(key).query_async(&mut redis.clone()).await?;
     let suffix = format!(":over_quota:{how}");
     Ok(sums.iter().filter(|(field, _)| field.ends_with(&suffix)).map(|(_, items)| items).sum())
@@ -201,9 +204,9 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
     limit(&registry, &org, 29).await?;
     until_flag(&redis, &org, Some(OverQuota::Park)).await?;
 
-    // Somebody has parked the second envelope already, and the third was even released, when the shard's next owner finds them:
-    // as if an owner had crashed before it was done with its batch, or came late.
-    let (parked, shard) = (Parked::new(redis.clone()), ShardRouter::home(org.org_id));
+    // Somebody has parked the second envelope already, and the third was even released, when the shard's next owner
+    // finds them: as if an owner had crashed before it was done with its batch, or came late.
+    let (parked, shard) = (Parked::new(redis.clone()), Shard::home(org.org_id));
     let stream = RedisKey::shard_stream(shard);
     let all: StreamRangeReply =
         redis::cmd("XRANGE").arg(&stream).arg("-").arg("+").query_async(&mut redis.clone()).await?;
@@ -260,8 +263,8 @@ async fn over_a_lowered_limit_is_dropped_where_the_org_says_so_and_counted() -> 
     world.until_number(items, 30).await
 }
 
-/// Lost counters: the edge lets pass what it should not, until the reconciler has summed up. Where nothing is parked, for want of
-/// room, all of it is stored.
+/// Lost counters: the edge lets pass what it should not, until the reconciler has summed up. Where nothing is parked,
+/// for want of room, all of it is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_finds_no_room_is_stored() -> anyhow::Result<()> {
     let mut world = in_flight().await?;

@@ -1,8 +1,8 @@
 //! What a client sends again, because it has not heard the answer, is there once and billed once.
 
+use ledger::{Whose, Window};
 use load::corpus::Corpus;
-use tenant::clock::unix_hour;
-use tenant::ledger::{Whose, Window};
+use stores::clock::unix_hour;
 use tests::{World, now};
 
 use crate::ledger::books;

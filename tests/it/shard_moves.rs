@@ -1,26 +1,26 @@
-//! An org under load is moved from shard to shard, through two API processes: nothing that was answered for is lost, its
-//! order stays, nobody is told anything but to come again, and nobody else notices.
+//! An org under load is moved from shard to shard, through two API processes: nothing that was answered for is lost,
+//! its order stays, nobody is told anything but to come again, and nobody else notices.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use auth::invalidate::Invalidator;
 use http::StatusCode;
 use load::client::Http;
 use load::corpus::Corpus;
+use model::shard::Shard;
+use queue::fence::Fence;
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
-use schema::envelope::{ENVELOPE_FIELD, claims};
 use stack::{Service, Urls};
-use tenant::invalidate::Invalidator;
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::fence::Fence;
-use tenant::shard::moving::Mover;
-use tenant::shard::{Shard, ShardRouter};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use tests::{STORED_WITHIN, World, now};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use transfer::moving::Mover;
 use uuid::Uuid;
+use wire::envelope::{ENVELOPE_FIELD, claims};
 
 const SENDERS: u64 = 4;
 const SPANS_PER_REQUEST: usize = 2;
@@ -84,7 +84,7 @@ async fn moved_under_load(world: &World) -> anyhow::Result<Vec<Told>> {
     let redis = world.redis().await?;
     let registry = world.registry().await?.announcing(Invalidator::new(redis.clone()));
     let mover = Mover::new(registry.clone(), Fence::new(redis));
-    let home = ShardRouter::home(org.org_id);
+    let home = Shard::home(org.org_id);
     let away = |n: u8| Shard::new((home.number() + n) % 16);
     for to in [away(1), away(5), None, away(1), None] {
         tokio::time::sleep(REST).await;

@@ -1,7 +1,7 @@
 //! An org's envelopes go to the shard that its golden vector says.
 
 use load::corpus::Corpus;
-use schema::ids::OrgId;
+use model::ids::OrgId;
 use tests::{World, now};
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context;
 use http::StatusCode;
 use load::corpus::Corpus;
+use model::shard::Shard;
+use queue::dlq::{DESCRIPTION_FIELD, Description, Reason};
 use stack::{Layout, UpOptions, Urls};
-use tenant::dlq::{DESCRIPTION_FIELD, Description, Reason};
-use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::shard::{Shard, ShardRouter};
+use stores::keys::{INGEST_GROUP, RedisKey};
 use tests::{Org, World, now};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -60,7 +60,7 @@ async fn what_becomes_of_a_consumer_group_does_not_matter() -> anyhow::Result<()
     let mut world = World::start().await?;
     let org = world.org("a-group").await?;
     let mut redis = world.redis().await?;
-    let stream = RedisKey::shard_stream(ShardRouter::home(org.org_id));
+    let stream = RedisKey::shard_stream(Shard::home(org.org_id));
     world.worker.stop().await?;
     assert!(world.post_otlp(&org.key, Corpus::new(1).request(10, now()).body).await?.status.is_success());
     let group = |what: &str| redis::cmd("XGROUP").arg(what).arg(stream.as_str()).arg(INGEST_GROUP).to_owned();
@@ -81,7 +81,7 @@ async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Resu
     let world = World::start().await?;
     let org = world.org("odd-entries").await?;
     let mut redis = world.redis().await?;
-    let shard = ShardRouter::home(org.org_id);
+    let shard = Shard::home(org.org_id);
     let (stream, dlq) = (RedisKey::shard_stream(shard), RedisKey::shard_dlq(shard));
     let mut add = redis::cmd("XADD");
     let id: String = add.arg(&stream).arg("*").arg("e").arg("not an envelope").query_async(&mut redis).await?;
@@ -106,8 +106,8 @@ async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Resu
     Ok(())
 }
 
-/// As after a power cut or a failover that took a commit back. The first shard has more work than the others: its owner also drains
-/// what was queued before tenancy.
+/// As after a power cut or a failover that took a commit back. The first shard has more work than the others: its owner
+/// also drains what was queued before tenancy.
 #[tokio::test(flavor = "multi_thread")]
 async fn entries_behind_what_was_read_are_delivered() -> anyhow::Result<()> {
     let world = World::start().await?;

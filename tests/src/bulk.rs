@@ -1,8 +1,8 @@
 //! Thousands of orgs at once, for a test that needs many and not what makes each of them.
 
-use schema::ids::{OrgId, ProjectId, WorkspaceId};
+use auth::api_key::IssuedKey;
+use model::ids::{OrgId, ProjectId, WorkspaceId};
 use sqlx::{Connection, PgConnection, Row};
-use tenant::api_key::IssuedKey;
 use uuid::Uuid;
 
 use crate::{Org, World};

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::bail;
 use load::client::{Answer, ClickHouse, Http};
-use schema::ids::{OrgId, ProjectId, WorkspaceId};
+use model::ids::{OrgId, ProjectId, WorkspaceId};
+use model::shard::Shard;
+use registry::{NewKey, NewOrg, Registry};
+use service::settings::parse;
 use sqlx::{Connection, PgConnection};
 use stack::{Service, TestDb, Urls};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::registry::{NewKey, NewOrg, Registry};
-use tenant::secret::SecretUrl;
-use tenant::settings::parse;
-use tenant::shard::Shard;
+use stores::keys::RedisKey;
+use stores::redis::Redis;
+use stores::secret::SecretUrl;
 use url::Url;
 
 /// How long anything that was accepted may take to be stored before a test gives up.
@@ -158,7 +158,7 @@ impl World {
     /// A connection to Redis.
     pub async fn redis(&self) -> anyhow::Result<Redis> {
         let url = parse::redis_url(&self.urls.redis_url).map_err(anyhow::Error::msg)?;
-        Ok(tenant::redis::connect(&url)?)
+        Ok(stores::redis::connect(&url)?)
     }
 
     /// Per shard, how many envelopes are in its stream.

@@ -23,7 +23,7 @@ fn source(name: &str) -> PathBuf {
 /// Where an SDK is installed: named after what is pinned, so that a changed pin is a new installation.
 fn home(name: &str, pins: &str) -> PathBuf {
     let tmp = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/sdk");
-    tmp.join(format!("{name}-{:016x}", schema::tables::content_hash(pins.as_bytes())))
+    tmp.join(format!("{name}-{:016x}", wire::tables::content_hash(pins.as_bytes())))
 }
 
 /// Runs `script` of `tests/sdk/<name>` in a virtual environment with its `requirements.txt`; returns what it printed.

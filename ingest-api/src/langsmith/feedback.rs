@@ -1,16 +1,16 @@
 //! One feedback object of LangSmith, as a row of `eval_score`.
 
-use schema::ids::ProjectId;
-use schema::model::Score;
-use schema::tables::content_hash_128;
-use schema::translate::batch::Batch;
-use schema::translate::fields::{Fields, ItemError};
-use schema::translate::instant;
+use model::ids::ProjectId;
+use model::trace::Score;
 use serde_json::value::RawValue;
+use translate::batch::Batch;
+use translate::fields::{Fields, ItemError};
+use translate::instant;
 use uuid::Uuid;
+use wire::tables::content_hash_128;
 
-use super::lenient::Document;
 use super::run::scalar;
+use translate::lenient::Document;
 
 /// Labels are a column of few different values: a longer text is no label, and only in `value_json`.
 const LABEL_BYTES_MAX: usize = 128;

@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-/// The release of LangSmith whose protocol this is. From 0.8.10 on the SDKs send feedback with the runs, from 0.16 on they do
-/// not warn.
+/// The release of LangSmith whose protocol this is. From 0.8.10 on the SDKs send feedback with the runs, from 0.16 on
+/// they do not warn.
 const VERSION: &str = "0.18.0";
 /// Operations per request.
 const OPERATIONS_MAX: usize = 100;
-/// Bytes per request, uncompressed. The Python SDK stops adding after it has passed this, so a body is larger by up to one run.
+/// Bytes per request, uncompressed. The Python SDK stops adding after it has passed this, so a body is larger by up to
+/// one run.
 const BODY_BYTES: usize = 20 << 20;
 
 /// The answer. `batch_ingest_config` is complete or must be absent: the Python SDK dies of a missing member.

@@ -2,13 +2,13 @@
 //!
 //! Only brackets, commas and strings are looked at, so that a run that is no JSON is one bad run and not a bad batch.
 
-use schema::translate::fields::string_end;
+use translate::fields::string_end;
 
 use super::Op;
 use crate::error::ApiError;
 
-/// Calls `found` with each run as it was sent, with its operation and its place in that list. An error means that the body is
-/// not such a batch, or comes from `found`.
+/// Calls `found` with each run as it was sent, with its operation and its place in that list. An error means that the
+/// body is not such a batch, or comes from `found`.
 pub(super) fn each<'a>(
     body: &'a [u8],
     mut found: impl FnMut(Op, usize, &'a [u8]) -> Result<(), ApiError>,

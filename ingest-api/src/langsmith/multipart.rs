@@ -8,8 +8,8 @@ use memchr::memmem;
 
 use crate::header_value;
 
-/// Parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up to eight
-/// parts and its attachments. All that come after them are set aside as one.
+/// Parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up to
+/// eight parts and its attachments. All that come after them are set aside as one.
 pub(super) const PARTS_MAX: usize = 20_000;
 /// The headers of one part, in bytes.
 const HEADER_BYTES_MAX: usize = 16 << 10;
@@ -111,8 +111,8 @@ fn line_end(after: &[u8]) -> Option<LineEnd<'_>> {
     blank[..line].iter().all(|b| matches!(b, b' ' | b'\t')).then(|| LineEnd { rest: &after[line + 2..], last: false })
 }
 
-/// The next delimiter from `from` on: where the part before it ends, where the next one starts, and whether it is the last.
-/// A look-alike that is followed by anything else is content.
+/// The next delimiter from `from` on: where the part before it ends, where the next one starts, and whether it is the
+/// last. A look-alike that is followed by anything else is content.
 fn next(finder: &memmem::Finder<'_>, body: &[u8], mut from: usize) -> Option<(usize, usize, bool)> {
     loop {
         let at = from + finder.find(body.get(from..)?)?;

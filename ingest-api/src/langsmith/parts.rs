@@ -5,19 +5,19 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use schema::envelope::Header;
-use schema::model::Attachment;
-use schema::tables::content_hash_of;
-use schema::translate::batch::Batch;
-use schema::translate::fields::{Fields, ItemError};
+use model::trace::Attachment;
+use translate::batch::Batch;
+use translate::fields::{Fields, ItemError};
 use uuid::Uuid;
+use wire::envelope::Header;
+use wire::tables::content_hash_of;
 
-use super::lenient::Document;
 use super::multipart::{BadPart, Part};
 use super::run::Write;
 use super::{Op, feedback};
 use crate::body::{self, ReadBody};
 use crate::error::ApiError;
+use translate::lenient::Document;
 
 /// Parts of one write of a run. SDKs send up to seven.
 const FIELDS_MAX: usize = 64;
@@ -193,12 +193,12 @@ mod tests {
     use super::super::{BodyKind, decode};
     use super::*;
     use crate::body::Budget;
+    use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
     use rand::prelude::*;
     use rand::rngs::StdRng;
-    use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Source};
-    use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-    use schema::translate::batch::Counts;
     use std::io::Write as _;
+    use translate::batch::Counts;
+    use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Source};
 
     const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 

@@ -1,25 +1,25 @@
 //! One run object of LangSmith, whole or a patch, as a row of `run`.
 //!
-//! Only what makes a run identifiable can be wrong with it: any other field of a type that we do not know is kept as it came,
-//! as an attribute, because the SDK that sent it can neither be told nor send it again.
+//! Only what makes a run identifiable can be wrong with it: any other field of a type that we do not know is kept as it
+//! came, as an attribute, because the SDK that sent it can neither be told nor send it again.
 
 use std::borrow::Cow;
 
-use schema::envelope::Header;
-use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Value};
-use schema::tables::content_hash;
-use schema::translate::batch::Batch;
-use schema::translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
-use schema::translate::{instant, times};
+use model::trace::{Attribute, Kind, Llm, Run, RunOp, Status, Value};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use translate::batch::Batch;
+use translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
+use translate::{instant, times};
 use uuid::Uuid;
+use wire::envelope::Header;
+use wire::tables::content_hash;
 
 use super::Op;
-use super::lenient::Document;
 use super::tree::{self, Parent};
 use super::usage;
-use crate::provider;
+use translate::lenient::Document;
+use translate::provider;
 
 /// What is put before the names of attributes that are not the user's own metadata.
 const PREFIX: &str = "langsmith.";
@@ -143,8 +143,9 @@ impl<'a> Write<'a> {
         // Who is below something that cannot be read is no root.
         let is_placed = ["trace_id", "parent_run_id"].iter().all(|name| !fields.is_kept(name));
         tree::place(op == Op::Post && is_placed, &mut run);
-        // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum over all
-        // runs would count it several times. It stays in the attributes. A bare patch does not say what it is a patch of.
+        // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum
+        // over all runs would count it several times. It stays in the attributes. A bare patch does not say what it is
+        // a patch of.
         if matches!(kind, Kind::Llm | Kind::Embedding | Kind::Span) {
             extra.describe_model(&mut run.llm, &fields.fields.0);
         }

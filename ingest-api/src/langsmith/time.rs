@@ -1,6 +1,6 @@
 //! Times in the paths of LangSmith's runs.
 
-use schema::model::UnixNanos;
+use model::trace::UnixNanos;
 use time::OffsetDateTime;
 
 /// The path of a run that is its own root: what the SDK would have sent.

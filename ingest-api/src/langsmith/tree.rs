@@ -1,19 +1,19 @@
-//! Where a run is in its tree, and `child_runs`: the runs below a run, in its own object. Old SDKs send a whole tree so. Each
-//! becomes a run of its own.
+//! Where a run is in its tree, and `child_runs`: the runs below a run, in its own object. Old SDKs send a whole tree
+//! so. Each becomes a run of its own.
 
-use schema::envelope::{Header, SECTION_ROWS_MAX};
-use schema::model::Run;
-use schema::tables::content_hash;
-use schema::translate::batch::Batch;
-use schema::translate::fields::{Bounded, Fields, ItemError};
+use model::trace::Run;
 use serde_json::value::RawValue;
+use translate::batch::Batch;
+use translate::fields::{Bounded, Fields, ItemError};
 use uuid::Uuid;
+use wire::envelope::{Header, SECTION_ROWS_MAX};
+use wire::tables::content_hash;
 
 use super::run::Write;
 use super::{Op, time};
 
-/// How deep runs may be inside one another. Each level is read once more than the one above it. What is deeper stays an attribute
-/// of the run it is in.
+/// How deep runs may be inside one another. Each level is read once more than the one above it. What is deeper stays an
+/// attribute of the run it is in.
 pub(super) const CHILD_LEVELS_MAX: usize = 16;
 
 /// A run in whose object others are.
@@ -114,9 +114,9 @@ mod tests {
     use super::super::{BodyKind, decode};
     use super::*;
     use crate::body::Budget;
-    use schema::envelope::{ContentId, Source};
-    use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-    use schema::translate::batch::Counts;
+    use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use translate::batch::Counts;
+    use wire::envelope::{ContentId, Source};
 
     fn stored(body: &str) -> Counts {
         let id = Uuid::from_u128(1);

@@ -1,12 +1,12 @@
 //! Where LangSmith's SDKs, LangChain and providers put token counts and costs. What they say there is read by
-//! [`schema::translate::usage`].
+//! [`translate::usage`].
 
 use std::borrow::Cow;
 
-use schema::translate::fields::{Bounded, Fields};
-use schema::translate::usage::Usage;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use translate::fields::{Bounded, Fields};
+use translate::usage::Usage;
 
 /// Generations that a model returned for one call.
 const GENERATIONS_MAX: usize = 1_024;
@@ -36,7 +36,8 @@ fn read(raw: &RawValue) -> Option<Usage> {
     Usage::of_json(raw.get())
 }
 
-/// The first there is in what a run returned: LangSmith's own, LangChain's message, a provider's, LangChain's older one.
+/// The first there is in what a run returned: LangSmith's own, LangChain's message, a provider's, LangChain's older
+/// one.
 fn of_outputs(outputs: &RawValue) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Outputs<'a> {
@@ -85,7 +86,7 @@ fn first(list: &RawValue) -> Option<&RawValue> {
 
 #[cfg(test)]
 mod tests {
-    use schema::model::{Kind, Llm, Tokens};
+    use model::trace::{Kind, Llm, Tokens};
 
     use super::*;
 

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use schema::block::{Block, SealedBlock};
-use schema::ids::OrgId;
-use schema::tables::{Table, period};
-use tenant::clickhouse::InsertError;
-use tenant::shard::Waiting;
+use model::ids::OrgId;
+use model::meter::period;
+use model::shard::Waiting;
+use stores::clickhouse::InsertError;
+use wire::block::{Block, SealedBlock};
+use wire::tables::Table;
 
 use super::{Carrier, Gone, UnderWay, Unreadable};
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Piece};
 use crate::metrics;
+use delivery::intent::{Intent, Piece};
 
-/// How often an insert is tried that fails with an error of which nothing is known, before its rows are taken for refused. Once rows of a
-/// batch were refused with that error, it is known.
+/// How often an insert is tried that fails with an error of which nothing is known, before its rows are taken for
+/// refused. Once rows of a batch were refused with that error, it is known.
 const UNKNOWN_TRIES_MAX: u32 = 8;
 
 /// Entries that are read at a time to find one of each month.
@@ -42,8 +43,8 @@ pub(super) enum Inserted {
     Unreadable { entry: u32 },
 }
 
-/// The calendar months whose rows of a piece are stored, and those whose rows are not. All rows of a month are one part, so they are
-/// stored together or not at all.
+/// The calendar months whose rows of a piece are stored, and those whose rows are not. All rows of a month are one
+/// part, so they are stored together or not at all.
 #[derive(Debug, Default)]
 struct Months {
     stored: Vec<u32>,
@@ -76,8 +77,8 @@ impl Carrier {
         let statement = self.statements.of(table);
         let (mut backoff, mut tries, mut no_memory) = (Backoff::new(), 0, 0);
         let mut trusted_until = batch.tokens_trusted_until;
-        // A crash of ClickHouse can leave rows without their token, and a token without its rows. So an insert that may be a repeated
-        // one rests on neither alone: rows are looked for before it and after it.
+        // A crash of ClickHouse can leave rows without their token, and a token without its rows. So an insert that may
+        // be a repeated one rests on neither alone: rows are looked for before it and after it.
         let mut is_repeated = batch.is_found;
         // Rows that are found to be stored are left out.
         let mut stored_months = Vec::new();
@@ -213,8 +214,9 @@ impl Carrier {
         Ok(read.map(|()| block))
     }
 
-    /// Looks whether rows of a piece are stored, by one envelope of each month. Envelopes without a content id are no good for that: those
-    /// from before tenancy and those that were replayed or released share the time of their receipt with rows that are there.
+    /// Looks whether rows of a piece are stored, by one envelope of each month. Envelopes without a content id are no
+    /// good for that: those from before tenancy and those that were replayed or released share the time of their
+    /// receipt with rows that are there.
     async fn look(
         &self,
         intent: &Intent,

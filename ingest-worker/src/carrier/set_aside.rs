@@ -2,26 +2,26 @@
 
 use std::collections::BTreeMap;
 
-use schema::envelope::Envelope;
-use schema::ids::OrgId;
-use schema::model::Meter;
-use tenant::clock::hour_of;
-use tenant::quota::{self, Aside, ParkedId};
-use tenant::registry::OverQuota;
-use tenant::shard::fence::EntryId;
+use model::entry_id::EntryId;
+use model::ids::OrgId;
+use model::meter::Meter;
+use model::org::OverQuota;
+use quota::{self, Aside, ParkedId};
+use stores::clock::hour_of;
+use wire::envelope::Envelope;
 
 use super::{Carrier, Gone};
 use crate::backoff::Backoff;
-use crate::delivery::intent::{Intent, Verdict};
 use crate::metrics;
 use crate::stream::IntentId;
+use delivery::intent::{Intent, Verdict};
 
 /// Envelopes that are parked by one round trip's reading. Each may be as large as a request.
 const SET_ASIDE_ENTRIES: usize = 16;
 
 impl Carrier {
-    /// Parks what is to be parked, and notes how much of whom is parked, dropped or repeated. All of it can be done again: by who takes the
-    /// batch over, and also, late, by who has lost it.
+    /// Parks what is to be parked, and notes how much of whom is parked, dropped or repeated. All of it can be done
+    /// again: by who takes the batch over, and also, late, by who has lost it.
     pub(super) async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), Gone> {
         let shard = self.stream.shard();
         let parked = quota::Parked::new(self.redis.clone());

@@ -1,27 +1,29 @@
 //! An envelope of before tenancy, read and written anew. Pure.
 //!
-//! It is a JSON object: `project_id`, `payload` (a native batch), and, as its writer knew them, `org_id`, `workspace_id`,
-//! `api_key_id`, `received_at` and `source`. What it says of its org is compared with its project's and never believed.
+//! It is a JSON object: `project_id`, `payload` (a native batch), and, as its writer knew them, `org_id`,
+//! `workspace_id`, `api_key_id`, `received_at` and `source`. What it says of its org is compared with its project's and
+//! never believed.
 
 use std::borrow::Cow;
 
-use schema::envelope::{ContentId, EnvelopeKey, Header, Source};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::model::UnixNanos;
-use schema::tables::framed_hash_128;
-use schema::translate::batch::Batch;
-use schema::translate::native::{self, Aside};
+use legacy::Place;
+use model::entry_id::EntryId;
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::trace::UnixNanos;
+use queue::dlq::Reason;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tenant::dlq::Reason;
-use tenant::legacy::Place;
-use tenant::shard::fence::EntryId;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use translate::batch::Batch;
+use translate::native::{self, Aside};
 use uuid::{Builder, Uuid};
+use wire::envelope::{ContentId, EnvelopeKey, Header, Source};
+use wire::tables::framed_hash_128;
 
 const DAY: UnixNanos = 86_400 * 1_000_000_000;
-/// How much later than its entry an envelope may say that it was received: two machines' clocks. Rows are partitioned by that time.
+/// How much later than its entry an envelope may say that it was received: two machines' clocks. Rows are partitioned
+/// by that time.
 const RECEIVED_LATE_MAX: UnixNanos = DAY;
 /// How much earlier: so long may an envelope have waited.
 const RECEIVED_EARLY_MAX: UnixNanos = 10 * 366 * DAY;
@@ -96,8 +98,8 @@ impl<'a> Old<'a> {
 
     /// The envelope of today; `None` if there is nothing in it. `place` is its project's.
     ///
-    /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time, so today's
-    /// do not hold for it.
+    /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time,
+    /// so today's do not hold for it.
     pub(super) fn translate(&self, place: &Place, key: &EnvelopeKey) -> Result<Option<Vec<u8>>, Flaw> {
         let Json { org_id, workspace_id, api_key_id, source, payload, .. } = &self.json;
         let said = |what: &str, said: Uuid, is: Uuid| Flaw {
@@ -148,10 +150,10 @@ fn unix_nanos(text: &str) -> Result<UnixNanos, Flaw> {
 
 #[cfg(test)]
 mod tests {
-    use schema::envelope::{ENVELOPE_KEY_BYTES, Envelope};
-    use schema::model::Meter;
+    use model::meter::Meter;
+    use model::shard::Shard;
     use serde_json::{Value, json};
-    use tenant::shard::Shard;
+    use wire::envelope::{ENVELOPE_KEY_BYTES, Envelope};
 
     use super::*;
 

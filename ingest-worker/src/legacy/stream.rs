@@ -4,15 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
+use model::entry_id::EntryId;
+use model::ids::OrgId;
+use model::shard::Shard;
+use queue::dlq::LEGACY_FIELD;
 use redis::streams::StreamRangeReply;
 use redis::{RedisError, Script};
-use schema::ids::OrgId;
-use tenant::dlq::LEGACY_FIELD;
-use tenant::entries::{self, Entry, PageMax, READ_BYTES_MAX};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::Shard;
-use tenant::shard::fence::EntryId;
+use stores::entries::{self, Entry, PageMax, READ_BYTES_MAX};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 
 static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("note.lua")));
 
@@ -100,8 +100,8 @@ impl LegacyStream {
         Ok(page?.entries)
     }
 
-    /// Notes where entries go, in place of an older note if one is named. Answers per entry where it goes, which is what was noted
-    /// first; `None` if it is in the stream no more.
+    /// Notes where entries go, in place of an older note if one is named. Answers per entry where it goes, which is
+    /// what was noted first; `None` if it is in the stream no more.
     pub(super) async fn note(&self, goals: &[(EntryId, Goal, Option<Goal>)]) -> Result<Vec<Option<Goal>>, RedisError> {
         let mut call = NOTE.key(&self.stream);
         call.key(&self.moving);
@@ -151,8 +151,8 @@ impl LegacyStream {
         Ok(gone)
     }
 
-    /// Acknowledges what a group's readers have deleted and not acknowledged. To be called when the stream is empty and they are
-    /// gone.
+    /// Acknowledges what a group's readers have deleted and not acknowledged. To be called when the stream is empty and
+    /// they are gone.
     pub(super) async fn acknowledge_rest(&self, group: &str) -> Result<(), RedisError> {
         let mut command = redis::cmd("XPENDING");
         command.arg(&self.stream).arg(group).arg("-").arg("+").arg(FORGOTTEN_MAX);

@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ingest_worker::lease::store::{Acquired, Store};
-use ingest_worker::lease::{LEASE_TTL, Leases, Tenure};
+use lease::store::{Acquired, Store};
+use lease::{LEASE_TTL, Leases, Tenure};
+use model::shard::{SHARDS, Shard};
 use redis::AsyncCommands;
+use service::settings::parse;
 use stack::RedisCluster;
-use tenant::keys::RedisKey;
-use tenant::redis::{Redis, connect};
-use tenant::settings::parse;
-use tenant::shard::{SHARDS, Shard};
+use stores::keys::RedisKey;
+use stores::redis::{Redis, connect};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
@@ -154,8 +154,8 @@ async fn a_fleet_shares_on_a_full_cluster() {
     a_fleet_shares(cluster.url(), "full cluster").await;
 }
 
-/// One that was cut off knows by its own clock that it holds nothing any more, before anybody else begins; and when it is
-/// back it gets a share under other epochs.
+/// One that was cut off knows by its own clock that it holds nothing any more, before anybody else begins; and when it
+/// is back it gets a share under other epochs.
 #[tokio::test]
 async fn who_is_cut_off_knows_it() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
@@ -294,8 +294,8 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     assert_eq!(b.join().await.unwrap(), ["b"]);
 }
 
-/// A failover to a replica that had not heard of the last leases brings back older ones: an owner that had given its lease
-/// up finds it running, and epochs are counted from an older number.
+/// A failover to a replica that had not heard of the last leases brings back older ones: an owner that had given its
+/// lease up finds it running, and epochs are counted from an older number.
 #[tokio::test]
 async fn an_epoch_is_new_after_a_failover_that_forgot_leases() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();

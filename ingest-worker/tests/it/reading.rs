@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use ingest_worker::feed::{Feed, READ_WAIT_MAX};
 use ingest_worker::stream::Stream;
-use schema::envelope::{ENVELOPE_FIELD, ENVELOPE_KEY_BYTES, EnvelopeKey};
-use tenant::entries::{LARGE_BYTES, PageMax, READ_BYTES_MAX, page};
-use tenant::keys::RedisKey;
-use tenant::redis::{Redis, connect, connect_waiting};
-use tenant::settings::parse;
-use tenant::shard::Shard;
-use tenant::shard::fence::EntryId;
+use model::entry_id::EntryId;
+use model::shard::Shard;
+use service::settings::parse;
+use stores::entries::{LARGE_BYTES, PageMax, READ_BYTES_MAX, page};
+use stores::keys::RedisKey;
+use stores::redis::{Redis, connect, connect_waiting};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use wire::envelope::{ENVELOPE_FIELD, ENVELOPE_KEY_BYTES, EnvelopeKey};
 
 const SMALL: usize = 4 << 10;
 const LARGE: usize = 4 << 20;

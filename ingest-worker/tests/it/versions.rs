@@ -1,14 +1,14 @@
 //! Rows of two versions of a table in one batch, through a real ClickHouse.
 
-use ingest_worker::delivery::intent::{Intent, Piece, Target};
-use schema::block::Block;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::model::{Origin, Span};
-use schema::tables::{SPAN, STAMPS, SpanRows};
-use tenant::clickhouse::{ClickHouseUrl, InsertStatement, Inserter, Records};
-use tenant::shard::fence::EntryId;
+use delivery::intent::{Intent, Piece, Target};
+use model::entry_id::EntryId;
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::trace::{Origin, Span};
+use stores::clickhouse::{ClickHouseUrl, InsertStatement, Inserter, Records};
 use uuid::Uuid;
+use wire::block::Block;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
+use wire::tables::{SPAN, STAMPS, SpanRows};
 
 const ORG: OrgId = OrgId(Uuid::from_u128(7));
 /// 2026-11-21

@@ -5,11 +5,11 @@ use std::time::Instant;
 
 use anyhow::Context;
 use load::client::ClickHouse;
-use schema::ids::OrgId;
-use tenant::dlq::{DESCRIPTION_FIELD, Description, Reason};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::Shard;
+use model::ids::OrgId;
+use model::shard::Shard;
+use queue::dlq::{DESCRIPTION_FIELD, Description, Reason};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use uuid::Uuid;
 
 use crate::traffic::{Row, Sent};
@@ -131,10 +131,13 @@ impl Verdict {
         items.sort_unstable();
         poisoned.sort_unstable();
         if items != poisoned || found.letters.len() - items.len() != unreadable {
+            let newest =
+                found.letters.last().map(|letter| format!("; the newest: {}, {}", letter.reason, letter.detail));
             verdict.wrong.push(format!(
-                "{} dead letters, not {} refused and {unreadable} unreadable",
+                "{} dead letters, not {} refused and {unreadable} unreadable{}",
                 found.letters.len(),
-                poisoned.len()
+                poisoned.len(),
+                newest.unwrap_or_default()
             ));
         }
         if found.under_way + found.waiting as usize > 0 {
@@ -143,8 +146,8 @@ impl Verdict {
         verdict
     }
 
-    /// The same where nothing was promised of what was sent before that moment: what is wrong with it is told, and only what
-    /// was sent later is judged.
+    /// The same where nothing was promised of what was sent before that moment: what is wrong with it is told, and only
+    /// what was sent later is judged.
     pub fn since(self, moment: Instant, sent: &[Sent], found: &Found) -> (Self, String) {
         let later: Vec<Sent> = sent.iter().filter(|request| request.at >= moment).cloned().collect();
         let judged = Self::of(&later, found, 0);

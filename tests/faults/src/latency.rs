@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use load::corpus::Corpus;
-use schema::model::span_uuid;
+use model::trace::span_uuid;
 use tests::{World, now};
 use uuid::Uuid;
 

@@ -1,7 +1,8 @@
 //! A power cut: a server is killed, and its files lose what would not have survived.
 //!
-//! `power/layer.c` is loaded into the server and notes what it makes, renames, removes and syncs; [`tree`] knows what of that
-//! survives; this takes the rest out of the files. No disk is asked: a page cache that happens to be written in time helps nobody here.
+//! `power/layer.c` is loaded into the server and notes what it makes, renames, removes and syncs; [`tree`] knows what
+//! of that survives; this takes the rest out of the files. No disk is asked: a page cache that happens to be written in
+//! time helps nobody here.
 
 mod tree;
 
@@ -15,7 +16,8 @@ use tempfile::TempDir;
 
 use self::tree::Tree;
 
-/// How long a sync takes, in milliseconds. A busy server is killed in the middle of one, so that there is something to lose.
+/// How long a sync takes, in milliseconds. A busy server is killed in the middle of one, so that there is something to
+/// lose.
 const SYNC_MS: u32 = 20;
 const LAYER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/power/layer.c");
 
@@ -72,8 +74,8 @@ impl PowerCut {
         Ok(())
     }
 
-    /// The power is cut: to be called when the server has been killed. What was not synced goes, except for what `written` names:
-    /// the kernel may write anything early.
+    /// The power is cut: to be called when the server has been killed. What was not synced goes, except for what
+    /// `written` names: the kernel may write anything early.
     pub fn cut(&mut self, written: impl Fn(&Path) -> bool) -> anyhow::Result<Dropped> {
         let journal = fs::read_to_string(self.journal()).context("the journal")?;
         let mut tree = std::mem::take(&mut self.settled);

@@ -1,5 +1,5 @@
-//! Redis servers of one scenario: a primary with a replica that can be made to lag and a Sentinel, a cluster, or one server
-//! on a slow disk.
+//! Redis servers of one scenario: a primary with a replica that can be made to lag and a Sentinel, a cluster, or one
+//! server on a slow disk.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -101,7 +101,8 @@ impl Fleet {
     }
 }
 
-/// The way from a primary to its replica, which can stand still, so that the replica knows nothing of it and falls behind.
+/// The way from a primary to its replica, which can stand still, so that the replica knows nothing of it and falls
+/// behind.
 #[derive(Debug)]
 struct Link {
     gate: Gate,
@@ -170,7 +171,8 @@ impl Pair {
         self.link.stands_still.send_replace(true);
     }
 
-    /// Kills the primary with all that the replica has not heard of, and waits until Sentinel names the replica instead.
+    /// Kills the primary with all that the replica has not heard of, and waits until Sentinel names the replica
+    /// instead.
     pub async fn fail_over(&self) -> anyhow::Result<()> {
         self.link.gate.shut();
         self.primary.kill().await?;
@@ -192,7 +194,8 @@ impl Pair {
     }
 }
 
-/// Forms a cluster: the first three are the primaries, and each of the others is the replica of the one three before it.
+/// Forms a cluster: the first three are the primaries, and each of the others is the replica of the one three before
+/// it.
 async fn cluster(down_after_ms: u32) -> anyhow::Result<Vec<RedisServer>> {
     let mut nodes = Vec::new();
     for _ in 0..2 * PRIMARIES {

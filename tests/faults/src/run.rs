@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use load::table::Table;
 
-use tenant::redis::ack::AckClass;
+use stores::redis::ack::AckClass;
 
 use crate::check::{Found, Verdict};
 use crate::redis_fleet::RedisKind;

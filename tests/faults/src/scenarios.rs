@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use stack::Flavour;
-use tenant::redis::ack::AckClass;
+use stores::redis::ack::AckClass;
 
 use crate::redis_fleet::RedisKind;
 use crate::scene::Scene;

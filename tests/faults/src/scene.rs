@@ -5,11 +5,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use load::client::ClickHouse;
-use schema::ids::OrgId;
+use model::ids::OrgId;
+use model::shard::Shard;
 use stack::{Service, TestDb, Urls, User};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::shard::{Shard, ShardRouter};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use tests::{Org, World};
 use uuid::Uuid;
 
@@ -331,7 +331,7 @@ async fn orgs(world: &World) -> anyhow::Result<Vec<Org>> {
     for shard in SHARDS {
         let id = loop {
             let id = OrgId(Uuid::new_v4());
-            if ShardRouter::home(id).number() == shard {
+            if Shard::home(id).number() == shard {
                 break id;
             }
         };

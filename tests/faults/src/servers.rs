@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use load::client::{ClickHouse, Http};
+use service::settings::parse;
 use stack::{Extra, Layout, Name, UpOptions, Urls};
 use tempfile::TempDir;
-use tenant::settings::parse;
 use url::Url;
 
 /// How many databases there are to take; see `stack`.
@@ -40,7 +40,7 @@ impl Servers {
         clickhouse.text(&format!("DROP DATABASE IF EXISTS {name}{on_cluster} SYNC")).await?;
         clickhouse.text(&format!("CREATE DATABASE {name}{on_cluster}")).await?;
         let redis_url = with_path(&self.urls.redis_url, &number.to_string())?;
-        let mut redis = tenant::redis::connect(&parse::redis_url(&redis_url).map_err(anyhow::Error::msg)?)?;
+        let mut redis = stores::redis::connect(&parse::redis_url(&redis_url).map_err(anyhow::Error::msg)?)?;
         redis::cmd("FLUSHDB").query_async::<()>(&mut redis).await?;
         Ok(Urls { redis_url, clickhouse_url: with_path(&self.urls.clickhouse_url, &name)?, ..self.urls.clone() })
     }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use load::client::Http;
 use load::corpus::{Corpus, text};
 use load::prost::Message;
-use schema::ids::OrgId;
-use schema::model::{RunOp, span_uuid};
+use model::ids::OrgId;
+use model::trace::{RunOp, span_uuid};
 use serde_json::json;
 use tests::{Org, now};
 use time::OffsetDateTime;
@@ -135,8 +135,8 @@ impl Traffic {
     }
 }
 
-/// Sends requests of so many spans to these orgs, by several senders, as fast as they are answered, until all are sent or the time
-/// is over.
+/// Sends requests of so many spans to these orgs, by several senders, as fast as they are answered, until all are sent
+/// or the time is over.
 pub async fn send_all(
     http: &Http,
     api_url: &str,

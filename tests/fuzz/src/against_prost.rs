@@ -1,16 +1,16 @@
 //! The hand-written protobuf walker against `prost`, on any bytes: both accept or both refuse, and read the same spans.
 //!
-//! `ingest-api/tests/otlp_against_prost/` compares every field, on requests that it makes itself.
+//! `schema/otlp/tests/against_prost/` compares every field, on requests that it makes itself.
 
 use std::collections::HashSet;
 
-use ingest_api::otlp::limits::{ATTRIBUTES_MAX, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
-use ingest_api::otlp::{Sink, SpanError, decode_protobuf};
+use model::trace::{Attribute, Origin, Span};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::KeyValue;
 use opentelemetry_proto::tonic::trace::v1::Span as Proto;
+use otlp::limits::{ATTRIBUTES_MAX, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use otlp::{Sink, SpanError, decode_protobuf};
 use prost::Message;
-use schema::model::{Attribute, Origin, Span};
 
 /// What the walker finds.
 #[derive(Default)]
@@ -51,7 +51,7 @@ impl<'a> Sink<'a> for Found {
         self.spans.push(Read {
             name: span.name.to_string(),
             times: [span.start_time as u64, span.end_time as u64],
-            status: (span.status == schema::model::Status::Error, span.status_message.to_string()),
+            status: (span.status == model::trace::Status::Error, span.status_message.to_string()),
             resource: keys(&origin.resource_attributes),
             attributes: keys(&span.attributes),
             events: span.events.iter().map(|e| (e.name.to_string(), keys(&e.attributes))).collect(),
@@ -139,8 +139,8 @@ fn has_a_long_list(request: &ExportTraceServiceRequest) -> bool {
     })
 }
 
-/// Whether prost stumbled over a field that the walker has no use for and skips, over nesting, of which it takes less, or over
-/// text that is not UTF-8, of which the walker mends the wrong bytes.
+/// Whether prost stumbled over a field that the walker has no use for and skips, over nesting, of which it takes less,
+/// or over text that is not UTF-8, of which the walker mends the wrong bytes.
 fn only_prost(error: &str) -> bool {
     let skipped = ["dropped_attributes_count", "entity_refs", "key_strindex", "Entity", "recursion limit", "UTF-8"];
     // A value's index into the dictionary of profiles, which prost calls by the name of all kinds of values.

@@ -1,7 +1,8 @@
-//! What fuzzers have learned, kept from run to run: per target one file, of inputs that each reach something the others do not.
+//! What fuzzers have learned, kept from run to run: per target one file, of inputs that each reach something the others
+//! do not.
 //!
-//! A file is zstd over `length (u32, little-endian), bytes` per input, the shortest first. One file and not a thousand, because
-//! nobody reads them.
+//! A file is zstd over `length (u32, little-endian), bytes` per input, the shortest first. One file and not a thousand,
+//! because nobody reads them.
 
 use std::path::{Path, PathBuf};
 

@@ -1,8 +1,8 @@
 //! What has to hold for any bytes whatsoever: one function per fuzz target, to be called with them.
 //!
 //! A function here returns, or panics with what does not hold. `libfuzzer/` calls them with bytes it makes up;
-//! `tests/replay.rs` calls them in every `cargo test` with the captured requests and with everything that a fuzzer has found
-//! so far. How to run the fuzzer is in `docs/fuzzing.md`.
+//! `tests/replay.rs` calls them in every `cargo test` with the captured requests and with everything that a fuzzer has
+//! found so far. How to run the fuzzer is in `docs/fuzzing.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // what does not hold panics: that is how a fuzzer is told
 
@@ -19,8 +19,8 @@ use ingest_api::app::{translate, translate_langsmith};
 use ingest_api::body::{Budget, Compression, ReadBody, decompress};
 use ingest_api::error::ApiError;
 use ingest_api::langsmith::{BodyKind, Op, Route};
-use schema::envelope::{EnvelopeKey, Header, Source};
 use stored::Translated;
+use wire::envelope::{EnvelopeKey, Header, Source};
 
 /// A fuzz target.
 #[derive(Clone, Copy, Debug)]

@@ -1,11 +1,11 @@
 //! Reads a Native block as ClickHouse does, and knows nothing of how it was made.
 
-use schema::block::SealedBlock;
-use schema::columns::{ColumnType, Segment};
-use schema::tables::STAMPS;
+use wire::block::SealedBlock;
+use wire::columns::{ColumnType, Segment};
+use wire::tables::STAMPS;
 
-/// Checks that a block is what its head says: every column has as many values as the block has rows, every array and map
-/// as many elements as its offsets say, and nothing is left over.
+/// Checks that a block is what its head says: every column has as many values as the block has rows, every array and
+/// map as many elements as its offsets say, and nothing is left over.
 pub(crate) fn check(block: &SealedBlock) {
     let bytes = block.pieces().concat();
     let mut reader = Reader { bytes: &bytes };

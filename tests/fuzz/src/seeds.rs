@@ -1,4 +1,4 @@
-//! Where a fuzzer starts: the captured requests of `ingest-api/tests/fixtures`, made into what each target takes.
+//! Where a fuzzer starts: the captured requests of `tests/fixtures`, made into what each target takes.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use flate2::Compression;
 use ingest_api::langsmith::Route;
-use schema::envelope::Source;
 use serde_json::Value;
+use wire::envelope::Source;
 
 use crate::stored::{header, key};
 use crate::{langsmith_translated, translated};
@@ -132,7 +132,7 @@ impl Request {
 
 fn captured() -> Result<Vec<Request>> {
     let mut requests = Vec::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../ingest-api/tests/fixtures");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures");
     for directory in ["langsmith", "otlp"] {
         for entry in std::fs::read_dir(fixtures.join(directory))? {
             let path = entry?.path();

@@ -1,18 +1,18 @@
 //! What has to hold for what becomes of a body: whatever was accepted can be stored.
 
 use ingest_api::error::ApiError;
-use schema::block::Block;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
-use schema::translate::batch::{Counts, REASONS_MAX};
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use translate::batch::{Counts, REASONS_MAX};
 use uuid::Uuid;
+use wire::block::Block;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
+use wire::tables::{EVAL_SCORE, RUN, RUN_ATTACHMENT, SPAN, Table};
 
 use crate::native_block;
 
 /// What one answer may say, in bytes: a client must not get its body back.
 const ANSWER_BYTES_MAX: usize = 24 << 10;
-/// Rows written out while fuzzing, in bytes. The worker takes envelopes up to [`schema::envelope::EXPANDED_BYTES_MAX`].
+/// Rows written out while fuzzing, in bytes. The worker takes envelopes up to [`wire::envelope::EXPANDED_BYTES_MAX`].
 const EXPANDED_BYTES_MAX: usize = 32 << 20;
 
 /// What envelopes are written and read with.
@@ -73,8 +73,8 @@ fn stored(header: &Header, counts: &Counts, bytes: &[u8]) {
     appended(&envelope);
 }
 
-/// Decodes bytes that may be an envelope, and does with it what the worker does. With their code they get past the check for it:
-/// what comes behind must hold on its own.
+/// Decodes bytes that may be an envelope, and does with it what the worker does. With their code they get past the
+/// check for it: what comes behind must hold on its own.
 pub(crate) fn append(bytes: &[u8]) {
     let sealed = key().sealed(bytes.to_vec());
     let is_sealed = sealed == bytes;
@@ -86,7 +86,7 @@ pub(crate) fn append(bytes: &[u8]) {
 
 fn appended(envelope: &Envelope<'_>) {
     let expanded = envelope.expanded_len();
-    assert!(expanded <= schema::envelope::EXPANDED_BYTES_MAX);
+    assert!(expanded <= wire::envelope::EXPANDED_BYTES_MAX);
     if expanded > EXPANDED_BYTES_MAX {
         return;
     }

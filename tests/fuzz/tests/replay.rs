@@ -7,7 +7,7 @@ use std::path::Path;
 use fuzz::TARGETS;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use schema::envelope::Envelope;
+use wire::envelope::Envelope;
 
 #[test]
 fn seeds_pass() {

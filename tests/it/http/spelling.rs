@@ -1,4 +1,5 @@
-//! What HTTP says is the same is the same here: paths, media types, encodings, schemes, and JSON with a byte order mark.
+//! What HTTP says is the same is the same here: paths, media types, encodings, schemes, and JSON with a byte order
+//! mark.
 
 use std::io::Write;
 

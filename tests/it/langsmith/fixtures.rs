@@ -1,6 +1,6 @@
 //! Every captured request, against what is to be extracted from it.
 
-use schema::model::RunOp;
+use model::trace::RunOp;
 use serde_json::{Map, Value, json};
 use tests::World;
 

@@ -1,4 +1,5 @@
-//! Values in forms that SDKs and hand-written clients use: read where they can mean one thing only, kept where they cannot be read.
+//! Values in forms that SDKs and hand-written clients use: read where they can mean one thing only, kept where they
+//! cannot be read.
 
 use http::{Method, StatusCode};
 use serde_json::{Value, json};

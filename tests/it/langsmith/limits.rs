@@ -1,22 +1,23 @@
-//! What LangSmith's routes answer when they take nothing in. An SDK drops data for good on most of these, and waits as long as it
-//! is told to on 429 and 503.
+//! What LangSmith's routes answer when they take nothing in. An SDK drops data for good on most of these, and waits as
+//! long as it is told to on 429 and 503.
 
 use std::time::{Duration, Instant};
 
+use auth::invalidate::Invalidator;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::{Method, StatusCode};
 use load::client::Answer;
+use model::meter::Meter;
+use model::shard::Shard;
+use queue::fence::Fence;
+use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::{Value, json};
 use std::io::Write;
-use tenant::invalidate::Invalidator;
-use tenant::registry::{Limit, LimitChange, LimitEdit, Meter};
-use tenant::shard::fence::Fence;
-use tenant::shard::moving::Mover;
-use tenant::shard::{Shard, ShardRouter};
 use tests::{Org, STORED_WITHIN, World, sdk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use transfer::moving::Mover;
 use uuid::Uuid;
 
 /// `TRACEBILITY_BODY_MAX`, in bytes.
@@ -133,7 +134,7 @@ async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()
     }
 
     let moving = world.org("ls-moving").await?;
-    let to = Shard::new((ShardRouter::home(moving.org_id).number() + 1) % 16);
+    let to = Shard::new((Shard::home(moving.org_id).number() + 1) % 16);
     registry.assign_shard(moving.org_id, to).await?;
     for route in routes() {
         check(&until(&world, &moving, &route, StatusCode::SERVICE_UNAVAILABLE).await?, "org_moving", true)?;
@@ -150,7 +151,8 @@ async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()
     Ok(())
 }
 
-/// A client sends all before it listens. One whose connection is reset meanwhile does not hear the answer, and sends again.
+/// A client sends all before it listens. One whose connection is reset meanwhile does not hear the answer, and sends
+/// again.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_refused_early_hears_the_answer() -> anyhow::Result<()> {
     let world = World::start_with(&[("TRACEBILITY_BODY_MAX", "64KiB")], &[]).await?;
@@ -194,7 +196,7 @@ async fn a_post_that_comes_again_after_its_patch_is_merged() -> anyhow::Result<(
 
     assert_eq!(send(&world, &org.key, &patch).await?.status, StatusCode::ACCEPTED);
     let registry = world.registry().await?.announcing(Invalidator::new(world.redis().await?));
-    let to = Shard::new((ShardRouter::home(org.org_id).number() + 1) % 16);
+    let to = Shard::new((Shard::home(org.org_id).number() + 1) % 16);
     registry.assign_shard(org.org_id, to).await?;
     // Until the move is known posts are accepted, which is a retry more.
     until(&world, &org, &post, StatusCode::SERVICE_UNAVAILABLE).await?;

@@ -1,19 +1,19 @@
-//! The view `run_of` against a merge written down a second time, here: whatever the order, however often, and before and
-//! after ClickHouse has merged its parts.
+//! The view `run_of` against a merge written down a second time, here: whatever the order, however often, and before
+//! and after ClickHouse has merged its parts.
 
 use std::collections::BTreeMap;
 
 use load::client::{ClickHouse, Http};
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::trace::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
 use rand::prelude::*;
 use rand::rngs::StdRng;
-use schema::block::Block;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::model::{Attribute, Kind, Llm, Run, RunOp, Status, Tokens, Value};
-use schema::tables::{RUN, RunRows, STAMPS};
 use serde_json::json;
-use tenant::clickhouse::{InsertStatement, Inserter};
+use stores::clickhouse::{InsertStatement, Inserter};
 use uuid::Uuid;
+use wire::block::Block;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Writer};
+use wire::tables::{RUN, RunRows, STAMPS};
 
 const RUNS: u128 = 150;
 const WRITES_MAX: usize = 6;

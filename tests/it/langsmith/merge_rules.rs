@@ -1,16 +1,17 @@
-//! One run in a few writes, sent in every way there is: what was received last, of each field. The view's rules by themselves are in `merge`.
+//! One run in a few writes, sent in every way there is: what was received last, of each field. The view's rules by
+//! themselves are in `merge`.
 
 use ingest_api::app::translate_langsmith;
 use ingest_api::body::Budget;
 use ingest_api::langsmith::{BodyKind, Op};
 use load::client::{ClickHouse, Http};
-use schema::block::Block;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::tables::{RUN, STAMPS};
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use serde_json::{Value, json};
-use tenant::clickhouse::{InsertStatement, Inserter};
+use stores::clickhouse::{InsertStatement, Inserter};
 use uuid::Uuid;
+use wire::block::Block;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source};
+use wire::tables::{RUN, STAMPS};
 
 const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 const SECOND: i64 = 1_000_000_000;

@@ -1,4 +1,5 @@
-//! LangSmith's real SDKs against the running services: what they have in memory when all is sent is what `run_of` shows.
+//! LangSmith's real SDKs against the running services: what they have in memory when all is sent is what `run_of`
+//! shows.
 
 use serde_json::{Value, json};
 use tests::{Org, World, sdk};

@@ -1,6 +1,6 @@
-//! Requests that SDKs sent once, sent again as they were: path, headers and body, over HTTP and gRPC. What is understood of
-//! them is held to the fixtures' `expect` in `ingest-api/tests/otlp_fixtures.rs`; here it is that they arrive, each run under
-//! the project that its request, its resource or its key names.
+//! Requests that SDKs sent once, sent again as they were: path, headers and body, over HTTP and gRPC. What is
+//! understood of them is held to the fixtures' `expect` in `schema/otlp/tests/fixtures.rs`; here it is that they
+//! arrive, each run under the project that its request, its resource or its key names.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tests::World;
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ingest-api/tests/fixtures/otlp")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/otlp")
 }
 
 /// What made the connection or named the key.

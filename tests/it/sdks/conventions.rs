@@ -1,4 +1,5 @@
-//! Instrumentations that speak of models in their own words: nothing is lost, and the columns say the same for all of them.
+//! Instrumentations that speak of models in their own words: nothing is lost, and the columns say the same for all of
+//! them.
 
 use serde_json::{Value, json};
 use tests::{World, sdk};
@@ -212,7 +213,8 @@ async fn ai_sdk() -> anyhow::Result<()> {
     one_run(&world, "invoke_agent gpt-4o-mini", with(run, &caller)).await
 }
 
-/// Versions 4 and 5 pass on what Anthropic counts, which leaves out what is cached; version 6 adds it up. All mean the same call.
+/// Versions 4 and 5 pass on what Anthropic counts, which leaves out what is cached; version 6 adds it up. All mean the
+/// same call.
 #[tokio::test(flavor = "multi_thread")]
 async fn older_ai_sdks() -> anyhow::Result<()> {
     let world = World::start().await?;

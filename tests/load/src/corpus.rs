@@ -1,5 +1,5 @@
-//! Realistic spans: a GenAI span is about 1.3 kB, with 11 attributes and two texts of 200 to 600 bytes. Every span differs,
-//! or a column store would compress them unrealistically well.
+//! Realistic spans: a GenAI span is about 1.3 kB, with 11 attributes and two texts of 200 to 600 bytes. Every span
+//! differs, or a column store would compress them unrealistically well.
 
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{AnyValue, InstrumentationScope, KeyValue, any_value};

@@ -120,7 +120,7 @@ async fn send_otlp(http: &Http, ingest_url: &str, key: &str, corpus: &mut Corpus
     if !answer.status.is_success() {
         bail!("the API answered {}: {}", answer.status, String::from_utf8_lossy(&answer.body));
     }
-    let (items, row) = (request.span_ids.len(), schema::model::span_uuid(last).to_string());
+    let (items, row) = (request.span_ids.len(), model::trace::span_uuid(last).to_string());
     Ok(Sent { protocol: "OTLP protobuf", items, row, took: begun.elapsed(), acked: Instant::now() })
 }
 
@@ -152,7 +152,8 @@ async fn send_native(http: &Http, ingest_url: &str, key: &str, n: usize) -> anyh
     Ok(Sent { protocol: "native JSON", items: 3, row: tool.to_string(), took: begun.elapsed(), acked: Instant::now() })
 }
 
-/// A trace as LangSmith's SDKs send it: what opens its two runs when they begin, what completes them when they have ended.
+/// A trace as LangSmith's SDKs send it: what opens its two runs when they begin, what completes them when they have
+/// ended.
 async fn send_langsmith(http: &Http, ingest_url: &str, key: &str, n: usize) -> anyhow::Result<[Sent; 2]> {
     let (chain, llm) = (Uuid::now_v7(), Uuid::now_v7());
     let now = now_nanos() / 1_000_000;

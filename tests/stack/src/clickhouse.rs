@@ -54,8 +54,8 @@ const CONFIG: &str = "<clickhouse>
 </clickhouse>
 ";
 
-/// `default` is the user of the launcher's own script and must exist without a password. The script makes three queries,
-/// the last of which lasts as long as the server, and the quota allows no fourth: so nobody else is `default`.
+/// `default` is the user of the launcher's own script and must exist without a password. The script makes three
+/// queries, the last of which lasts as long as the server, and the quota allows no fourth: so nobody else is `default`.
 fn users_xml(state: &State) -> String {
     let grants = ["SYSTEM LISTEN ON *.*", "READ ON FILE", "CREATE TEMPORARY TABLE ON *.*"];
     format!(
@@ -69,7 +69,8 @@ fn users_xml(state: &State) -> String {
 
 /// What the documentation grants to whom.
 const GRANTS: &str = include_str!("../../../deploy/clickhouse-users.sql");
-/// The databases in which they are granted: users are in a file here, which is read once, so nothing can be granted later.
+/// The databases in which they are granted: users are in a file here, which is read once, so nothing can be granted
+/// later.
 const DATABASES: u16 = redis::DATABASES;
 
 /// The database of a test that has a logical database of Redis.
@@ -77,8 +78,8 @@ pub(crate) fn database(number: u16) -> String {
     format!("test_{number}")
 }
 
-/// The users that connect from `network`. `tracebility` may do everything. `tracebility_reader` can log in and see nothing until a
-/// table is granted to it. The others have what is documented.
+/// The users that connect from `network`. `tracebility` may do everything. `tracebility_reader` can log in and see
+/// nothing until a table is granted to it. The others have what is documented.
 pub(crate) fn our_users_xml(state: &State, network: &str) -> String {
     let (password, reader) = (&state.secrets.clickhouse, &state.secrets.clickhouse_reader);
     // For the reader an empty list of grants would mean all of them.

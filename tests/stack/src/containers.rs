@@ -1,8 +1,8 @@
 //! Servers as containers: for machines that have a container engine and no packages.
 //!
 //! A process per container starts it and looks after it, so that the rest of the stack deals with processes only. Ports
-//! and passwords are those a local process would have. The data is in a named volume, so that a container that was killed
-//! is simply replaced.
+//! and passwords are those a local process would have. The data is in a named volume, so that a container that was
+//! killed is simply replaced.
 
 use std::time::Duration;
 

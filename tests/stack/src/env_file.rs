@@ -1,7 +1,8 @@
 //! `stack.env`: how to talk to the stack, for a shell to source.
 //!
-//! A shell that sourced it names our own servers, perhaps long after they were stopped, and does not mean "use these instead
-//! of starting any". So the file also says which URLs are ours, as digests: a URL that was set by hand afterwards is not.
+//! A shell that sourced it names our own servers, perhaps long after they were stopped, and does not mean "use these
+//! instead of starting any". So the file also says which URLs are ours, as digests: a URL that was set by hand
+//! afterwards is not.
 
 use crate::state::{State, write_private};
 use crate::{Endpoints, Layout, Name, StackError};
@@ -38,7 +39,7 @@ pub(crate) fn is_ours(url: &str) -> bool {
 }
 
 fn digest(url: &str) -> String {
-    format!("{:016x}", schema::tables::content_hash(url.as_bytes()))
+    format!("{:016x}", wire::tables::content_hash(url.as_bytes()))
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Name, StackError, env_file};
 
-/// How to reach the three servers. Redis and ClickHouse are reached by a test, which may do everything; where the servers are ours,
-/// the services and `migrate` have users with the rights that `deploy` gives them.
+/// How to reach the three servers. Redis and ClickHouse are reached by a test, which may do everything; where the
+/// servers are ours, the services and `migrate` have users with the rights that `deploy` gives them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Urls {
     /// Postgres, as the owner of the database: for migrations.

@@ -1,8 +1,8 @@
 //! Real servers on this machine: for a person (`cargo stack`), for `cargo demo`, and for the tests of a checkout.
 //!
-//! A person's stack lives in `.tracebility` until [`down`]; [`up`] makes or repairs it. The tests of a checkout share one
-//! set of servers per run: [`shared`] starts or joins it, [`Shared::fresh_database`] gives a test databases of its own,
-//! and [`Service`] runs our services on them.
+//! A person's stack lives in `.tracebility` until [`down`]; [`up`] makes or repairs it. The tests of a checkout share
+//! one set of servers per run: [`shared`] starts or joins it, [`Shared::fresh_database`] gives a test databases of its
+//! own, and [`Service`] runs our services on them.
 //!
 //! | module | one idea |
 //! | --- | --- |

@@ -1,4 +1,5 @@
-//! One Redis or Valkey server, or a Sentinel, of a test's own: with settings of its choice, to be killed and started again.
+//! One Redis or Valkey server, or a Sentinel, of a test's own: with settings of its choice, to be killed and started
+//! again.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The org, project and key that a new stack starts with.
 
-use tenant::registry::{NewKey, NewOrg, Registry, RegistryError};
-use tenant::secret::SecretUrl;
+use registry::{NewKey, NewOrg, Registry, RegistryError};
+use stores::secret::SecretUrl;
 use url::Url;
 
 use crate::{StackError, Urls};

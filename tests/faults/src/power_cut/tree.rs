@@ -3,9 +3,10 @@
 //! As Linux's journaling file systems have it, at their least:
 //!
 //! * The bytes of a file survive as far as it reached when it was synced last.
-//! * A name survives once what has it is synced, or the directory that it is in. Directories above that had no name survive with it;
-//!   one that was renamed since has its older name.
-//! * What is removed stays removed, and what takes the place of something else, by a rename or an exchange, has it at once.
+//! * A name survives once what has it is synced, or the directory that it is in. Directories above that had no name
+//!   survive with it; one that was renamed since has its older name.
+//! * What is removed stays removed, and what takes the place of something else, by a rename or an exchange, has it at
+//!   once.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -64,8 +64,8 @@ fn victims(scene: &Scene<'_>) -> impl Iterator<Item = usize> + use<> {
     (0..scene.size.of(KILLS)).map(move |kill| kill % workers)
 }
 
-/// Kills a worker and waits until the others have its shards, and have stored what was waiting in them. Says how long the
-/// former took.
+/// Kills a worker and waits until the others have its shards, and have stored what was waiting in them. Says how long
+/// the former took.
 async fn kill(scene: &mut Scene<'_>, victim: usize) -> anyhow::Result<Duration> {
     scene.worker(victim).kill().await?;
     let killed = Moment::now();

@@ -39,7 +39,8 @@ pub(super) async fn late_announce(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     late(scene, |ways| ways.redis.hold(When::Before, Command::Announce)).await
 }
 
-/// Stops a worker that has sent something, holds that until the other worker has stored all of it, and then lets it arrive.
+/// Stops a worker that has sent something, holds that until the other worker has stored all of it, and then lets it
+/// arrive.
 async fn late(scene: &mut Scene<'_>, hold: fn(&Ways) -> Hold) -> anyhow::Result<()> {
     for time in 0..scene.size.of(TIMES) {
         let late = time % 2;

@@ -1,7 +1,7 @@
 //! Envelopes that can never be stored.
 
-use tenant::keys::RedisKey;
-use tenant::shard::Shard;
+use model::shard::Shard;
+use stores::keys::RedisKey;
 
 use crate::scene::{Moment, Scene};
 use crate::traffic::POISON;

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use model::shard::Shard;
 use stack::Name;
-use tenant::keys::{INGEST_GROUP, RedisKey};
-use tenant::shard::Shard;
+use stores::keys::{INGEST_GROUP, RedisKey};
 
 use crate::scene::{Moment, Scene};
 

@@ -3,16 +3,16 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use tenant::keys::RedisKey;
-use tenant::shard::{Shard, Waiting};
+use model::shard::{Shard, Waiting};
+use stores::keys::RedisKey;
 
 use crate::scene::{Moment, Scene};
 use crate::traffic::POISON;
 
 /// How many requests wait when a table begins to refuse everything.
 const BACKLOG: [u64; 3] = [200, 600, 20_000];
-/// Inserts that may be tried while a table refuses everything, by both workers together. A batch cut into its entries would take
-/// two for each entry.
+/// Inserts that may be tried while a table refuses everything, by both workers together. A batch cut into its entries
+/// would take two for each entry.
 const TRIES_MAX: u64 = 250;
 /// How long the dead letters stay full.
 const FULL: [Duration; 3] = [Duration::from_secs(4), Duration::from_secs(8), Duration::from_secs(60)];
@@ -89,8 +89,8 @@ pub(super) async fn throwing_view(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No room for the second dead letter of a shard, for longer than tokens are trusted, while ClickHouse forgets them; and then a
-/// kill, so that the next owner finds a batch of which every row is stored.
+/// No room for the second dead letter of a shard, for longer than tokens are trusted, while ClickHouse forgets them;
+/// and then a kill, so that the next owner finds a batch of which every row is stored.
 pub(super) async fn dead_letters_full(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     stop_workers(scene).await?;
     for number in 0..scene.workers() {

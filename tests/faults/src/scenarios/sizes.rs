@@ -1,7 +1,7 @@
 //! Requests that become a thousand times larger from one moment to the next.
 
 use anyhow::ensure;
-use tenant::entries::READ_BYTES_MAX;
+use stores::entries::READ_BYTES_MAX;
 
 use crate::scene::{Moment, Scene};
 use crate::traffic::LARGE_BYTES;

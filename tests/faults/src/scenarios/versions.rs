@@ -5,14 +5,16 @@ use anyhow::ensure;
 use crate::hold::When;
 use crate::scene::{Moment, Scene};
 
-/// In the environment of a process: the newest version of a table that it knows (schema/src/tables/versions.rs).
+/// In the environment of a process: the newest version of a table that it knows (schema/wire/src/tables/versions.rs).
 const VERSION_MAX: &str = "TEST_TABLE_VERSION_MAX";
 /// Requests that wait while no worker runs: half of them from either release of the API.
 const BACKLOG: [u64; 3] = [30, 60, 400];
 
-/// Rolls a release out that knows a new column, and back, as the documentation says: workers first, and back the API first.
+/// Rolls a release out that knows a new column, and back, as the documentation says: workers first, and back the API
+/// first.
 pub(super) async fn side_by_side(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    // Everything of the older release first. The load has begun with the newer one, so what that has queued goes before its workers.
+    // Everything of the older release first. The load has begun with the newer one, so what that has queued goes before
+    // its workers.
     scene.world.api.set_env(VERSION_MAX, "1");
     scene.world.api.restart().await?;
     scene.recovers(Moment::now()).await?;
@@ -54,8 +56,8 @@ pub(super) async fn side_by_side(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Kills a worker before or after its first insert into `span`, which follows those into `run`. After means between two versions, where a
-/// batch has both. The other worker, of whichever release, finishes the batch.
+/// Kills a worker before or after its first insert into `span`, which follows those into `run`. After means between two
+/// versions, where a batch has both. The other worker, of whichever release, finishes the batch.
 async fn killed(scene: &mut Scene<'_>, victim: usize, when: When) -> anyhow::Result<()> {
     let mut held = scene.ways[victim].clickhouse.hold(when, "span");
     held.caught().await?;

@@ -1,7 +1,8 @@
 //! `just bench-durable`: what it costs ClickHouse to have an insert on disk before it answers.
 //!
-//! The same rows go into tables that differ in their settings only, in turn, so that whatever else the machine does hits all of
-//! them alike. Latency is what the client waits for one insert; CPU is the server's, all of its threads, during it.
+//! The same rows go into tables that differ in their settings only, in turn, so that whatever else the machine does
+//! hits all of them alike. Latency is what the client waits for one insert; CPU is the server's, all of its threads,
+//! during it.
 
 use std::time::{Duration, Instant};
 

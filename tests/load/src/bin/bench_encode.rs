@@ -1,26 +1,26 @@
 //! `just bench-encode`: what a span costs from request body to ClickHouse block, step by step, in CPU time.
 //!
-//! Steps build on each other: `walk` reads the protobuf and interprets nothing; `translate` also gives spans their meaning
-//! and writes columns; `encode` also writes the envelope, `seal` its code as well. `prost` is the decode we do without.
-//! `content id` is what the edge does besides. The worker's part: `verify` checks the code; `decode` reads the columns as well;
-//! `merge` appends them into one block.
+//! Steps build on each other: `walk` reads the protobuf and interprets nothing; `translate` also gives spans their
+//! meaning and writes columns; `encode` also writes the envelope, `seal` its code as well. `prost` is the decode we do
+//! without. `content id` is what the edge does besides. The worker's part: `verify` checks the code; `decode` reads the
+//! columns as well; `merge` appends them into one block.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use clap::Parser;
 use ingest_api::app::translate;
-use ingest_api::otlp::{self, Sink, SpanError, Translator};
 use load::corpus::Corpus;
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+use model::trace::{Origin, Span};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use otlp::{self, Sink, SpanError, Translator};
 use prost::Message;
-use schema::block::Block;
-use schema::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Verified};
-use schema::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use schema::model::{Origin, Span};
-use schema::tables::SPAN;
-use schema::translate::batch::Batch;
+use translate::batch::Batch;
 use uuid::Uuid;
+use wire::block::Block;
+use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Header, Source, Verified};
+use wire::tables::SPAN;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,7 +1,7 @@
 //! `just bench-ingest`: what a span costs every process on its way, in CPU time (user and system) over a counted run.
 //!
-//! Starts a stack of its own, sends a fixed number of spans as fast as they are answered, waits until all are in ClickHouse,
-//! and reads each process's CPU time before and after.
+//! Starts a stack of its own, sends a fixed number of spans as fast as they are answered, waits until all are in
+//! ClickHouse, and reads each process's CPU time before and after.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

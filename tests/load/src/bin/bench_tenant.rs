@@ -1,25 +1,25 @@
 //! `just bench-tenant`: what it costs to know who a request is from and whether it may pass.
 //!
-//! Starts a stack of its own. Keys are resolved in this process, level by level; admission is timed against the stack's Redis;
-//! and the commands that Redis counts are divided by the requests that the API answered.
+//! Starts a stack of its own. Keys are resolved in this process, level by level; admission is timed against the stack's
+//! Redis; and the commands that Redis counts are divided by the requests that the API answered.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use admission::{Admission, Cost};
 use anyhow::{Context, ensure};
+use auth::resolver::{PostgresSource, SharedSource};
+use auth::{Resolver, TenantContext};
 use clap::Parser;
 use load::client::Http;
 use load::corpus::Corpus;
 use load::table::Table;
 use redis::AsyncCommands;
+use registry::{Limit, LimitChange, LimitEdit, NewKey, NewOrg, Registry};
+use service::settings::parse;
 use stack::{Endpoints, Layout, Name, UpOptions};
-use tenant::admission::{Admission, Cost};
-use tenant::keys::RedisKey;
-use tenant::redis::Redis;
-use tenant::registry::{Limit, LimitChange, LimitEdit, NewKey, NewOrg, Registry};
-use tenant::resolver::{PostgresSource, SharedSource};
-use tenant::settings::parse;
-use tenant::{Resolver, TenantContext};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 
 /// Measures resolving and admission.
 #[derive(Clone, Copy, Parser)]
@@ -55,7 +55,7 @@ async fn main() -> anyhow::Result<()> {
 async fn measure(endpoints: &Endpoints, options: Options) -> anyhow::Result<Table> {
     let urls = &endpoints.urls;
     let url = |text: &str| parse::redis_url(text).map_err(anyhow::Error::msg);
-    let redis = tenant::redis::connect(&url(&urls.redis_url)?)?;
+    let redis = stores::redis::connect(&url(&urls.redis_url)?)?;
     let dsn = |text: &str| parse::postgres_url(text).map_err(anyhow::Error::msg);
     let registry = Registry::connect(&dsn(&urls.pg_operator_dsn)?).await?;
     let org = registry.create_org(&NewOrg::new("bench", "Bench", "self_hosted")).await?;
@@ -66,7 +66,7 @@ async fn measure(endpoints: &Endpoints, options: Options) -> anyhow::Result<Tabl
         keys.push(key.reveal().to_owned());
     }
     let resolver = || -> anyhow::Result<Resolver> {
-        let postgres = PostgresSource::new(tenant::postgres::pool(&dsn(&urls.pg_app_dsn)?)?);
+        let postgres = PostgresSource::new(stores::postgres::pool(&dsn(&urls.pg_app_dsn)?)?);
         Ok(Resolver::new(SharedSource::new(redis.clone(), postgres)))
     };
 
@@ -169,8 +169,8 @@ async fn commands(
     Ok((accepted, (calls(redis).await? - before - passed) / refused as f64))
 }
 
-/// The commands that the path of a request is made of, as often as Redis has run them. (What a script runs inside is counted
-/// under other names.)
+/// The commands that the path of a request is made of, as often as Redis has run them. (What a script runs inside is
+/// counted under other names.)
 async fn calls(redis: &Redis) -> anyhow::Result<f64> {
     const PATH: [&str; 6] = ["evalsha", "eval", "script|load", "xadd", "hget", "pttl"];
     let info: String = redis::cmd("INFO").arg("commandstats").query_async(&mut redis.clone()).await?;

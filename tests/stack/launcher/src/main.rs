@@ -2,8 +2,8 @@
 //!
 //! The library is ClickHouse as a shared object. Its C function `chdb_query_cmdline(argc, argv)` is `clickhouse-local`:
 //! we give it a script which starts the HTTP and TCP listeners and then reads standard input to its end. Standard input
-//! is a pipe that only this process can close, and closing it is how the server is asked to stop: running queries finish
-//! and the tables are shut down properly.
+//! is a pipe that only this process can close, and closing it is how the server is asked to stop: running queries
+//! finish and the tables are shut down properly.
 
 mod chdb;
 mod stop;

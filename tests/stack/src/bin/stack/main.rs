@@ -37,8 +37,8 @@ struct Args {
 enum Action {
     /// Start everything, or check and repair what already runs.
     ///
-    /// Builds the services, installs missing servers (as root on Debian or Ubuntu; otherwise says how), migrates, creates
-    /// an org, a project and a key, and returns when everything is ready. Data, ports and key survive.
+    /// Builds the services, installs missing servers (as root on Debian or Ubuntu; otherwise says how), migrates,
+    /// creates an org, a project and a key, and returns when everything is ready. Data, ports and key survive.
     #[command(
         after_help = "Example:\n  cargo stack up\n  . .tracebility/stack.env\n  curl $TRACEBILITY_INGEST_URL/readyz"
     )]

@@ -1,0 +1,195 @@
+//! LangSmith's own ingest protocol, as its SDKs speak it when they are not in OpenTelemetry mode.
+//!
+//! A request is a number of writes: posts that open runs and patches that change them, in JSON or as
+//! `multipart/form-data`, with feedback and attachments beside them. Each write becomes a row of its own; the view
+//! `run_of` puts a run together.
+
+mod feedback;
+mod info;
+mod items;
+mod multipart;
+mod parts;
+mod run;
+mod time;
+mod tree;
+mod usage;
+
+use std::fmt;
+
+use serde_json::Value;
+use translate::batch::Batch;
+use translate::fields::ItemError;
+use uuid::Uuid;
+use wire::envelope::{Header, SECTION_ROWS_MAX};
+
+use crate::body::{self, Budget};
+use crate::error::ApiError;
+
+/// What a write is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// Opens a run, or tells of one that has ended.
+    Post,
+    /// Changes a run.
+    Patch,
+}
+
+impl Op {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Op::Post => "post",
+            Op::Patch => "patch",
+        }
+    }
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /info`
+    Info,
+    /// `POST /runs`
+    Runs,
+    /// `PATCH /runs/{id}`; `None` if that is no id.
+    Run(Option<Uuid>),
+    /// `POST /runs/batch`
+    Batch,
+    /// `POST /runs/multipart`
+    Multipart,
+    /// `POST /feedback`
+    Feedback,
+}
+
+impl Route {
+    /// The route of a path. Users set the endpoint with and without `/api/v1`, so both are served.
+    pub fn of(path: &str) -> Option<Self> {
+        let path = path.strip_prefix("/api/v1").unwrap_or(path);
+        match path {
+            "/info" => Some(Route::Info),
+            "/runs" => Some(Route::Runs),
+            "/runs/batch" => Some(Route::Batch),
+            "/runs/multipart" => Some(Route::Multipart),
+            "/feedback" => Some(Route::Feedback),
+            path => {
+                let id = path.strip_prefix("/runs/").filter(|id| !id.contains('/'))?;
+                Some(Route::Run(id.parse().ok()))
+            }
+        }
+    }
+
+    /// The name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Route::Info => "/info",
+            Route::Runs => "/runs",
+            Route::Run(_) => "/runs/{id}",
+            Route::Batch => "/runs/batch",
+            Route::Multipart => "/runs/multipart",
+            Route::Feedback => "/feedback",
+        }
+    }
+
+    /// The one method it takes.
+    pub const fn method(self) -> &'static str {
+        match self {
+            Route::Info => "GET",
+            Route::Run(_) => "PATCH",
+            Route::Runs | Route::Batch | Route::Multipart | Route::Feedback => "POST",
+        }
+    }
+
+    /// What its body is. Only a multipart body depends on its content type.
+    pub fn body(self, content_type: &str) -> Result<BodyKind, ApiError> {
+        match self {
+            Route::Info => Err(ApiError::NotFound),
+            Route::Runs => Ok(BodyKind::Run(Op::Post, None)),
+            Route::Run(Some(id)) => Ok(BodyKind::Run(Op::Patch, Some(id))),
+            Route::Run(None) => Err(ApiError::Invalid("the run id in the path is not a UUID".to_owned())),
+            Route::Batch => Ok(BodyKind::Batch),
+            Route::Feedback => Ok(BodyKind::Feedback),
+            Route::Multipart => multipart::boundary(content_type).map(BodyKind::Multipart).ok_or_else(|| {
+                let wanted = "multipart/form-data; boundary=...";
+                ApiError::ContentType { found: content_type.to_owned(), wanted }
+            }),
+        }
+    }
+}
+
+/// What a body is to be read as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BodyKind {
+    /// One run object.
+    Run(Op, Option<Uuid>),
+    /// Posts and patches.
+    Batch,
+    /// One feedback object.
+    Feedback,
+    /// Parts, delimited by this boundary.
+    Multipart(String),
+}
+
+/// Everything in it that decides what a body means.
+impl fmt::Display for BodyKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Run(op, None) => f.write_str(op.as_str()),
+            Self::Run(op, Some(id)) => write!(f, "{} {id}", op.as_str()),
+            Self::Batch => f.write_str("batch"),
+            Self::Feedback => f.write_str("feedback"),
+            Self::Multipart(boundary) => write!(f, "multipart {boundary}"),
+        }
+    }
+}
+
+/// The answer to `GET /info`, where bodies may have so many bytes.
+pub fn info(body_max: usize) -> Value {
+    info::answer(body_max)
+}
+
+/// Reads a body into rows, and items that cannot be stored into rows of `set_aside`. An error means that it could not
+/// be read as a whole, or that the only thing in it is no good.
+pub fn decode(
+    kind: &BodyKind,
+    body: &[u8],
+    header: &Header,
+    budget: &Budget,
+    batch: &mut Batch,
+) -> Result<(), ApiError> {
+    match kind {
+        BodyKind::Multipart(boundary) => {
+            let parts = multipart::parts(body, boundary).map_err(|e| ApiError::Malformed(e.to_string()))?;
+            parts::store(&parts, &mut body::Parts::new(budget), header, batch)
+        }
+        BodyKind::Batch => {
+            let mut count = 0;
+            items::each(translate::lenient::without_bom(body), |op, i, item| {
+                if count == SECTION_ROWS_MAX {
+                    let what = "number of runs in the request";
+                    return Err(ApiError::TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
+                }
+                if item == b"null" {
+                    return Ok(());
+                }
+                count += 1;
+                if let Err(error) = run::store(op, None, item, header, batch) {
+                    batch.keep_aside(format!("{}[{i}]", op.as_str()), error.to_string(), item);
+                }
+                Ok(())
+            })
+        }
+        BodyKind::Run(op, id) => {
+            run::store(*op, *id, translate::lenient::without_bom(body), header, batch).map_err(refused)
+        }
+        BodyKind::Feedback => {
+            feedback::store(None, translate::lenient::without_bom(body), header.project_id, batch).map_err(refused)
+        }
+    }
+}
+
+/// Why a request is refused whose one item is no good. Its client hears of it, so nothing is kept.
+fn refused(error: ItemError) -> ApiError {
+    match error {
+        ItemError::NotAnObject(e) if !e.is_data() => ApiError::Malformed(format!("malformed JSON: {e}")),
+        error => ApiError::Invalid(error.to_string()),
+    }
+}

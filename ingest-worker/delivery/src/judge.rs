@@ -1,0 +1,145 @@
+//! Whether refused entries are bad, or the table that refuses them.
+//!
+//! A table that refuses everything (a setting, a missing column, a constraint that somebody added) refuses also what is
+//! good. Taking each of those entries for bad would fill the dead letters with everything that arrives. So what was
+//! refused alone is remembered per table, for all shards of a worker, until the table accepts anything.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::entry_id::EntryId;
+use model::ids::OrgId;
+use model::shard::Shard;
+
+use super::intent::Target;
+
+/// From how many refused entries on a table is to blame when they are of several orgs.
+pub const SEVERAL_ORGS_MIN: usize = 3;
+/// From how many refused entries on a table is to blame even if they are of one org.
+pub const ONE_ORG_MIN: usize = 24;
+/// How long fewer entries than that are tried again, while nothing else is accepted, before they are bad. Meanwhile
+/// other shards show whether the table takes anything.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Refused entries that are remembered of a table. More prove nothing more.
+const REMEMBERED_MAX: usize = 256;
+
+/// An entry that was refused alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefusedAlone {
+    /// Which: an entry that is refused again is no more evidence.
+    pub entry: (Shard, EntryId),
+    /// Whose; `None` when the entry is not there any more.
+    pub org: Option<OrgId>,
+    /// ClickHouse's code.
+    pub code: u32,
+}
+
+/// Who is to blame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Blame {
+    /// The entries: they become dead letters.
+    Entries,
+    /// The table: nothing is given up, and the insert is tried until it is mended.
+    Table,
+    /// Not known yet: to be tried again.
+    Undecided,
+    /// The table has accepted rows since the entries were refused, so whoever is refused now is bad.
+    TableAccepts,
+}
+
+/// What was refused since a table last accepted rows. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Judge(Arc<Mutex<HashMap<Target, Known>>>);
+
+#[derive(Debug, Default)]
+struct Known {
+    accepted: Option<Instant>,
+    refused: HashMap<(Shard, EntryId), RefusedAlone>,
+}
+
+impl Judge {
+    /// A table has accepted rows.
+    pub fn accepted(&self, target: Target) {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *tables.entry(target).or_default() = Known { accepted: Some(Instant::now()), refused: HashMap::new() };
+    }
+
+    /// Says who is to blame for entries that were refused alone, the first of them at `since`, while their batch was
+    /// accepted nothing of.
+    pub fn judge(&self, target: Target, suspects: &[RefusedAlone], since: Instant) -> Blame {
+        let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tables.entry(target).or_default();
+        if known.accepted.is_some_and(|accepted| accepted > since) {
+            return Blame::TableAccepts;
+        }
+        for suspect in suspects {
+            if known.refused.len() < REMEMBERED_MAX {
+                known.refused.insert(suspect.entry, *suspect);
+            }
+        }
+        let Some(code) = suspects.first().map(|refused| refused.code) else { return Blame::Entries };
+        let alike = || known.refused.values().filter(|refused| refused.code == code);
+        let orgs = alike().map(|refused| refused.org).collect::<HashSet<_>>().len();
+        if alike().count() >= if orgs > 1 { SEVERAL_ORGS_MIN } else { ONE_ORG_MIN } {
+            return Blame::Table;
+        }
+        if since.elapsed() < PATIENCE { Blame::Undecided } else { Blame::Entries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const SPAN: Target = Target { table: 2, version: 1 };
+
+    fn refused(entry: u64, org: u128, code: u32) -> RefusedAlone {
+        let entry = (Shard::FIRST, EntryId::new(entry, 0));
+        RefusedAlone { entry, org: Some(OrgId(Uuid::from_u128(org))), code }
+    }
+
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn entries_of_several_orgs_refused_alike_blame_the_table() {
+        let judge = Judge::default();
+        assert_eq!(
+            judge.judge(SPAN, &[refused(1, 1, 7), refused(2, 2, 7)], now()),
+            Blame::Undecided,
+            "two may be chance"
+        );
+        assert_eq!(judge.judge(SPAN, &[refused(2, 2, 7)], now()), Blame::Undecided, "the same entry again");
+        assert_eq!(judge.judge(SPAN, &[refused(3, 1, 8)], now()), Blame::Undecided, "another code");
+        assert_eq!(
+            judge.judge(Target { table: 3, ..SPAN }, &[refused(3, 1, 7)], now()),
+            Blame::Undecided,
+            "another table"
+        );
+        assert_eq!(judge.judge(SPAN, &[refused(4, 1, 7)], now()), Blame::Table);
+    }
+
+    #[test]
+    fn many_entries_of_one_org_blame_the_table() {
+        let judge = Judge::default();
+        let all: Vec<_> = (0..ONE_ORG_MIN as u64).map(|entry| refused(entry, 1, 7)).collect();
+        assert_eq!(judge.judge(SPAN, &all[1..], now()), Blame::Undecided);
+        assert_eq!(judge.judge(SPAN, &all[..1], now()), Blame::Table);
+    }
+
+    #[test]
+    fn few_entries_are_bad_after_a_while_or_once_the_table_accepts_others() {
+        let judge = Judge::default();
+        let (suspect, since) = ([refused(1, 1, 7)], now());
+        let long_ago = since.checked_sub(PATIENCE).unwrap();
+        assert_eq!(judge.judge(SPAN, &suspect, since), Blame::Undecided);
+        assert_eq!(judge.judge(SPAN, &suspect, long_ago), Blame::Entries);
+        judge.accepted(SPAN);
+        assert_eq!(judge.judge(SPAN, &suspect, since), Blame::TableAccepts);
+        assert_eq!(judge.judge(SPAN, &suspect, now()), Blame::Undecided, "refused after it accepted something");
+    }
+}

@@ -1,0 +1,190 @@
+//! What to do next with a table that is rebuilt, decided by looking at what is there.
+//!
+//! Nothing is remembered between two runs: whatever a killed run left behind is a state like any other.
+
+use std::fmt;
+
+use crate::Direction;
+
+/// What is there under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing.
+    Absent,
+    /// A table whose rows belong to projects alone.
+    Old,
+    /// A table whose rows belong to orgs.
+    New,
+}
+
+/// The three names of a table: `t`, `t_v2` and `t_v1`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tables {
+    /// `t`: what everyone reads and writes.
+    pub(super) live: Found,
+    /// `t_v2`: what `up` fills.
+    pub(super) next: Found,
+    /// `t_v1`: what `up` leaves behind, and `down` goes back to.
+    pub(super) kept: Found,
+}
+
+/// One of the two names beside the live one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Beside {
+    /// `t_v2`.
+    Next,
+    /// `t_v1`.
+    Kept,
+}
+
+/// A step towards the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    /// Bring every row of the live table into that one, prove it, and exchange the two.
+    Fill(Beside),
+    /// Name `t_v2` `t_v1`.
+    Keep,
+    /// Drop that table, once every row of it is known to be in the live one.
+    Drop(Beside),
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The next step, or none if no run of this program leaves such tables behind.
+pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<Action> {
+    use Action::{Done, Drop, Fill, Keep};
+    use Beside::{Kept, Next};
+    use Found::{Absent, New, Old};
+    let Tables { live, next, kept } = tables;
+    Some(match direction {
+        Direction::Up => match (live, next, kept) {
+            (Old, New, Absent) => Fill(Next),
+            // A `down` was stopped after its exchange, or before it dropped what running its file again had made.
+            (Old, New, New | Old) => Drop(Kept),
+            // A `down` was stopped after its file had made the empty one.
+            (New, Old, Old) => Drop(Kept),
+            (New, Old, Absent) => Keep,
+            // Running the file again made it, and it is empty.
+            (New, New, Absent | Old) => Drop(Next),
+            (New, Absent, Absent | Old) => Done,
+            _ => return None,
+        },
+        Direction::Down => match (live, next, kept) {
+            (New, Absent, Old) => Fill(Kept),
+            // An `up` was stopped between exchange and rename; the file of `down` made the empty one.
+            (New, Old, Old) => Drop(Kept),
+            (New, Old, Absent) => Keep,
+            // What an `up` that was stopped had made, or had copied so far.
+            (New | Old, New, _) => Drop(Next),
+            // The table with orgs, after the exchange; or an empty one, which running the file again made.
+            (Old, Absent, New | Old) => Drop(Kept),
+            (Old, Absent, Absent) => Done,
+            _ => return None,
+        },
+    })
+}
+
+impl fmt::Display for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = |found| match found {
+            Found::Absent => "absent",
+            Found::Old => "without org_id",
+            Found::New => "with org_id",
+        };
+        write!(f, "the table is {}, its _v2 {}, its _v1 {}", word(self.live), word(self.next), word(self.kept))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// What the file makes if it is not there, before it says REBUILD.
+    fn run_file(direction: Direction, mut tables: Tables) -> Tables {
+        match direction {
+            Direction::Up if tables.next == Found::Absent => tables.next = Found::New,
+            Direction::Down if tables.kept == Found::Absent => tables.kept = Found::Old,
+            _ => {}
+        }
+        tables
+    }
+
+    /// What an action leaves behind at each moment at which it can be stopped; the last is when it is done.
+    fn stops(action: Action, tables: Tables) -> Vec<Tables> {
+        let done = match action {
+            Action::Fill(Beside::Next) => Tables { live: tables.next, next: tables.live, ..tables },
+            Action::Fill(Beside::Kept) => Tables { live: tables.kept, kept: tables.live, ..tables },
+            Action::Keep => Tables { kept: tables.next, next: Found::Absent, ..tables },
+            Action::Drop(Beside::Next) => Tables { next: Found::Absent, ..tables },
+            Action::Drop(Beside::Kept) => Tables { kept: Found::Absent, ..tables },
+            Action::Done => tables,
+        };
+        vec![tables, done]
+    }
+
+    const START: Tables = Tables { live: Found::Old, next: Found::Absent, kept: Found::Absent };
+    const END: Tables = Tables { live: Found::New, next: Found::Absent, kept: Found::Old };
+
+    /// Every state that any sequence of runs, up or down, each stopped anywhere, can leave behind.
+    fn reachable() -> BTreeSet<String> {
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![START, Tables { kept: Found::Absent, ..END }]);
+        while let Some(tables) = todo.pop() {
+            if !seen.insert(format!("{tables:?}")) {
+                continue;
+            }
+            for direction in [Direction::Up, Direction::Down] {
+                let mut now = run_file(direction, tables);
+                todo.push(now);
+                for _ in 0..STEPS_MAX {
+                    let action = next_action(direction, now);
+                    let action = action.unwrap_or_else(|| panic!("{direction:?} is stuck: {now}"));
+                    todo.extend(stops(action, now));
+                    now = stops(action, now)[1];
+                    if action == Action::Done {
+                        break;
+                    }
+                }
+                let wanted = match direction {
+                    Direction::Up => now.live == Found::New && now.next == Found::Absent && now.kept != Found::New,
+                    Direction::Down => now == START,
+                };
+                assert!(wanted, "{direction:?} from {tables} ends in {now}");
+            }
+        }
+        seen
+    }
+
+    const STEPS_MAX: usize = 6;
+
+    #[test]
+    fn every_run_converges_from_wherever_another_was_stopped() {
+        let states = reachable();
+        assert!(states.len() >= 10, "{states:#?}");
+    }
+
+    #[test]
+    fn an_upgrade_fills_exchanges_and_keeps() {
+        let mut tables = run_file(Direction::Up, START);
+        let mut actions = Vec::new();
+        while actions.last() != Some(&Action::Done) {
+            let action = next_action(Direction::Up, tables).unwrap();
+            tables = stops(action, tables)[1];
+            actions.push(action);
+        }
+        assert_eq!(actions, [Action::Fill(Beside::Next), Action::Keep, Action::Done]);
+        assert_eq!(tables, END);
+    }
+
+    #[test]
+    fn what_no_run_leaves_behind_is_left_alone() {
+        use Found::{Absent, New, Old};
+        for (live, next, kept) in [(Absent, New, Absent), (Old, Absent, Absent), (Old, Old, Absent), (New, Old, New)] {
+            assert_eq!(next_action(Direction::Up, Tables { live, next, kept }), None);
+        }
+        for (live, next, kept) in [(Absent, Absent, Old), (New, Absent, New), (New, Absent, Absent)] {
+            assert_eq!(next_action(Direction::Down, Tables { live, next, kept }), None);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! OTLP traces: protobuf and JSON in, rows out.
+//!
+//! `wire_format` and `protobuf` walk the protobuf form, `json` the JSON form; both fill the same [`Span`] and hand it
+//! to a [`Sink`]. `forms` says in which forms a value may come, and what becomes of one that cannot be read.
+//! [`Translator`] is the sink that stores: it gives a span its LLM meaning ([`semantics`]), derives the run of a root
+//! span, and writes rows.
+
+pub mod encoding;
+mod forms;
+mod json;
+mod json_members;
+mod json_value;
+pub mod limits;
+mod map_text;
+pub mod project;
+mod protobuf;
+pub mod reply;
+pub mod semantics;
+pub mod untraced;
+mod wire_format;
+
+pub use json::decode as decode_json;
+pub use protobuf::decode as decode_protobuf;
+pub use wire_format::Malformed;
+
+use std::borrow::Cow;
+
+use model::ids::ProjectId;
+use model::trace::{Attribute, Origin, Run, RunOp, Span, UnixNanos, Value};
+use translate::batch::{Batch, origin_bytes};
+use translate::prices::COST_SOURCE;
+use translate::{times, unique};
+use uuid::Uuid;
+use wire::envelope::Header;
+use wire::tables::content_hash;
+
+/// What a decoder hands its findings to.
+pub trait Sink<'a> {
+    /// The spans that follow have another origin than those before.
+    fn origin(&mut self);
+    /// A whole span. The sink may take what it likes out of it; the decoder resets it.
+    fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>);
+    /// A span that cannot be stored; `span` holds what was read of it.
+    fn set_aside(&mut self, span: &Span<'a>, error: SpanError);
+}
+
+/// Why one span cannot be stored.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum SpanError {
+    #[error("trace id has {0} bytes, not 16")]
+    TraceId(usize),
+    #[error("span id has {0} bytes, not 8")]
+    SpanId(usize),
+    #[error("trace id is all zeros or missing")]
+    ZeroTraceId,
+    #[error("span id is all zeros or missing")]
+    ZeroSpanId,
+    #[error("`{field}` cannot be read: {found}")]
+    Unreadable { field: &'static str, found: String },
+    #[error("not a span: it is no JSON object")]
+    NotAnObject,
+    #[error("not a span: {0}")]
+    Json(String),
+    #[error("`{0}`, or an item of it, is not what spans come in")]
+    NoSpans(&'static str),
+}
+
+impl SpanError {
+    fn unreadable(field: &'static str, value: &Value<'_>) -> Self {
+        Self::Unreadable { field, found: forms::shown(value) }
+    }
+}
+
+/// What is wrong with a request in JSON.
+pub fn malformed_json(error: &serde_json::Error) -> String {
+    format!("malformed JSON: {error}")
+}
+
+/// Empties a span for the next one, keeping its lists' memory.
+fn reset(span: &mut Span<'_>) {
+    let (mut attributes, mut events, mut links, mut tags) = (
+        std::mem::take(&mut span.attributes),
+        std::mem::take(&mut span.events),
+        std::mem::take(&mut span.links),
+        std::mem::take(&mut span.llm.tags),
+    );
+    attributes.clear();
+    events.clear();
+    links.clear();
+    tags.clear();
+    *span = Span { attributes, events, links, ..Span::default() };
+    span.llm.tags = tags;
+}
+
+fn check_ids(span: &Span<'_>) -> Result<(), SpanError> {
+    if span.run_id.is_nil() {
+        return Err(SpanError::ZeroTraceId);
+    }
+    if span.span_id.is_nil() {
+        return Err(SpanError::ZeroSpanId);
+    }
+    Ok(())
+}
+
+/// The service that a resource names, whatever the type of the name is.
+fn service_name<'a>(resource: &[Attribute<'a>]) -> Cow<'a, str> {
+    text_of(resource, "service.name")
+}
+
+/// An attribute as a text; empty if there is none.
+fn text_of<'a>(attributes: &[Attribute<'a>], key: &str) -> Cow<'a, str> {
+    let found = attributes.iter().find(|attribute| attribute.key == key);
+    found.map(|attribute| semantics::text(&attribute.value)).unwrap_or_default()
+}
+
+/// The sink that stores.
+#[derive(Debug)]
+pub struct Translator<'b> {
+    batch: &'b mut Batch,
+    project: ProjectId,
+    received_at: UnixNanos,
+    /// LangSmith's project of the spans that do not name one.
+    session_name: &'b str,
+    same_origin: bool,
+    /// What the current origin takes per span, in bytes.
+    origin_bytes: usize,
+}
+
+impl<'b> Translator<'b> {
+    /// Writes into `batch`, on behalf of a request whose header names LangSmith's project so; empty if it names none.
+    pub fn new(batch: &'b mut Batch, header: &Header, session_name: &'b str) -> Self {
+        let Header { project_id: project, received_at, .. } = *header;
+        Self { batch, project, received_at, session_name, same_origin: false, origin_bytes: 0 }
+    }
+}
+
+impl<'a> Sink<'a> for Translator<'_> {
+    fn origin(&mut self) {
+        self.same_origin = false;
+    }
+
+    fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>) {
+        if !self.same_origin {
+            self.origin_bytes = origin_bytes(origin);
+        }
+        if !self.batch.take_origin_bytes(self.origin_bytes) {
+            return;
+        }
+        limits::apply(span);
+        semantics::interpret(span);
+        let time_flag = times::of_span(span.start_time, span.end_time, self.received_at);
+        if let Some(flag) = &time_flag {
+            span.attributes.push(flag.clone());
+            unique::keep_last(&mut span.attributes);
+        }
+        self.batch.push_span(self.project, origin, self.same_origin, span);
+        self.same_origin = true;
+        if is_root(span) {
+            let mut run = run_of_root(origin, span, self.session_name);
+            run.attributes.extend(time_flag);
+            run.attributes.extend(span.attributes.iter().rev().find(|a| a.key == COST_SOURCE).cloned());
+            self.batch.push_derived_run(self.project, &run, content_hash(span.span_id.as_bytes()));
+        }
+    }
+
+    fn set_aside(&mut self, span: &Span<'a>, error: SpanError) {
+        self.batch.set_aside(hex_ids(span), error.to_string());
+    }
+}
+
+/// A parent that cannot be read is a parent.
+fn is_root(span: &Span<'_>) -> bool {
+    span.parent_span_id.is_nil() && span.attributes.iter().all(|attribute| attribute.key != forms::PARENT)
+}
+
+fn hex_ids(span: &Span<'_>) -> String {
+    let hex = |id: Uuid, from: usize| id.simple().to_string()[from..].to_owned();
+    format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
+}
+
+/// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
+fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run<'a> {
+    let resource = |key| text_of(&origin.resource_attributes, key);
+    // The project as the client calls it; without one, the service.
+    let named = [
+        text_of(&span.attributes, "langsmith.trace.session_name"),
+        Cow::Borrowed(header),
+        resource("openinference.project.name"),
+    ];
+    let session_name = named.into_iter().find(|name| !name.is_empty());
+    Run {
+        run_id: span.run_id,
+        trace_id: span.run_id,
+        parent_run_id: Uuid::nil(),
+        op: RunOp::Complete,
+        name: span.name.clone(),
+        status: Some(span.status),
+        start_time: span.start_time,
+        end_time: span.end_time,
+        session_name: session_name.unwrap_or_else(|| origin.service_name.clone()),
+        sdk: resource("telemetry.sdk.name"),
+        sdk_version: resource("telemetry.sdk.version"),
+        llm: span.llm.clone(),
+        ..Run::default()
+    }
+}

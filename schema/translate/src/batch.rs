@@ -1,0 +1,389 @@
+//! What one request is translated into: rows, and the items that were set aside.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::prices::{self, Prices};
+use super::replay::Capturer;
+use super::unique;
+use model::ids::ProjectId;
+use model::meter::Meter;
+use model::trace::{Origin, Run, Span, Value};
+use wire::columns::Column;
+use wire::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
+use wire::tables::{
+    AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
+};
+
+/// Reasons kept per request, in items; further ones are only counted.
+pub const REASONS_MAX: usize = 16;
+/// Items of one request that are kept one by one when they are set aside. Of further ones only their number is kept. An
+/// SDK sends a hundred at once.
+pub const ASIDE_ITEMS_MAX: usize = 10_000;
+/// What is kept of one item that was set aside, in bytes.
+pub const ASIDE_BYTES_MAX: usize = 1 << 20;
+/// What is kept of all items of one request that were set aside, in bytes. Of further ones only name, reason, size and
+/// hash.
+pub const ASIDE_BYTES_IN_ALL_MAX: usize = 8 << 20;
+/// What is kept of the name and of the reason of such an item, in bytes each.
+pub const ASIDE_WORDS_BYTES_MAX: usize = 1 << 10;
+
+/// The rows of one request, and what could not become a row.
+#[derive(Debug, Default)]
+pub struct Batch {
+    runs: RunRows,
+    spans: SpanRows,
+    calls: ReplayRows,
+    capturer: Capturer,
+    prices: Arc<Prices>,
+    /// Rows of `eval_score`.
+    pub scores: ScoreRows,
+    /// Rows of `run_attachment`.
+    pub attachments: AttachmentRows,
+    bills: BillingRows,
+    aside: SetAsideRows,
+    /// Items of which `aside` will have a row, once the envelope is known.
+    kept_aside: Vec<model::trace::SetAside<'static>>,
+    kept_aside_bytes: usize,
+    /// Items past [`ASIDE_ITEMS_MAX`].
+    aside_untold: u64,
+    /// Runs that we made out of a span: stored, but not sent, so not billed.
+    derived_runs: u32,
+    /// Bytes that repeating the origins of spans takes when written out.
+    origin_bytes: usize,
+    set_aside: u64,
+    reasons: Vec<SetAside>,
+}
+
+/// One item that was not stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SetAside {
+    /// Which item, as the client can recognise it.
+    pub item: String,
+    /// The id that the client gave it, where `item` does not name it and it can be made out.
+    pub id: Option<String>,
+    /// Why.
+    pub error: String,
+}
+
+/// What became of a request's items.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Runs stored.
+    pub runs: u32,
+    /// Spans stored.
+    pub spans: u32,
+    /// Scores stored.
+    pub scores: u32,
+    /// Attachments stored.
+    pub attachments: u32,
+    /// Items not stored.
+    pub set_aside: u64,
+    /// The first [`REASONS_MAX`] of them.
+    pub reasons: Vec<SetAside>,
+}
+
+/// The rows of one request are too much for one insert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {what} is larger than {limit}{unit}")]
+#[allow(missing_docs)]
+pub struct TooLarge {
+    pub what: &'static str,
+    pub limit: usize,
+    pub unit: &'static str,
+}
+
+impl Counts {
+    /// Everything stored.
+    pub fn accepted(&self) -> u64 {
+        self.billed() + u64::from(self.scores) + u64::from(self.attachments)
+    }
+
+    /// What is billed by number: runs and spans. What comes beside them is billed by its bytes alone.
+    pub fn billed(&self) -> u64 {
+        u64::from(self.runs) + u64::from(self.spans)
+    }
+}
+
+impl Batch {
+    /// Lends this thread's batch, empty. Its some hundred buffers are reused from request to request: making them anew
+    /// would cost more than filling them.
+    pub fn with<T>(fill: impl FnOnce(&mut Batch) -> T) -> T {
+        thread_local! {
+            static BATCH: RefCell<Batch> = RefCell::default();
+        }
+        BATCH.with_borrow_mut(|batch| {
+            batch.clear();
+            batch.prices = prices::current();
+            let result = fill(batch);
+            if batch.byte_len() > KEPT_BYTES_MAX {
+                *batch = Batch::default();
+            }
+            result
+        })
+    }
+
+    /// Adds a span, and what follows from it. `same_origin` promises that `origin` is the one of the span before.
+    pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
+        let sent = span.attributes.len();
+        self.prices.fill(&mut span.llm, &mut span.attributes);
+        if span.attributes.len() > sent {
+            // The client may have used the name of what was added.
+            unique::keep_last(&mut span.attributes);
+        }
+        if let Some(call) = self.capturer.of_span(span) {
+            self.calls.push(project, &call);
+        }
+        self.spans.push(project, origin, same_origin, span);
+    }
+
+    /// Adds one write of a run, and what follows from it. `op_hash` tells it from others, see [`RunRows::push`].
+    pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
+        self.prices.fill(&mut run.llm, &mut run.attributes);
+        unique::keep_last(&mut run.attributes);
+        if let Some(call) = self.capturer.of_run(run) {
+            self.calls.push(project, &call);
+        }
+        self.runs.push(project, run, op_hash);
+    }
+
+    /// Adds a run that we made out of a span, which has been added itself.
+    pub fn push_derived_run(&mut self, project: ProjectId, run: &Run<'_>, op_hash: u64) {
+        self.runs.push(project, run, op_hash);
+        self.derived_runs += 1;
+    }
+
+    /// How many writes of runs there are so far.
+    pub fn run_rows(&self) -> u32 {
+        self.runs.rows()
+    }
+
+    /// Counts a span's share of its origin, which is sent once and stored per span: few bytes that repeat a large
+    /// resource could otherwise stand for terabytes. False if it is too much; then the request will be refused.
+    pub fn take_origin_bytes(&mut self, bytes: usize) -> bool {
+        self.origin_bytes = self.origin_bytes.saturating_add(bytes);
+        self.origin_bytes <= EXPANDED_BYTES_MAX
+    }
+
+    /// Notes an item that is not stored.
+    pub fn set_aside(&mut self, item: String, error: String) {
+        self.set_aside_with_id(item, None, error);
+    }
+
+    /// The same for one that is named by its place and its id.
+    pub fn set_aside_with_id(&mut self, item: String, id: Option<String>, error: String) {
+        self.set_aside += 1;
+        if self.reasons.len() < REASONS_MAX {
+            // What the client sent can be in all three.
+            let short = |text: String| cut(&text).to_owned();
+            self.reasons.push(SetAside { item: short(item), id: id.map(short), error: short(error) });
+        }
+    }
+
+    /// Notes an item that is not stored, where the client cannot hear of it: its bytes become a row of `set_aside`.
+    pub fn keep_aside(&mut self, item: String, error: String, content: &[u8]) {
+        if self.kept_aside.len() < ASIDE_ITEMS_MAX {
+            let free = ASIDE_BYTES_IN_ALL_MAX - self.kept_aside_bytes;
+            let kept = &content[..content.len().min(ASIDE_BYTES_MAX).min(free)];
+            self.kept_aside_bytes += kept.len();
+            self.kept_aside.push(model::trace::SetAside {
+                item: cut(&item).to_owned().into(),
+                reason: cut(&error).to_owned().into(),
+                content: kept.to_vec().into(),
+                content_bytes: content.len() as u64,
+                content_hash: content_hash_128(content),
+            });
+        } else {
+            self.aside_untold += 1;
+        }
+        self.set_aside(item, error);
+    }
+
+    /// What became of the items so far.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            runs: self.runs.rows() - self.derived_runs,
+            spans: self.spans.rows(),
+            scores: self.scores.rows(),
+            attachments: self.attachments.rows(),
+            set_aside: self.set_aside,
+            reasons: self.reasons.clone(),
+        }
+    }
+
+    /// The rows as an envelope to be finished, with what they are billed for; `None` if there are none. Refused if they
+    /// are too much for one insert.
+    pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Writer>, TooLarge> {
+        if self.aside_untold > 0 {
+            self.kept_aside.push(model::trace::SetAside {
+                item: format!("{} further items of request {}", self.aside_untold, header.envelope_id.0).into(),
+                reason: format!("more than {ASIDE_ITEMS_MAX} items of one request cannot be stored").into(),
+                ..Default::default()
+            });
+        }
+        for item in self.kept_aside.drain(..) {
+            self.aside.push(header.project_id, header.envelope_id, &item);
+        }
+        let (runs, spans) = (self.runs.rows(), self.spans.rows());
+        let (scores, attachments, aside) = (self.scores.rows(), self.attachments.rows(), self.aside.rows());
+        if [runs, spans, scores, attachments, self.calls.rows()].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
+            let what = "number of runs, spans, calls, scores or attachments in the request";
+            return Err(TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
+        }
+        if runs + spans + scores + attachments + aside == 0 {
+            return Ok(None);
+        }
+        let items = u64::from(runs - self.derived_runs) + u64::from(spans);
+        let bills = [(Meter::SpanIngested, items), (Meter::SpanBytes, body_bytes as u64)];
+        for (meter, quantity) in bills.into_iter().filter(|(_, quantity)| *quantity > 0) {
+            let Header { project_id, api_key_id, envelope_id, received_at, .. } = *header;
+            self.bills.push(project_id, api_key_id, envelope_id, received_at, meter, quantity);
+        }
+        let expanded = self.origin_bytes.max(self.expanded_len());
+        if expanded > EXPANDED_BYTES_MAX {
+            let what = "request with its resource attributes repeated for every span";
+            return Err(TooLarge { what, limit: EXPANDED_BYTES_MAX, unit: " bytes" });
+        }
+        let mut writer = Writer::new(header, self.byte_len() + ENVELOPE_OVERHEAD_BYTES);
+        writer.section(&self.runs);
+        writer.section(&self.spans);
+        writer.section(&self.calls);
+        writer.section(&self.scores);
+        writer.section(&self.attachments);
+        writer.section(&self.aside);
+        writer.section(&self.bills);
+        Ok(Some(writer))
+    }
+
+    fn clear(&mut self) {
+        self.runs.clear();
+        self.spans.clear();
+        self.calls.clear();
+        self.scores.clear();
+        self.attachments.clear();
+        self.bills.clear();
+        self.aside.clear();
+        self.kept_aside.clear();
+        self.kept_aside_bytes = 0;
+        self.aside_untold = 0;
+        self.derived_runs = 0;
+        self.origin_bytes = 0;
+        self.set_aside = 0;
+        self.reasons.clear();
+    }
+
+    fn byte_len(&self) -> usize {
+        self.len_of_rows(Column::byte_len)
+    }
+
+    /// The same as [`wire::envelope::Envelope::expanded_len`], which is refused if it is too large.
+    fn expanded_len(&self) -> usize {
+        self.len_of_rows(Column::expanded_len)
+    }
+
+    fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
+        let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.aside, &len);
+        sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside + sum(&self.bills, &len)
+    }
+}
+
+fn sum(rows: &impl Rows, len: impl Fn(&Column) -> usize) -> usize {
+    rows.columns().map(len).sum()
+}
+
+/// What repeating an origin takes, in bytes.
+pub fn origin_bytes(origin: &Origin<'_>) -> usize {
+    let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
+    let value_bytes = |value: &Value<'_>| match value {
+        Value::Str(text) | Value::Array(text) | Value::Map(text) => text.len(),
+        Value::Bytes(bytes) => bytes.len() * 4 / 3,
+        Value::Empty | Value::Bool(_) | Value::Int(_) | Value::Double(_) => 8,
+    };
+    let attributes: usize = attributes.map(|a| a.key.len() + value_bytes(&a.value)).sum();
+    attributes
+        + origin.service_name.len()
+        + origin.scope_name.len()
+        + origin.scope_version.len()
+        + origin.resource_schema_url.len()
+        + origin.scope_schema_url.len()
+}
+
+/// The beginning of a text that is kept only so that people recognise an item.
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(ASIDE_WORDS_BYTES_MAX)]
+}
+
+/// Header and column lengths of an envelope: a generous guess, in bytes.
+const ENVELOPE_OVERHEAD_BYTES: usize = 2_048;
+/// A thread's batch that grew past this is dropped after the request instead of kept, in bytes.
+const KEPT_BYTES_MAX: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
+    use uuid::Uuid;
+    use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Source};
+
+    fn key() -> EnvelopeKey {
+        EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES])
+    }
+
+    fn header() -> Header {
+        let nil = Uuid::nil();
+        Header {
+            envelope_id: EnvelopeId(nil),
+            org_id: OrgId(nil),
+            workspace_id: WorkspaceId(nil),
+            project_id: ProjectId(nil),
+            api_key_id: ApiKeyId(nil),
+            content_id: ContentId::NONE,
+            received_at: 0,
+            source: Source::LangSmith,
+        }
+    }
+
+    #[test]
+    fn items_that_are_kept_aside_are_an_envelope_of_their_own() {
+        let sections = Batch::with(|batch| {
+            batch.keep_aside("part 1".to_owned(), "no".to_owned(), b"x");
+            batch.set_aside("part 2".to_owned(), "told".to_owned());
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
+            let counts = batch.counts();
+            assert_eq!((counts.set_aside, counts.accepted(), counts.reasons.len()), (2, 0, 2));
+            let envelope = Envelope::decode(&key(), &envelope).unwrap();
+            envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect::<Vec<_>>()
+        });
+        assert_eq!(sections, [("set_aside", 1), ("billing_meter", 1)]);
+    }
+
+    #[test]
+    fn bad_items_past_the_limit_are_counted() {
+        let rows = Batch::with(|batch| {
+            for _ in 0..ASIDE_ITEMS_MAX + 3 {
+                batch.keep_aside("i".to_owned(), "no".to_owned(), b"");
+            }
+            let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
+            assert_eq!(batch.counts().set_aside, ASIDE_ITEMS_MAX as u64 + 3);
+            assert!(envelope.windows(17).any(|bytes| bytes == b"3 further items o"), "the rest is not told");
+            Envelope::decode(&key(), &envelope).unwrap().sections[0].rows
+        });
+        assert_eq!(rows as usize, ASIDE_ITEMS_MAX + 1);
+    }
+
+    #[test]
+    fn what_is_kept_of_bad_items_is_bounded() {
+        let content = vec![7; ASIDE_BYTES_MAX + 1];
+        Batch::with(|batch| {
+            for _ in 0..=ASIDE_BYTES_IN_ALL_MAX / ASIDE_BYTES_MAX {
+                batch.keep_aside("\u{20ac}".repeat(ASIDE_WORDS_BYTES_MAX), "no".to_owned(), &content);
+            }
+            let (last, first) = batch.kept_aside.split_last().unwrap();
+            for item in first {
+                assert_eq!((item.content.len(), item.item.len()), (ASIDE_BYTES_MAX, ASIDE_WORDS_BYTES_MAX - 1));
+            }
+            assert_eq!((last.content.len(), last.content_bytes), (0, content.len() as u64));
+            assert_eq!(last.content_hash, content_hash_128(&content));
+        });
+    }
+}

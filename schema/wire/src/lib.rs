@@ -1,0 +1,15 @@
+//! Bytes in and out: rows as columns, columns in an envelope, envelopes in a block that ClickHouse takes as it is.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | [`columns`] | rows written column by column |
+//! | [`tables`] | the tables that are filled, and their columns |
+//! | [`envelope`] | one accepted request's rows, as appended to a shard's stream |
+//! | [`block`] | envelopes of one table as one insert |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod block;
+pub mod columns;
+pub mod envelope;
+pub mod tables;

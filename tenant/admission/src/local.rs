@@ -1,0 +1,109 @@
+//! What this node knows of limits by itself: refusals of Redis until their time is over, and a limiter per key.
+//!
+//! Both are bounded caches. Forgetting an entry costs one round trip to Redis, nothing else.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use governor::clock::{Clock, DefaultClock};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use model::ids::{ApiKeyId, OrgId};
+use quick_cache::sync::Cache;
+
+use super::{Refused, Scope};
+use auth::TenantContext;
+use model::rate::{Limit, Rate};
+
+/// Keys whose own limiter is kept.
+pub(super) const KEY_LIMITERS_MAX: usize = 100_000;
+/// Refusals that are remembered, per kind.
+pub(super) const REFUSALS_MAX: usize = 100_000;
+
+pub(super) struct LocalLimits {
+    /// The plan's rate, per key, on this node alone. By the rate as well, so that a changed plan is a new limiter.
+    limiters: Cache<(ApiKeyId, Rate), Arc<DefaultDirectRateLimiter>>,
+    refused_keys: Cache<ApiKeyId, Until>,
+    refused_orgs: Cache<OrgId, Until>,
+    clock: DefaultClock,
+}
+
+impl std::fmt::Debug for LocalLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LocalLimits").field("limiters", &self.limiters.len()).finish_non_exhaustive()
+    }
+}
+
+/// A refusal and when it ends. It holds for the rate that it was made under, in case the plan changes meanwhile.
+#[derive(Clone, Copy)]
+struct Until {
+    at: Instant,
+    rate: Rate,
+}
+
+impl LocalLimits {
+    pub(super) fn new() -> Self {
+        Self {
+            limiters: Cache::new(KEY_LIMITERS_MAX),
+            refused_keys: Cache::new(REFUSALS_MAX),
+            refused_orgs: Cache::new(REFUSALS_MAX),
+            clock: DefaultClock::default(),
+        }
+    }
+
+    /// Remembers that Redis refused, until it would not.
+    pub(super) fn remember(&self, tenant: &TenantContext, refused: &Refused) {
+        let Refused::RateLimited { scope, rate, retry_after } = *refused else { return };
+        let until = Until { at: Instant::now() + retry_after, rate };
+        match scope {
+            Scope::Key => self.refused_keys.insert(tenant.api_key_id(), until),
+            Scope::Org => self.refused_orgs.insert(tenant.org_id(), until),
+        }
+    }
+
+    /// Refuses what Redis would refuse, as far as it is known here.
+    pub(super) fn check(&self, tenant: &TenantContext) -> Result<(), Refused> {
+        let plan = tenant.plan();
+        let remembered = [
+            (Scope::Key, plan.key_limit(), self.refused_keys.get(&tenant.api_key_id())),
+            (Scope::Org, plan.org_limit(), self.refused_orgs.get(&tenant.org_id())),
+        ];
+        for (scope, limit, until) in remembered {
+            if let (Limit::Rate(rate), Some(until)) = (limit, until)
+                && until.rate == rate
+            {
+                let retry_after = until.at.saturating_duration_since(Instant::now());
+                if !retry_after.is_zero() {
+                    return Err(Refused::RateLimited { scope, rate, retry_after });
+                }
+            }
+        }
+        match plan.key_limit() {
+            Limit::Rate(rate) => self.pass(tenant.api_key_id(), rate),
+            Limit::Unlimited | Limit::Forbidden => Ok(()),
+        }
+    }
+
+    /// One unit of the key's limiter on this node.
+    fn pass(&self, key: ApiKeyId, rate: Rate) -> Result<(), Refused> {
+        let limiter = match self.limiters.get(&(key, rate)) {
+            Some(limiter) => limiter,
+            None => {
+                let limiter = Arc::new(RateLimiter::direct(quota(rate)));
+                self.limiters.insert((key, rate), Arc::clone(&limiter));
+                limiter
+            }
+        };
+        limiter.check().map_err(|until| {
+            let retry_after = until.wait_time_from(self.clock.now());
+            Refused::RateLimited { scope: Scope::Key, rate, retry_after }
+        })
+    }
+}
+
+fn quota(rate: Rate) -> Quota {
+    let interval = Duration::from_micros(rate.interval_us().unsigned_abs());
+    let burst = u32::try_from(rate.burst()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+    // An interval is at least 1 µs, so the quota is never the fallback.
+    Quota::with_period(interval).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+}

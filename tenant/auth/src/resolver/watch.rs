@@ -1,0 +1,142 @@
+//! Hearing of changes: every process listens to announcements, and polls their number in case it did not hear one.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use metrics::counter;
+use redis::RedisError;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::Resolver;
+use crate::invalidate::Announcement;
+use stores::keys::RedisKey;
+use stores::redis::{Redis, Subscription};
+use stores::secret::SecretUrl;
+
+/// How often the number of announcements is polled. An announcement that is not heard holds at the second poll after
+/// it.
+pub const POLL_EVERY: Duration = Duration::from_secs(1);
+/// The pause before listening is tried again.
+const LISTEN_AGAIN: Duration = Duration::from_millis(250);
+/// Announcements heard ahead of a poll, at most. With more the poll simply trusts nothing.
+const HEARD_MAX: usize = 10_000;
+
+/// Keeps a resolver up to date until `stop`.
+pub async fn watch(resolver: Resolver, url: SecretUrl, redis: Redis, mut stop: watch::Receiver<bool>) {
+    let heard = tokio::sync::Mutex::new(Heard::default());
+    let listening = async {
+        loop {
+            if let Err(error) = listen(&resolver, &url, &heard).await {
+                tracing::warn!(%error, "announcements of changed keys are not heard; they are polled for");
+            }
+            tokio::time::sleep(LISTEN_AGAIN).await;
+        }
+    };
+    let polling = async {
+        let mut ticks = tokio::time::interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let epoch: Result<Option<u64>, RedisError> =
+                redis::cmd("GET").arg(RedisKey::api_key_epoch()).query_async(&mut redis.clone()).await;
+            // While Redis is away nothing can be announced; entries end by themselves.
+            let Ok(epoch) = epoch else { continue };
+            if heard.lock().await.missed(epoch.unwrap_or(0)) {
+                counter!("tracebility_key_announcements_missed_total").increment(1);
+                resolver.distrust_all();
+            }
+        }
+    };
+    tokio::select! {
+        () = listening => {}
+        () = polling => {}
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
+
+async fn listen(resolver: &Resolver, url: &SecretUrl, heard: &tokio::sync::Mutex<Heard>) -> Result<(), RedisError> {
+    let mut subscription = Subscription::open(url, &RedisKey::api_key_invalidate()).await?;
+    while let Some(text) = subscription.next().await {
+        let Some(announcement) = Announcement::parse(&text) else { continue };
+        if announcement.keys.is_empty() {
+            resolver.distrust_all();
+        }
+        announcement.keys.iter().for_each(|key| resolver.forget(key));
+        heard.lock().await.hear(announcement.epoch);
+    }
+    Ok(())
+}
+
+/// Which announcements have been heard, and whether those are all.
+#[derive(Debug, Default)]
+struct Heard {
+    /// All up to this one are dealt with; `None` before the first poll.
+    all_to: Option<u64>,
+    /// Those beyond it.
+    beyond: BTreeSet<u64>,
+    /// The number at which the last poll found some missing: they may have been under way.
+    late: Option<u64>,
+}
+
+impl Heard {
+    fn hear(&mut self, epoch: u64) {
+        if self.beyond.len() < HEARD_MAX {
+            self.beyond.insert(epoch);
+        }
+    }
+
+    /// Whether there are announcements that were not heard, given their number now. Those that are new since the last
+    /// poll have until the next one.
+    fn missed(&mut self, now: u64) -> bool {
+        let Some(mut all_to) = self.all_to else {
+            // Nothing was in the cache before the first poll that an earlier announcement could mean.
+            self.all_to = Some(now);
+            return false;
+        };
+        while self.beyond.remove(&(all_to + 1)) {
+            all_to += 1;
+        }
+        self.all_to = Some(all_to);
+        // A smaller number than before: Redis has lost what it had, and perhaps an announcement with it.
+        let missed = now < all_to || self.late.is_some_and(|late| all_to < late);
+        if missed {
+            self.all_to = Some(now);
+            self.beyond.retain(|epoch| *epoch > now);
+            self.late = None;
+        } else {
+            self.late = (all_to < now).then_some(now);
+        }
+        missed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_heard_by_the_second_poll_is_missed() {
+        let mut heard = Heard::default();
+        assert!(!heard.missed(5), "what was announced before the start means nothing here");
+        heard.hear(6);
+        assert!(!heard.missed(6));
+        assert!(!heard.missed(8), "7 and 8 may be under way");
+        heard.hear(8);
+        heard.hear(7);
+        assert!(!heard.missed(9), "9 may be");
+        heard.hear(10);
+        assert!(heard.missed(10), "9 was not heard");
+        assert!(!heard.missed(10));
+    }
+
+    #[test]
+    fn a_redis_that_forgot_is_noticed() {
+        let mut heard = Heard::default();
+        assert!(!heard.missed(100));
+        assert!(heard.missed(0));
+        assert!(!heard.missed(1), "may be under way");
+        heard.hear(1);
+        assert!(!heard.missed(1));
+    }
+}

@@ -1,0 +1,96 @@
+//! Closing the legacy stream, and opening it again.
+//!
+//! It is closed when nothing is left in it, and looked at again when every worker has heard: who wrote to it in between
+//! still runs an old release, so it is opened again. A stream that is closed is looked at by the worker all the same.
+
+use std::time::Duration;
+
+use redis::RedisError;
+use serde_json::json;
+use thiserror::Error;
+
+use super::{Left, look};
+use registry::flags::{Flag, Flags, LOOK_EVERY};
+use stores::redis::Redis;
+
+/// After this every worker has heard that the stream was closed.
+pub const HEARD_AFTER: Duration = LOOK_EVERY.saturating_mul(2);
+
+/// Why the stream was not closed, or opened.
+#[derive(Debug, Error)]
+pub enum SwitchError {
+    /// There is something in it.
+    #[error("the legacy stream is not empty: {}", told(.0))]
+    NotEmpty(Left),
+    /// A reader of an older release would go on without us.
+    #[error("a worker of an older release still reads the legacy stream, in the group {0:?}")]
+    OtherReader(String),
+    /// Something was written to it while it was being closed. It is open again.
+    #[error("while it was being closed somebody wrote to the legacy stream: {}; it is open again", told(.0))]
+    Straggler(Left),
+    /// Redis.
+    #[error("redis: {0}")]
+    Redis(#[from] RedisError),
+    /// Postgres.
+    #[error("postgres: {0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
+fn told(left: &Left) -> String {
+    let pending: u64 = left.groups.iter().map(|group| group.pending).sum();
+    format!("{} waiting, {} on the way, {pending} with readers of older releases", left.entries, left.moving)
+}
+
+/// The switch of the legacy stream.
+#[derive(Clone, Debug)]
+pub struct Switch {
+    redis: Redis,
+    flags: Flags,
+}
+
+impl Switch {
+    /// The one of that deployment.
+    pub const fn new(redis: Redis, flags: Flags) -> Self {
+        Self { redis, flags }
+    }
+
+    /// Closes the stream for good, or says why not. False if it was closed already.
+    pub async fn close(&self, actor: &str) -> Result<bool, SwitchError> {
+        if self.is_closed().await? {
+            return Ok(false);
+        }
+        let left = look(&self.redis).await?;
+        if let Some(group) = left.other_reader() {
+            return Err(SwitchError::OtherReader(group.name.clone()));
+        }
+        if !left.is_nothing() {
+            return Err(SwitchError::NotEmpty(left));
+        }
+        self.flip(false, actor, "it is empty").await?;
+        tokio::time::sleep(HEARD_AFTER).await;
+        let left = look(&self.redis).await?;
+        if !left.is_nothing() {
+            self.flip(true, actor, "somebody wrote to it while it was being closed").await?;
+            return Err(SwitchError::Straggler(left));
+        }
+        Ok(true)
+    }
+
+    /// Opens the stream again. False if it was open.
+    pub async fn reopen(&self, actor: &str) -> Result<bool, SwitchError> {
+        let was_closed = self.is_closed().await?;
+        if was_closed {
+            self.flip(true, actor, "reopened").await?;
+        }
+        Ok(was_closed)
+    }
+
+    /// Whether somebody has closed it. What the workers' setting says counts only while nobody has flipped the switch.
+    async fn is_closed(&self) -> Result<bool, sqlx::Error> {
+        Ok(self.flags.standing(Flag::DualReadLegacy).await?.is_some_and(|standing| !standing.enabled))
+    }
+
+    async fn flip(&self, open: bool, actor: &str, why: &str) -> Result<(), sqlx::Error> {
+        self.flags.set(Flag::DualReadLegacy, open, actor, &json!({ "why": why })).await
+    }
+}

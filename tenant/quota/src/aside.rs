@@ -1,0 +1,144 @@
+//! How much was set aside. Workers note it before they are done with a batch, so that no crash hides it: in the org's
+//! outcomes, which the ledger is made of, and in a hash of what is recent, which the reconciler tells the audit trail.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use model::ids::OrgId;
+use redis::{RedisError, Script};
+use serde_json::json;
+use uuid::Uuid;
+
+use model::org::OverQuota;
+use model::shard::Shard;
+use outcomes::{DROPPED, KEPT_S, Outcome};
+use registry::event::{EventType, NewEvent};
+use stores::keys::ACCEPTED_KEPT;
+use stores::keys::RedisKey;
+use stores::redis::Redis;
+
+static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("raise.lua")));
+static MARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("mark.lua")));
+
+/// How long what was noted is kept for the audit trail, if nobody comes to tell it.
+const NOTES_KEPT_S: i64 = 40 * 24 * 3600;
+/// The reason of an outcome, for what is parked.
+const PARKED: &str = "parked";
+/// A note whose hour is so long ago is forgotten once it was told, in hours: its sum does not grow any more, or hardly.
+const TOLD_HOURS: i64 = 2;
+
+/// Items of a batch that were set aside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Aside {
+    /// Whose.
+    pub org: OrgId,
+    /// Hours since the Unix epoch in which they were received.
+    pub hour: i64,
+    /// What becomes of them.
+    pub how: OverQuota,
+}
+
+/// Notes, as they are in Redis.
+pub type Kept = BTreeMap<String, u64>;
+
+/// Notes how many items a batch of a shard does not bill because they are a client's retry of requests that the shard
+/// has already. `batch` is a name that no other has. May be called again.
+pub async fn note_repeated(
+    redis: &Redis,
+    shard: Shard,
+    batch: &str,
+    org: OrgId,
+    hour: i64,
+    items: u64,
+) -> Result<(), RedisError> {
+    mark(redis, shard, org, hour).await?;
+    let field = outcomes::field(batch, Outcome::Repeated, DROPPED);
+    let mut call = RAISE.key(RedisKey::outcomes(Some(org), hour));
+    call.arg(KEPT_S).arg(field).arg(items).invoke_async(&mut redis.clone()).await
+}
+
+/// Has the ledger find the org without looking at all of them.
+async fn mark(redis: &Redis, shard: Shard, org: OrgId, hour: i64) -> Result<(), RedisError> {
+    let kept_s = i64::try_from(ACCEPTED_KEPT.as_secs()).unwrap_or(i64::MAX);
+    let mut call = MARK.key(RedisKey::shard_aside(shard, hour));
+    call.arg(org.to_string()).arg(kept_s).invoke_async(&mut redis.clone()).await
+}
+
+/// Notes how many items a batch of a shard sets aside. `batch` is a name that no other has. May be repeated.
+pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
+    let Aside { org, hour, how } = aside;
+    mark(redis, shard, org, hour).await?;
+    let reason = match how {
+        OverQuota::Park => PARKED,
+        OverQuota::Drop => DROPPED,
+    };
+    let outcome = outcomes::field(batch, Outcome::OverQuota, reason);
+    let recent = format!("{hour}:{how}:{batch}");
+    let hashes =
+        [(RedisKey::outcomes(Some(org), hour), KEPT_S, outcome), (RedisKey::quota_aside(org), NOTES_KEPT_S, recent)];
+    for (hash, kept_s, field) in hashes {
+        let mut call = RAISE.key(hash);
+        call.arg(kept_s).arg(field).arg(items).invoke_async::<()>(&mut redis.clone()).await?;
+    }
+    Ok(())
+}
+
+/// What is to be told of an org: one event per hour and policy, with the sum so far. The same notes make the same
+/// event.
+pub fn notes(org: OrgId, kept: &Kept, actor: &str) -> Vec<NewEvent> {
+    let mut sums = BTreeMap::<(i64, OverQuota), (u64, String)>::new();
+    for (field, items) in kept {
+        let Some(of) = hour_and_policy(field) else { continue };
+        let (sum, seen) = sums.entry(of).or_default();
+        *sum += items;
+        *seen += &format!(" {field}={items}");
+    }
+    let event = |((hour, how), (items, seen)): ((i64, OverQuota), (u64, String))| {
+        let event_type = match how {
+            OverQuota::Park => EventType::QuotaPark,
+            OverQuota::Drop => EventType::QuotaDrop,
+        };
+        let received = time::OffsetDateTime::from_unix_timestamp(hour * 3600).ok();
+        let received = received.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
+        let name = wire::tables::content_hash_128(format!("{org}{seen}").as_bytes());
+        let detail = json!({ "received_in_hour": received, "items": items });
+        NewEvent::new(Some(org), event_type, actor).named(Uuid::from_bytes(name)).detail(detail)
+    };
+    sums.into_iter().map(event).collect()
+}
+
+/// Forgets notes that were told and are of hours long past.
+pub async fn forget_notes(redis: &Redis, org: OrgId, told: &Kept, hour: i64) -> Result<(), RedisError> {
+    let past = |field: &&String| hour_and_policy(field).is_none_or(|(of, _)| of < hour - TOLD_HOURS);
+    let past: Vec<&String> = told.keys().filter(past).collect();
+    if past.is_empty() {
+        return Ok(());
+    }
+    redis::cmd("HDEL").arg(RedisKey::quota_aside(org)).arg(past).exec_async(&mut redis.clone()).await
+}
+
+fn hour_and_policy(field: &str) -> Option<(i64, OverQuota)> {
+    let mut parts = field.splitn(3, ':');
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_is_told_once_for_each_sum() {
+        let org = OrgId(Uuid::from_u128(7));
+        let mut kept = Kept::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
+        let told = notes(org, &kept, "somebody");
+        assert_eq!(told.len(), 2);
+        let park = told.iter().find(|event| event.event_type == EventType::QuotaPark).unwrap();
+        assert_eq!(park.detail, json!({ "received_in_hour": "2026-10-24T00:00:00Z", "items": 5 }));
+        let again: Vec<Uuid> = notes(org, &kept, "somebody").iter().map(NewEvent::event_id).collect();
+        assert_eq!(again, told.iter().map(NewEvent::event_id).collect::<Vec<_>>(), "the same events");
+        kept.insert("498000:park:4/1-1".to_owned(), 1);
+        let more = notes(org, &kept, "somebody");
+        assert!(more.iter().any(|event| event.detail["items"] == 6 && !again.contains(&event.event_id())));
+        assert_eq!(notes(org, &Kept::from([("of a later release".to_owned(), 1)]), "somebody"), []);
+    }
+}

@@ -1,0 +1,127 @@
+//! Switches that are flipped while the services run, without a deploy.
+//!
+//! A flag is a row of `runtime_flag`; one without a row is as its setting at start says. Who uses one [`follow`]s it:
+//! it is looked at once a second, and while Postgres is away it stays what it was. A flag is flipped together with its
+//! event in the audit trail, or not at all.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{PgPool, Row};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::event::EventType;
+use model::words;
+
+/// How often a flag is looked at: so long may a flip go unnoticed.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+words! {
+    /// Every flag.
+    Flag, "flag" {
+        /// Whether the worker also drains the stream of envelopes that were written before tenancy.
+        DualReadLegacy = "dual_read_legacy",
+    }
+}
+
+/// Where a flag stands that was flipped at some time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Whether it is on.
+    pub enabled: bool,
+    /// Who flipped it last.
+    pub by: String,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub since: OffsetDateTime,
+}
+
+/// The flags of a deployment. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Flags {
+    pool: PgPool,
+}
+
+impl Flags {
+    /// The flags in that Postgres, as the services' role sees it.
+    pub const fn new(pool: PgPool) -> Self {
+        Self { pool }
+    }
+
+    /// Where a flag stands; none if nobody has flipped it yet.
+    pub async fn standing(&self, flag: Flag) -> Result<Option<Standing>, sqlx::Error> {
+        let row = sqlx::query("SELECT enabled, updated_by, updated_at FROM runtime_flag WHERE name = $1")
+            .bind(flag.as_str())
+            .fetch_optional(&self.pool)
+            .await?;
+        let standing = |row: sqlx::postgres::PgRow| {
+            Ok(Standing {
+                enabled: row.try_get("enabled")?,
+                by: row.try_get("updated_by")?,
+                since: row.try_get("updated_at")?,
+            })
+        };
+        row.map(standing).transpose()
+    }
+
+    /// Flips a flag, and tells the audit trail: one statement, so both happen or neither does. `why` is an object that
+    /// goes into the event.
+    pub async fn set(
+        &self,
+        flag: Flag,
+        enabled: bool,
+        actor: &str,
+        why: &serde_json::Value,
+    ) -> Result<(), sqlx::Error> {
+        sqlx::query(
+            "WITH before AS (SELECT enabled FROM runtime_flag WHERE name = $1),
+                  flipped AS (INSERT INTO runtime_flag AS f (name, enabled, updated_by) VALUES ($1, $2, $3)
+                              ON CONFLICT (name) DO UPDATE SET enabled = $2, updated_by = $3 RETURNING f.enabled)
+             SELECT record_event_of_no_org($4, $5, $3, $1,
+                        $6::jsonb || jsonb_build_object('old', (SELECT enabled FROM before), 'new', enabled), now())
+               FROM flipped",
+        )
+        .bind(flag.as_str())
+        .bind(enabled)
+        .bind(actor)
+        .bind(Uuid::new_v4())
+        .bind(EventType::FlagChange.as_str())
+        .bind(why)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// What a flag says from now on, until told to stop. It begins with `at_start`, and while Postgres is away it stays
+    /// what it was.
+    pub fn follow(self, flag: Flag, at_start: bool, mut stop: watch::Receiver<bool>) -> watch::Receiver<bool> {
+        let (told, following) = watch::channel(at_start);
+        tokio::spawn(async move {
+            let mut was_away = false;
+            loop {
+                match self.standing(flag).await {
+                    Ok(standing) => {
+                        was_away = false;
+                        let now = standing.map_or(at_start, |standing| standing.enabled);
+                        if told.send_if_modified(|before| std::mem::replace(before, now) != now) {
+                            tracing::info!(flag = flag.as_str(), enabled = now, "a switch was flipped");
+                        }
+                    }
+                    Err(error) if !was_away => {
+                        was_away = true;
+                        tracing::warn!(flag = flag.as_str(), %error, "could not look at a switch; it stays what it was");
+                    }
+                    Err(_) => {}
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    _ = stop.wait_for(|stop| *stop) => return,
+                    () = told.closed() => return,
+                }
+            }
+        });
+        following
+    }
+}

@@ -1,0 +1,284 @@
+//! What services ask and tell ClickHouse beside ingest: what was billed, and what was done.
+//!
+//! A few named questions, each with a bounded answer; parameters are the server's own, never text in a query. Audit
+//! rows are few, so they are sent as JSON.
+
+// As in the parent module.
+#![allow(clippy::disallowed_types)]
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clickhouse::Client;
+use clickhouse::error::Error;
+use model::ids::OrgId;
+use model::trace::UnixNanos;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::macros::format_description;
+use uuid::Uuid;
+
+use super::{ClickHouseUrl, InsertError};
+
+/// How long one question, or one insert of audit rows, may take.
+pub const QUERY_DEADLINE: Duration = Duration::from_secs(30);
+/// The most orgs, or events, that one question names. A name is 39 bytes of a URL.
+pub const NAMES_MAX: usize = 1_000;
+/// The version of the columns that audit rows are written with.
+const AUDIT_SCHEMA_VERSION: u16 = 1;
+
+/// What an org was billed for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Billed {
+    /// Whom.
+    pub org_id: OrgId,
+    /// Of which meter; there may be some that this build does not know.
+    pub meter: String,
+    /// How much.
+    pub quantity: u64,
+}
+
+/// A row of `audit_log`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AuditRow {
+    /// The same as in the outbox.
+    pub event_id: Uuid,
+    /// Whose; the zero id for nobody's.
+    pub org_id: OrgId,
+    /// When it happened.
+    pub event_time: OffsetDateTime,
+    /// What was done.
+    pub event_type: String,
+    /// Who did it.
+    pub actor: String,
+    /// To what.
+    pub target: String,
+    /// Its detail, as JSON.
+    pub detail: String,
+}
+
+/// A row of `audit_reconciliation_gap`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Gap {
+    /// The run that found it.
+    pub detection_id: Uuid,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub detected_at: OffsetDateTime,
+    /// What is missing.
+    pub event_id: Uuid,
+    /// Whose.
+    pub org_id: OrgId,
+    /// When it happened.
+    #[serde(with = "time::serde::rfc3339")]
+    pub event_time: OffsetDateTime,
+    /// What was done.
+    pub event_type: String,
+    /// Whether it is there again.
+    pub is_repaired: bool,
+}
+
+/// The way to these questions. Cheap to clone.
+#[derive(Clone)]
+pub struct Records {
+    pub(super) client: Client,
+}
+
+impl std::fmt::Debug for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The client holds the password.
+        f.write_str("Records")
+    }
+}
+
+impl Records {
+    /// No I/O happens here.
+    pub fn new(url: &ClickHouseUrl) -> Self {
+        let client = url
+            .client()
+            .with_setting("async_insert", "0")
+            .with_setting("insert_deduplicate", "1")
+            // The status line is sent when all is done, so that a failure half-way is one.
+            .with_setting("wait_end_of_query", "1")
+            .with_setting("max_execution_time", QUERY_DEADLINE.as_secs().to_string());
+        Self { client }
+    }
+
+    /// What those orgs, at most [`NAMES_MAX`], were billed for in a period, of what was received before that time.
+    pub async fn billed(&self, period: u32, before: UnixNanos, orgs: &[OrgId]) -> Result<Vec<Billed>, InsertError> {
+        const TABLE: &str = "billing_meter";
+        // A period is a partition. FINAL, because an envelope may have been inserted twice.
+        const SQL: &str = "SELECT toString(org_id), CAST(meter, 'String'), sum(quantity) FROM billing_meter FINAL
+              WHERE org_id IN {orgs:Array(UUID)} AND period = {period:UInt32} AND toYYYYMM(received_at) = {period:UInt32}
+                AND received_at < fromUnixTimestamp64Nano({before:Int64}, 'UTC')
+              GROUP BY org_id, meter";
+        let query = self
+            .client
+            .query(SQL)
+            .param("orgs", texts(orgs.iter().map(|org| org.0))?)
+            .param("period", period)
+            .param("before", before);
+        let rows = within(TABLE, query.fetch_all::<(String, String, u64)>()).await?;
+        let billed = rows.into_iter().map(|(org_id, meter, quantity)| {
+            let org_id = org_id.parse().map_err(|_| unexpected(TABLE))?;
+            Ok(Billed { org_id, meter, quantity })
+        });
+        billed.collect()
+    }
+
+    /// Whether a table has rows of what an org sent at that time. For who does not know what came of an insert.
+    pub async fn has_rows(&self, table: &'static str, org: OrgId, received_at: UnixNanos) -> Result<bool, InsertError> {
+        const SQL: &str = "SELECT count() FROM {table:Identifier} WHERE org_id = {org:UUID}
+              AND received_at = fromUnixTimestamp64Nano({received_at:Int64}, 'UTC')";
+        let query = self.client.query(SQL).param("table", table).param("org", org.0.to_string());
+        let rows: u64 = within(table, query.param("received_at", received_at).fetch_one()).await?;
+        Ok(rows > 0)
+    }
+
+    /// Whether a table is replicated. Then a token and the rows that it is of are one transaction in Keeper; otherwise
+    /// a crash can leave the one without the other.
+    pub async fn is_replicated(&self, table: &'static str) -> Result<bool, InsertError> {
+        const SQL: &str = "SELECT count() FROM system.tables
+              WHERE database = currentDatabase() AND name = {table:String} AND match(engine, '^(Replicated|Shared)')";
+        let replicated: u64 = within(table, self.client.query(SQL).param("table", table).fetch_one()).await?;
+        Ok(replicated > 0)
+    }
+
+    /// Writes events in one block. The same `token` is written once.
+    pub async fn insert_events(&self, rows: &[AuditRow], token: &str) -> Result<(), InsertError> {
+        const SQL: &str =
+            "INSERT INTO audit_log (event_id, org_id, event_time, event_type, actor, target, detail, source,
+             received_at, schema_version) FORMAT JSONEachRow";
+        let received_at = timestamp(OffsetDateTime::now_utc());
+        let mut lines = Vec::new();
+        for row in rows {
+            let line = serde_json::json!({
+                "event_id": row.event_id, "org_id": row.org_id, "event_time": timestamp(row.event_time),
+                "event_type": row.event_type, "actor": row.actor, "target": row.target, "detail": row.detail,
+                "source": "outbox", "received_at": received_at, "schema_version": AUDIT_SCHEMA_VERSION,
+            });
+            lines.extend_from_slice(format!("{line}\n").as_bytes());
+        }
+        self.insert("audit_log", SQL, lines, token).await
+    }
+
+    /// Which of those events, at most [`NAMES_MAX`], which happened between the two times, are in `audit_log`.
+    pub async fn find_events(
+        &self,
+        ids: &[Uuid],
+        from: OffsetDateTime,
+        to: OffsetDateTime,
+    ) -> Result<HashSet<Uuid>, InsertError> {
+        const TABLE: &str = "audit_log";
+        // Whether once or twice does not matter, so no FINAL.
+        const SQL: &str = "SELECT DISTINCT toString(event_id) FROM audit_log
+              WHERE event_id IN {ids:Array(UUID)} AND event_time >= fromUnixTimestamp64Nano({from:Int64}, 'UTC')
+                AND event_time <= fromUnixTimestamp64Nano({to:Int64}, 'UTC')";
+        let query = self.client.query(SQL).param("ids", texts(ids.iter().copied())?);
+        let query = query.param("from", nanos(from)).param("to", nanos(to));
+        let found = within(TABLE, query.fetch_all::<String>()).await?;
+        found.iter().map(|id| id.parse().map_err(|_| unexpected(TABLE))).collect()
+    }
+
+    /// Writes what was found missing. The same gap of the same run is replaced.
+    pub async fn insert_gaps(&self, gaps: &[Gap]) -> Result<(), InsertError> {
+        const SQL: &str =
+            "INSERT INTO audit_reconciliation_gap (detection_id, detected_at, event_id, org_id, event_time,
+             event_type, missing_in, is_repaired, schema_version) FORMAT JSONEachRow";
+        let mut lines = Vec::new();
+        for gap in gaps {
+            let line = serde_json::json!({
+                "detection_id": gap.detection_id, "detected_at": timestamp(gap.detected_at), "event_id": gap.event_id,
+                "org_id": gap.org_id, "event_time": timestamp(gap.event_time), "event_type": gap.event_type,
+                "missing_in": "clickhouse", "is_repaired": gap.is_repaired, "schema_version": AUDIT_SCHEMA_VERSION,
+            });
+            lines.extend_from_slice(format!("{line}\n").as_bytes());
+        }
+        // Every write its own token: nothing of it may be taken for a retry.
+        self.insert("audit_reconciliation_gap", SQL, lines, &Uuid::new_v4().to_string()).await
+    }
+
+    /// The gaps found last, newest first; at most `limit`.
+    pub async fn gaps(&self, limit: u32) -> Result<Vec<Gap>, InsertError> {
+        const TABLE: &str = "audit_reconciliation_gap";
+        const SQL: &str = "SELECT toString(detection_id), toUnixTimestamp64Nano(detected_at), toString(event_id),
+                 toString(org_id), toUnixTimestamp64Nano(event_time), CAST(event_type, 'String'), toUInt8(is_repaired)
+              FROM audit_reconciliation_gap FINAL ORDER BY detected_at DESC, event_time DESC LIMIT {limit:UInt32}";
+        type Row = (String, i64, String, String, i64, String, u8);
+        let rows = within(TABLE, self.client.query(SQL).param("limit", limit).fetch_all::<Row>()).await?;
+        let gaps = rows.into_iter().map(|(detection, detected, event, org, happened, event_type, repaired)| {
+            let time = |nanos: i64| OffsetDateTime::from_unix_timestamp_nanos(nanos.into()).ok();
+            let gap = || {
+                Some(Gap {
+                    detection_id: detection.parse().ok()?,
+                    detected_at: time(detected)?,
+                    event_id: event.parse().ok()?,
+                    org_id: org.parse().ok()?,
+                    event_time: time(happened)?,
+                    event_type: event_type.clone(),
+                    is_repaired: repaired != 0,
+                })
+            };
+            gap().ok_or_else(|| unexpected(TABLE))
+        });
+        gaps.collect()
+    }
+
+    pub(super) async fn insert(
+        &self,
+        table: &'static str,
+        sql: &'static str,
+        lines: Vec<u8>,
+        token: &str,
+    ) -> Result<(), InsertError> {
+        if lines.is_empty() {
+            return Ok(());
+        }
+        let mut insert = self
+            .client
+            .insert_formatted_with(sql)
+            // One block, so that one token is for all of it.
+            .with_setting("input_format_parallel_parsing", "0")
+            .with_setting("insert_deduplication_token", token)
+            .with_timeouts(Some(QUERY_DEADLINE), Some(QUERY_DEADLINE));
+        let sent = async {
+            insert.send(Bytes::from(lines)).await?;
+            insert.end().await
+        };
+        within(table, sent).await
+    }
+}
+
+pub(super) async fn within<T>(
+    table: &'static str,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, InsertError> {
+    let done = tokio::time::timeout(QUERY_DEADLINE, work).await.unwrap_or(Err(Error::TimedOut));
+    done.map_err(|error| InsertError::new(table, &error))
+}
+
+/// Ids as ClickHouse reads a parameter of several.
+fn texts(ids: impl ExactSizeIterator<Item = Uuid>) -> Result<Vec<String>, InsertError> {
+    if ids.len() > NAMES_MAX {
+        return Err(InsertError::new("", &Error::InvalidParams(format!("more than {NAMES_MAX} ids").into())));
+    }
+    Ok(ids.map(|id| id.to_string()).collect())
+}
+
+pub(super) fn unexpected(table: &'static str) -> InsertError {
+    InsertError::new(table, &Error::BadResponse("an answer of another shape than was asked for".to_owned()))
+}
+
+fn nanos(time: OffsetDateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
+/// As ClickHouse reads a time in UTC.
+fn timestamp(time: OffsetDateTime) -> String {
+    const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] =
+        format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:9]");
+    // Cannot fail: the format asks for nothing that such a time does not have.
+    time.to_offset(time::UtcOffset::UTC).format(FORMAT).unwrap_or_default()
+}

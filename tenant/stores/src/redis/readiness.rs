@@ -1,0 +1,381 @@
+//! Whether Redis may be trusted with acknowledged data, on every primary of a cluster.
+//!
+//! What would lose data without a word is refused: `/readyz` says so, and `ingest-api` takes no request while it is so.
+//! What only makes a loss likelier, or will become a refusal, is a [`Warning`]: refusing senders would mend none of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use metrics::gauge;
+use redis::RedisError;
+use thiserror::Error;
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::Redis;
+use super::ack::{AckClass, AckPolicy, Wait};
+use super::facts::{Facts, is_refusal};
+use model::words;
+
+/// How often a process looks by itself.
+pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Questions that come within this time of a look share its result.
+const LOOK_SHARED: Duration = Duration::from_millis(200);
+/// The share of `maxmemory` above which a warning is raised.
+pub const MEMORY_SHARE_MAX: f64 = 0.8;
+/// How long a postponed write is warned of.
+pub const SLOW_FSYNC_SHOWN: Duration = Duration::from_secs(60);
+/// The only eviction policy under which a stream is never evicted.
+pub(super) const SAFE_POLICY: &str = "noeviction";
+
+/// Why Redis cannot be used.
+#[derive(Debug, Error)]
+pub enum ConnectError {
+    /// The URL is not one that the driver can use.
+    #[error("TRACEBILITY_REDIS_URL cannot be used: {0}")]
+    Url(#[source] RedisError),
+    /// Redis did not answer, or not to us.
+    #[error("redis cannot be asked: {0}")]
+    Unreachable(#[source] RedisError),
+    /// Redis may evict what was acknowledged.
+    #[error("redis runs with maxmemory-policy {policy:?}, under which it may evict acknowledged data; set noeviction")]
+    Evicts {
+        /// The policy it reported.
+        policy: String,
+    },
+    /// Redis keeps nothing when it ends.
+    #[error(
+        "redis runs without an append-only file (aof_enabled:0) and forgets acknowledged data when it ends; set appendonly yes"
+    )]
+    NoAof,
+    /// Redis cannot write what it is told.
+    #[error("redis could not write its append-only file (aof_last_write_status:{status}); free its disk or replace it")]
+    AofFails {
+        /// What it reported.
+        status: String,
+    },
+    /// Redis leaves it to the kernel when data is written.
+    #[error("redis runs with appendfsync no, under which a power cut loses half a minute; set everysec or always")]
+    NoFsync,
+    /// Redis still reads its data.
+    #[error("redis is reading its data from disk; wait until it has")]
+    Loading,
+    /// It is a replica, which takes no writes.
+    #[error("redis is a replica; give the URL of the primary, or of Sentinel (redis-sentinel://host:26379/name)")]
+    Replica,
+    /// Redis does not say what must be known.
+    #[error("redis does not tell {field} in INFO; it cannot be trusted unseen: use a server whose INFO shows it")]
+    Hidden {
+        /// The field.
+        field: &'static str,
+    },
+    /// The class of acknowledgements cannot be given.
+    #[error("redis cannot give TRACEBILITY_ACK={class}: {why}; {remedy}")]
+    AckUnavailable {
+        /// The class that was asked for.
+        class: AckClass,
+        /// What is wrong.
+        why: String,
+        /// What would give it.
+        remedy: &'static str,
+    },
+}
+
+words! {
+    /// Something about Redis that should be mended soon.
+    Warning, "warning about redis" {
+        /// It postpones writing because the disk is slow.
+        SlowFsync = "slow_fsync",
+        /// It does not fsync while it rewrites its log.
+        NoFsyncOnRewrite = "no_fsync_on_rewrite",
+        /// It cannot rewrite its log, which grows.
+        RewriteFails = "rewrite_fails",
+        /// Little memory is left.
+        LittleMemory = "little_memory",
+        /// It takes memory without a limit.
+        NoMaxmemory = "no_maxmemory",
+        /// It does not say how it writes.
+        ConfigHidden = "config_hidden",
+    }
+}
+
+impl Warning {
+    /// What is wrong and what to do.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::SlowFsync => {
+                "redis postpones writes because an fsync takes longer than a second (aof_delayed_fsync grows): with \
+                 TRACEBILITY_ACK=queued, killing it loses acknowledged data; give it a faster disk, or use fsynced"
+            }
+            Self::NoFsyncOnRewrite => {
+                "redis does not fsync while it rewrites its log: a power cut then loses what was acknowledged as queued; set \
+                 no-appendfsync-on-rewrite no"
+            }
+            Self::RewriteFails => {
+                "redis could not rewrite its append-only file (aof_last_bgrewrite_status): the file grows until the disk is \
+                 full; see its log, often vm.overcommit_memory or disk space"
+            }
+            Self::LittleMemory => "redis has used more than 80 % of maxmemory; at 100 % requests are refused (503)",
+            Self::NoMaxmemory => {
+                "redis has no maxmemory: the kernel may kill it for taking too much; set maxmemory to half of the memory"
+            }
+            Self::ConfigHidden => {
+                "redis does not answer CONFIG GET, so appendfsync is unknown: with everysec a power cut loses the last seconds"
+            }
+        }
+    }
+}
+
+/// What was found in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// What gives the class that is asked for; `None` where the reply to an append does.
+    pub wait: Option<Wait>,
+    /// What should be mended.
+    pub warnings: Vec<Warning>,
+}
+
+/// What one look found.
+pub type Seen = Result<Fit, Arc<ConnectError>>;
+
+/// Looks at Redis, and remembers. Cheap to clone; clones share what they know.
+#[derive(Clone)]
+pub struct Readiness(Arc<Watched>);
+
+struct Watched {
+    redis: Redis,
+    policy: AckPolicy,
+    looks: tokio::sync::Mutex<Looks>,
+    /// The last look that Redis answered to.
+    standing: Mutex<Option<Result<Option<Wait>, Arc<ConnectError>>>>,
+}
+
+#[derive(Default)]
+struct Looks {
+    last: Option<(Instant, Seen)>,
+    delayed: Delayed,
+}
+
+/// How often each server had postponed a write at the last look.
+#[derive(Default)]
+struct Delayed {
+    by_server: HashMap<String, u64>,
+    grew: Option<Instant>,
+}
+
+impl Delayed {
+    /// Whether a write was postponed within [`SLOW_FSYNC_SHOWN`].
+    fn look(&mut self, servers: &[Facts], now: Instant) -> bool {
+        let counted = servers.iter().filter_map(|facts| Some((facts.run_id.clone(), facts.delayed_fsyncs?)));
+        let counted: HashMap<String, u64> = counted.collect();
+        // A server that was not seen before has its past behind it.
+        if counted.iter().any(|(server, count)| self.by_server.get(server).is_some_and(|before| count > before)) {
+            self.grew = Some(now);
+        }
+        self.by_server = counted;
+        self.grew.is_some_and(|grew| now.duration_since(grew) < SLOW_FSYNC_SHOWN)
+    }
+}
+
+impl Readiness {
+    /// Of that Redis, for acknowledgements of that policy.
+    pub fn new(redis: Redis, policy: AckPolicy) -> Self {
+        Self(Arc::new(Watched { redis, policy, looks: Default::default(), standing: Mutex::default() }))
+    }
+
+    /// What is asked for.
+    pub fn policy(&self) -> AckPolicy {
+        self.0.policy
+    }
+
+    /// Looks at Redis now, or shares a look that was a moment ago.
+    pub async fn check(&self) -> Seen {
+        let mut looks = self.0.looks.lock().await;
+        if let Some((at, seen)) = &looks.last
+            && at.elapsed() < LOOK_SHARED
+        {
+            return seen.clone();
+        }
+        let seen = look(&self.0.redis, &self.0.policy, &mut looks.delayed).await.map_err(Arc::new);
+        looks.last = Some((Instant::now(), seen.clone()));
+        drop(looks);
+        report(&seen);
+        // A Redis that is away says nothing about itself; the append will fail on its own.
+        if !matches!(&seen, Err(error) if matches!(**error, ConnectError::Unreachable(_))) {
+            *self.standing() = Some(seen.as_ref().map(|fit| fit.wait).map_err(Arc::clone));
+        }
+        seen
+    }
+
+    /// What an append has to wait for, by the last look that Redis answered to. An error if nothing may be
+    /// acknowledged.
+    pub async fn wait(&self) -> Result<Option<Wait>, Arc<ConnectError>> {
+        let standing = self.standing().clone();
+        match standing {
+            Some(standing) => standing,
+            None => self.check().await.map(|fit| fit.wait),
+        }
+    }
+
+    fn standing(&self) -> std::sync::MutexGuard<'_, Option<Result<Option<Wait>, Arc<ConnectError>>>> {
+        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks every [`LOOK_EVERY`] until `stop`, and logs what changes.
+    pub async fn follow(self, mut stop: watch::Receiver<bool>) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut before: Option<Result<Vec<Warning>, String>> = None;
+        loop {
+            tokio::select! {
+                _ = looks.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let seen = self.check().await.map(|fit| fit.warnings).map_err(|error| error.to_string());
+            if before.as_ref() != Some(&seen) {
+                match &seen {
+                    Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{}", warning.text())),
+                    Err(error) => tracing::warn!("not ready: {error}"),
+                }
+            }
+            before = Some(seen);
+        }
+    }
+}
+
+/// `tracebility_redis_ready`: 1 when the last look found Redis fit. `tracebility_redis_warning{warning}`: 1 for each
+/// that holds.
+fn report(seen: &Seen) {
+    gauge!("tracebility_redis_ready").set(if seen.is_ok() { 1.0 } else { 0.0 });
+    for warning in Warning::ALL {
+        let holds = seen.as_ref().is_ok_and(|fit| fit.warnings.contains(warning));
+        gauge!("tracebility_redis_warning", "warning" => warning.as_str()).set(if holds { 1.0 } else { 0.0 });
+    }
+}
+
+async fn look(redis: &Redis, policy: &AckPolicy, delayed: &mut Delayed) -> Result<Fit, ConnectError> {
+    let servers = Facts::read(redis).await?;
+    for facts in &servers {
+        facts.check()?;
+    }
+    let shares = servers.iter().filter_map(|facts| facts.memory_share());
+    gauge!("tracebility_redis_memory_share").set(shares.fold(0.0, f64::max));
+    let has_waitaof = match policy.class {
+        AckClass::Fsynced => has_waitaof(redis).await?,
+        AckClass::Queued | AckClass::Replicated => Ok(()),
+    };
+    let wait = wait_for(policy, &servers, has_waitaof)?;
+    let is_slow = delayed.look(&servers, Instant::now());
+    let holds = |warning: &&Warning| match warning {
+        Warning::SlowFsync => is_slow,
+        Warning::NoFsyncOnRewrite => servers.iter().any(|facts| facts.no_fsync_on_rewrite == Some(true)),
+        Warning::RewriteFails => servers.iter().any(|facts| facts.rewrite_fails),
+        Warning::LittleMemory => servers.iter().filter_map(Facts::memory_share).any(|share| share > MEMORY_SHARE_MAX),
+        Warning::NoMaxmemory => servers.iter().any(|facts| facts.maxmemory == Some(0)),
+        Warning::ConfigHidden => servers.iter().any(|facts| facts.appendfsync.is_none()),
+    };
+    Ok(Fit { wait, warnings: Warning::ALL.iter().filter(holds).copied().collect() })
+}
+
+/// Whether every primary has `WAITAOF` and lets us use it; what it said, otherwise.
+async fn has_waitaof(redis: &Redis) -> Result<Result<(), String>, ConnectError> {
+    let mut probe = redis::cmd("WAITAOF");
+    // Waits for nothing.
+    probe.arg(0).arg(0).arg(0);
+    match redis.on_every_primary(&probe).await {
+        Ok(_) => Ok(Ok(())),
+        Err(error) if is_refusal(&error) => Ok(Err(error.to_string())),
+        Err(error) => Err(ConnectError::Unreachable(error)),
+    }
+}
+
+/// What gives the class on all of these servers.
+fn wait_for(
+    policy: &AckPolicy,
+    servers: &[Facts],
+    has_waitaof: Result<(), String>,
+) -> Result<Option<Wait>, ConnectError> {
+    let refuse = |why: String, remedy| Err(ConnectError::AckUnavailable { class: policy.class, why, remedy });
+    if let Some(facts) = servers.iter().find(|facts| facts.replicas_online < u64::from(policy.replicas)) {
+        return refuse(
+            format!(
+                "{} replicas are online, and TRACEBILITY_ACK_REPLICAS is {}",
+                facts.replicas_online, policy.replicas
+            ),
+            "start the missing replicas of every primary, or ask for fewer",
+        );
+    }
+    match policy.class {
+        AckClass::Queued => Ok(None),
+        AckClass::Replicated => Ok(Some(Wait::Replicas(policy.replicas))),
+        AckClass::Fsynced if servers.iter().any(|facts| facts.no_fsync_on_rewrite == Some(true)) => {
+            refuse("while its log is rewritten it does not fsync".to_owned(), "set no-appendfsync-on-rewrite no")
+        }
+        AckClass::Fsynced if policy.replicas == 0 && servers.iter().all(Facts::replies_after_fsync) => Ok(None),
+        AckClass::Fsynced => match has_waitaof {
+            Ok(()) => Ok(Some(Wait::Disks { replicas: policy.replicas })),
+            Err(why) => refuse(
+                format!("WAITAOF answers {why:?}"),
+                "use Redis 7.2 or Valkey and permit WAITAOF, or, without TRACEBILITY_ACK_REPLICAS, set appendfsync always",
+            ),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(changes: &str) -> Facts {
+        Facts::parse(&format!(
+            "redis_version:7.0.15\r\nrun_id:a\r\nrole:master\r\nloading:0\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n\
+             aof_last_write_status:ok\r\naof_last_bgrewrite_status:ok\r\naof_delayed_fsync:0\r\nused_memory:10\r\n\
+             maxmemory:100\r\n{changes}"
+        ))
+    }
+
+    fn policy(class: AckClass, replicas: u8) -> AckPolicy {
+        AckPolicy { class, replicas, timeout: Duration::from_secs(1) }
+    }
+
+    #[test]
+    fn a_class_is_given_by_what_the_server_has_or_refused() {
+        let always = Facts { appendfsync: Some("always".to_owned()), no_fsync_on_rewrite: Some(false), ..server("") };
+        let unsafe_rewrite = Facts { no_fsync_on_rewrite: Some(true), ..always.clone() };
+        let unknown_rewrite = Facts { no_fsync_on_rewrite: None, ..always.clone() };
+        let everysec = Facts { appendfsync: Some("everysec".to_owned()), ..always.clone() };
+        let two = Facts { replicas_online: 2, ..everysec.clone() };
+        let fsynced = |replicas, facts: &Facts, has_waitaof: bool| {
+            let has_waitaof = if has_waitaof { Ok(()) } else { Err("ERR: unknown command".to_owned()) };
+            wait_for(&policy(AckClass::Fsynced, replicas), std::slice::from_ref(facts), has_waitaof).ok()
+        };
+        assert_eq!(fsynced(0, &always, false), Some(None));
+        assert_eq!(fsynced(0, &everysec, true), Some(Some(Wait::Disks { replicas: 0 })));
+        assert_eq!(fsynced(0, &everysec, false), None);
+        assert_eq!(fsynced(0, &unsafe_rewrite, true), None, "nothing is fsynced during a rewrite");
+        assert_eq!(fsynced(0, &unknown_rewrite, false), None, "what is not known is not promised");
+        assert_eq!(fsynced(1, &always, true), None, "there is no replica");
+        assert_eq!(fsynced(2, &two, true), Some(Some(Wait::Disks { replicas: 2 })));
+        assert_eq!(fsynced(2, &two, false), None);
+
+        let replicated = |servers: &[Facts]| wait_for(&policy(AckClass::Replicated, 2), servers, Ok(()));
+        assert_eq!(replicated(std::slice::from_ref(&two)).unwrap(), Some(Wait::Replicas(2)));
+        let refused = replicated(&[two, always.clone()]).unwrap_err();
+        assert!(refused.to_string().contains("0 replicas are online"), "{refused}");
+        assert_eq!(wait_for(&AckPolicy::QUEUED, &[always], Ok(())).unwrap(), None);
+    }
+
+    #[test]
+    fn a_postponed_write_is_warned_of_for_a_while() {
+        let (mut delayed, begun) = (Delayed::default(), Instant::now());
+        let at =
+            |count: u64, run_id: &str| [Facts { delayed_fsyncs: Some(count), run_id: run_id.to_owned(), ..server("") }];
+        assert!(!delayed.look(&at(7, "a"), begun), "what was before the first look is over");
+        assert!(!delayed.look(&at(7, "a"), begun));
+        assert!(delayed.look(&at(8, "a"), begun));
+        assert!(delayed.look(&at(8, "a"), begun + SLOW_FSYNC_SHOWN / 2));
+        assert!(!delayed.look(&at(8, "a"), begun + SLOW_FSYNC_SHOWN));
+        assert!(!delayed.look(&at(9, "b"), begun + SLOW_FSYNC_SHOWN), "another server");
+    }
+}

@@ -1,0 +1,71 @@
+//! The other stores, for the few commands that do by hand what the workers do.
+
+use clap::Args;
+use registry::flags::Flags;
+use registry::{Registry, RegistryError};
+use service::settings::parse;
+use stores::clickhouse::{ClickHouseUrl, Records};
+use stores::secret::SecretUrl;
+
+use crate::failure::Failure;
+
+/// The variable that names Postgres, as the services' role.
+const SERVICE_DSN: &str = "TRACEBILITY_PG_DSN";
+/// The variable that names ClickHouse.
+const CLICKHOUSE: &str = "TRACEBILITY_CLICKHOUSE_URL";
+
+/// Postgres as the workers see it: they may do for all orgs what operators may not.
+#[derive(Args, Debug)]
+pub(crate) struct Services {
+    /// Postgres, as the services' role.
+    #[arg(long, env = SERVICE_DSN, hide_env_values = true, value_name = "URL")]
+    service_dsn: Option<String>,
+}
+
+/// ClickHouse, with the database.
+#[derive(Args, Debug)]
+pub(crate) struct Clickhouse {
+    /// ClickHouse, with the database.
+    #[arg(long, env = CLICKHOUSE, hide_env_values = true, value_name = "URL")]
+    clickhouse: Option<String>,
+}
+
+impl Services {
+    pub(crate) async fn registry(&self) -> Result<Registry, Failure> {
+        Registry::connect(&self.dsn()?).await.map_err(|error| refused(&error))
+    }
+
+    /// The switches, which only the services may flip: an event of no org goes with it.
+    pub(crate) async fn flags(&self) -> Result<Flags, Failure> {
+        let dsn = self.dsn()?;
+        let checked = stores::postgres::check_role(&dsn).await.map_err(RegistryError::from);
+        checked.and_then(|role| Ok(role?)).map_err(|error| refused(&error))?;
+        let pool = stores::postgres::pool(&dsn).map_err(RegistryError::from);
+        pool.map(Flags::new).map_err(|error| refused(&error))
+    }
+
+    fn dsn(&self) -> Result<SecretUrl, Failure> {
+        let dsn = given(self.service_dsn.as_deref(), "Postgres is for the services' role", SERVICE_DSN)?;
+        let wrong = |what: String| Failure::usage(what, format!("correct {SERVICE_DSN}"));
+        parse::postgres_url(dsn).map_err(|reason| wrong(format!("the services' URL {reason}")))
+    }
+}
+
+fn refused(error: &RegistryError) -> Failure {
+    Failure::new(format!("as the services' role: {error}"), format!("check {SERVICE_DSN}"))
+}
+
+impl Clickhouse {
+    pub(crate) fn records(&self) -> Result<Records, Failure> {
+        let url = given(self.clickhouse.as_deref(), "ClickHouse is", CLICKHOUSE)?;
+        let url: ClickHouseUrl = parse::clickhouse_url(url).map_err(|reason| {
+            Failure::usage(format!("the URL of ClickHouse {reason}"), format!("correct {CLICKHOUSE}"))
+        })?;
+        Ok(Records::new(&url))
+    }
+}
+
+fn given<'a>(text: Option<&'a str>, what: &str, variable: &str) -> Result<&'a str, Failure> {
+    let text = text.filter(|text| !text.trim().is_empty());
+    text.ok_or_else(|| Failure::usage(format!("it is not known where {what}"), format!("set {variable}")))
+}

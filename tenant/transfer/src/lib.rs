@@ -1,0 +1,11 @@
+//! Orgs that change their shard.
+//!
+//! | module | one idea |
+//! | --- | --- |
+//! | [`moving`] | the steps of a move |
+//! | [`plan`] | which moves would even out the shards |
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod moving;
+pub mod plan;
