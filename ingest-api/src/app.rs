@@ -1,7 +1,7 @@
-//! The path of an ingest request, whatever its protocol: who, body, translate, publish.
+//! The path of an ingest request, whatever its protocol: who, body, decode, pay, append.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use admission::{Admission, Cost, Standing};
 use auth::context::scope;
@@ -11,27 +11,26 @@ use hyper::body::Incoming;
 use model::ids::EnvelopeId;
 use model::trace::UnixNanos;
 use outcomes::{Items, Ledger, Outcome};
-use queue::fence;
+use queue::fence::{self, Appended, Fence};
 use stores::redis::Redis;
 use stores::redis::ack::AckClass;
 use stores::redis::confirm::Confirmer;
-use translate::batch::{Batch, Counts};
-use translate::native::{self, Aside};
+use translate::batch::Counts;
 use uuid::Uuid;
-use wire::envelope::{ContentId, EnvelopeKey, Header, Source, Writer};
+use wire::envelope::{ContentId, EnvelopeKey, Header};
 
+use crate::admitted::Admitted;
 use crate::body::{self, Budget, ReadBody};
 use crate::credentials;
+use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::health::Health;
-use crate::langsmith;
 use crate::metrics;
-use crate::publish::Publisher;
 use otlp::encoding::Encoding;
 use otlp::untraced::Signal;
 
-/// Bodies above this many bytes are translated with the other tasks of the thread moved elsewhere.
-const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
+/// Bodies above this many bytes are decoded with the other tasks of the thread moved elsewhere.
+const DECODE_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What every request handler shares.
 #[derive(Clone)]
@@ -39,7 +38,8 @@ pub struct App {
     resolver: Resolver,
     admission: Admission,
     ledger: Ledger,
-    publisher: Publisher,
+    shards: Fence,
+    ack: AckClass,
     budget: Budget,
     pub(crate) health: Health,
 }
@@ -66,7 +66,8 @@ impl App {
         budget: Budget,
         health: Health,
     ) -> Self {
-        Self { resolver, admission, ledger, publisher: Publisher::new(redis, confirmer), budget, health }
+        let (ack, shards) = (confirmer.class(), Fence::confirmed(redis, confirmer));
+        Self { resolver, admission, ledger, shards, ack, budget, health }
     }
 
     /// The budget that bodies are read under.
@@ -74,8 +75,8 @@ impl App {
         &self.budget
     }
 
-    /// The tenant of a request, if its key may ingest and is not known to be over its rate. Before the body is read.
-    pub async fn admit(&self, headers: &HeaderMap) -> Result<Arc<TenantContext>, ApiError> {
+    /// Lets a request in if its key may ingest and is not known to be over its rate. Before the body is read.
+    pub async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
         let refused = |org, error: ApiError| {
             self.ledger.refused_unread(org, error.outcome(), error.code());
             error
@@ -83,13 +84,12 @@ impl App {
         self.key().map_err(|error| refused(None, error))?;
         let presented = credentials::presented_key(headers).map_err(|error| refused(None, error))?;
         let tenant = self.resolver.resolve(&presented).await.map_err(|error| refused(None, error.into()))?;
-        let org = Some(tenant.org_id());
-        tenant.require(scope::INGEST_WRITE).map_err(|error| refused(org, error.into()))?;
-        if tenant.is_moving() {
-            return Err(refused(org, ApiError::Moving));
-        }
-        self.admission.precheck(&tenant).map_err(|error| refused(org, error.into()))?;
-        Ok(tenant)
+        let mut admitted = Admitted::new(tenant, self.ledger.clone());
+        let tenant = Arc::clone(admitted.tenant());
+        admitted.check(tenant.require(scope::INGEST_WRITE).map_err(ApiError::from))?;
+        admitted.check(if tenant.is_moving() { Err(ApiError::Moving) } else { Ok(()) })?;
+        admitted.check(self.admission.precheck(&tenant).map_err(ApiError::from))?;
+        Ok(admitted)
     }
 
     /// What envelopes are written with.
@@ -103,43 +103,27 @@ impl App {
         request_id: Uuid,
         headers: &HeaderMap,
         body: &mut Incoming,
-        source: Source,
+        decoder: &Decoder,
     ) -> Result<Accepted, ApiError> {
-        let tenant = self.admit(headers).await?;
-        let body = body::read(headers, body, &self.budget).await;
-        let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
-        self.store(request_id, &tenant, headers, body, source).await
-    }
-
-    /// The same for a request of LangSmith's protocol.
-    pub async fn ingest_langsmith(
-        &self,
-        request_id: Uuid,
-        headers: &HeaderMap,
-        body: &mut Incoming,
-        kind: &langsmith::BodyKind,
-    ) -> Result<Accepted, ApiError> {
-        let tenant = self.admit(headers).await?;
-        let body = body::read(headers, body, &self.budget).await;
-        let body = body.inspect_err(|error| self.refused_unread(&tenant, error))?;
-        let translate = |header: &Header, body: &[u8]| translate_langsmith(header, kind, body, &self.budget);
-        let kind = kind.to_string();
-        self.store_by(request_id, &tenant, kind.as_bytes(), body, Source::LangSmith, translate).await
+        let mut admitted = self.admit(headers).await?;
+        let body = admitted.check(body::read(headers, body, &self.budget).await)?;
+        self.store(request_id, admitted, body, decoder).await
     }
 
     /// Counts the items of a signal that is not stored, all of which are rejected. The request is charged like one of a
     /// single item, or this would be a way around the rate.
     pub async fn reject_untraced(
         &self,
-        tenant: &TenantContext,
+        mut admitted: Admitted,
         signal: Signal,
         encoding: Encoding,
         body: &[u8],
     ) -> Result<(u64, Option<Standing>), ApiError> {
-        let refused = |error: &ApiError| self.refused_unread(tenant, error);
         let items = otlp::untraced::count(signal, encoding, body).map_err(ApiError::Malformed);
-        let items = items.inspect_err(refused)?;
-        let standing = self.charge_request(tenant).await.inspect_err(refused)?;
+        let items = admitted.check(items)?;
+        let charged = self.charge_request(admitted.tenant()).await;
+        let standing = admitted.check(charged)?;
+        let tenant = admitted.into_tenant();
         self.ledger.open(tenant.org_id(), items).end(Outcome::Rejected, "not_traces");
         Ok((items, standing))
     }
@@ -151,69 +135,50 @@ impl App {
         Ok(standing)
     }
 
-    /// Counts a request whose items nobody has counted.
-    pub fn refused_unread(&self, tenant: &TenantContext, error: &ApiError) {
-        self.ledger.refused_unread(Some(tenant.org_id()), error.outcome(), error.code());
-    }
-
-    /// Translates a body, pays for its rows and appends them. On `Ok` they are kept as the ack class says.
+    /// Decodes a body, pays for its rows and appends them. On `Ok` they are kept as the ack class says.
     pub async fn store(
         &self,
         request_id: Uuid,
-        tenant: &Arc<TenantContext>,
-        headers: &HeaderMap,
+        mut admitted: Admitted,
         body: ReadBody,
-        source: Source,
-    ) -> Result<Accepted, ApiError> {
-        let project = otlp::project::of(headers);
-        let translate = |header: &Header, body: &[u8]| translate(header, &project, body);
-        self.store_by(request_id, tenant, project.as_bytes(), body, source, translate).await
-    }
-
-    /// `beside` is what decides what the body means, beside itself and the protocol.
-    async fn store_by(
-        &self,
-        request_id: Uuid,
-        tenant: &Arc<TenantContext>,
-        beside: &[u8],
-        body: ReadBody,
-        source: Source,
-        translate: impl FnOnce(&Header, &[u8]) -> Translated,
+        decoder: &Decoder,
     ) -> Result<Accepted, ApiError> {
         let (bytes, received_at) = (body.bytes.len() as u64, now());
         let key = self.key()?;
-        let translate = || {
+        let tenant = Arc::clone(admitted.tenant());
+        let decode = || {
             let header = Header {
                 envelope_id: EnvelopeId(request_id),
                 org_id: tenant.org_id(),
                 workspace_id: tenant.workspace_id(),
                 project_id: tenant.project_id(),
                 api_key_id: tenant.api_key_id(),
-                content_id: content_id(tenant, source, beside, &body.bytes),
+                content_id: content_id(&tenant, decoder, &body.bytes),
                 received_at,
-                source,
+                source: decoder.source(),
             };
-            let (counts, envelope) = translate(&header, &body.bytes)?;
+            let (counts, envelope) = decoder.decode(&header, &body.bytes, &self.budget)?;
             Ok((counts, envelope.map(|envelope| envelope.finish(key))))
         };
-        let translated = if body.bytes.len() > TRANSLATE_INLINE_BYTES_MAX {
-            tokio::task::block_in_place(translate)
+        let decoded = if body.bytes.len() > DECODE_INLINE_BYTES_MAX {
+            tokio::task::block_in_place(decode)
         } else {
-            translate()
+            decode()
         };
         drop(body);
-        let (counts, envelope) = translated.inspect_err(|error| self.refused_unread(tenant, error))?;
+        let (counts, envelope) = admitted.check(decoded)?;
+        let tenant = admitted.into_tenant();
         let open = |items| self.ledger.open(tenant.org_id(), items);
-        let items = || Fate { accepted: open(counts.accepted()), set_aside: open(counts.set_aside) };
+        let items = || ItemOutcomes { accepted: open(counts.accepted()), rejected: open(counts.set_aside) };
         let (standing, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
-                let stored = self.clone().pay_and_append(Arc::clone(tenant), cost, received_at, envelope, items());
+                let stored = self.clone().pay_and_append(Arc::clone(&tenant), cost, received_at, envelope, items());
                 // By itself: a client that goes away must not leave a charge or an item without an end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }
             None => {
-                let standing = self.charge_request(tenant).await.map_err(|error| items().refused(error))?;
+                let standing = self.charge_request(&tenant).await.map_err(|error| items().refused(error))?;
                 items().taken();
                 (standing, None)
             }
@@ -229,92 +194,59 @@ impl App {
         cost: Cost,
         received_at: UnixNanos,
         envelope: Vec<u8>,
-        items: Fate,
+        items: ItemOutcomes,
     ) -> Result<(Option<Standing>, Option<AckClass>), ApiError> {
         let (charge, standing) = match self.admission.admit(&tenant, cost, received_at).await {
             Ok(admitted) => admitted,
             Err(refused) => return Err(items.refused(refused.into())),
         };
         let new = fence::Accepted { org: tenant.org_id(), received_at, items: cost.items, envelope: &envelope };
-        match self.publisher.publish(&tenant, &new).await {
-            Ok(class) => {
+        let begun = Instant::now();
+        let appended = self.shards.append(tenant.shard(), &new).await;
+        metrics::appended(begun.elapsed(), envelope.len(), matches!(appended, Ok(Appended::Kept)));
+        // After an error Redis may have the envelope all the same: the client's retry writes the same rows again, and they
+        // collapse into one.
+        let error = match appended {
+            Ok(Appended::Kept) => {
                 charge.kept();
                 self.ledger.answered().add(new.org, received_at, cost.items);
                 items.taken();
-                Ok((standing, Some(class)))
+                return Ok((standing, Some(self.ack)));
             }
-            Err(error) => {
-                charge.refunded().await;
-                Err(items.refused(error))
-            }
-        }
+            Ok(Appended::Closed) => ApiError::Moving,
+            Err(error) => ApiError::of_append(error, self.ack),
+        };
+        charge.refunded().await;
+        Err(items.refused(error))
     }
 }
 
 /// The items of a request that was understood. What was set aside is told to the client when the rest is taken; if the
 /// request is refused, all of it comes again.
-struct Fate {
+struct ItemOutcomes {
     accepted: Items,
-    set_aside: Items,
+    rejected: Items,
 }
 
-impl Fate {
+impl ItemOutcomes {
     fn taken(self) {
         self.accepted.end(Outcome::Accepted, "appended");
-        self.set_aside.end(Outcome::Rejected, "set_aside");
+        self.rejected.end(Outcome::Rejected, "set_aside");
     }
 
     fn refused(self, error: ApiError) -> ApiError {
         self.accepted.end(error.outcome(), error.code());
-        self.set_aside.end(error.outcome(), error.code());
+        self.rejected.end(error.outcome(), error.code());
         error
     }
 }
 
 /// What a request says: the same when a client sends it again with the same key, however it is compressed, because
-/// translating invents nothing (`tests/fuzz` translates every body twice).
-fn content_id(tenant: &TenantContext, source: Source, beside: &[u8], body: &[u8]) -> ContentId {
+/// decoding invents nothing (`tests/fuzz` decodes every body twice).
+fn content_id(tenant: &TenantContext, decoder: &Decoder, body: &[u8]) -> ContentId {
     let (org, key) = (tenant.org_id().0, tenant.api_key_id().0);
-    ContentId::of(&[org.as_bytes(), key.as_bytes(), source.as_str().as_bytes(), beside], body)
-}
-
-/// What became of a body's items, and the envelope to be finished, if anything is to be stored.
-type Translated = Result<(Counts, Option<Writer>), ApiError>;
-
-/// Reads a body into rows and encodes them. Nothing is published unless the body was understood to its end. OTLP spans
-/// that name no project of LangSmith's are of `project`, which may be empty.
-pub fn translate(header: &Header, project: &str, body: &[u8]) -> Translated {
-    Batch::with(|batch| {
-        match header.source {
-            Source::OtlpProtobuf | Source::OtlpGrpc => {
-                otlp::decode_protobuf(body, &mut otlp::Translator::new(batch, header, project))
-                    .map_err(|e| ApiError::Malformed(e.to_string()))?;
-            }
-            Source::OtlpJson => {
-                // Nothing reaches the batch before the whole body has been read, so that it can be read again.
-                translate::lenient::Document::of_otlp(body)
-                    .read(|json| otlp::decode_json(json.as_bytes(), &mut otlp::Translator::new(batch, header, project)))
-                    .map_err(|e| ApiError::Malformed(otlp::malformed_json(&e)))?;
-            }
-            // Nor here: what can be wrong with the body as a whole is looked at first.
-            Source::Native => translate::lenient::Document::new(body)
-                .read(|json| native::decode(json.as_bytes(), header.project_id, header.received_at, Aside::Told, batch))
-                .map_err(|e| ApiError::Malformed(e.to_string()))?,
-            // Its bodies say only together with their path what they are.
-            Source::LangSmith => return Err(ApiError::Defect),
-        }
-        let envelope = batch.envelope(header, body.len())?;
-        Ok((batch.counts(), envelope))
-    })
-}
-
-/// The same for a body of LangSmith's protocol. What its parts are decompressed into is taken from `budget`.
-pub fn translate_langsmith(header: &Header, kind: &langsmith::BodyKind, body: &[u8], budget: &Budget) -> Translated {
-    Batch::with(|batch| {
-        langsmith::decode(kind, body, header, budget, batch)?;
-        let envelope = batch.envelope(header, body.len())?;
-        Ok((batch.counts(), envelope))
-    })
+    let beside = decoder.beside_the_body();
+    ContentId::of(&[org.as_bytes(), key.as_bytes(), decoder.source().as_str().as_bytes(), beside.as_bytes()], body)
 }
 
 fn now() -> UnixNanos {
@@ -331,7 +263,7 @@ mod tests {
     use opentelemetry_proto::tonic::resource::v1::Resource;
     use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span};
     use prost::Message;
-    use wire::envelope::{EXPANDED_BYTES_MAX, SECTION_ROWS_MAX};
+    use wire::envelope::{EXPANDED_BYTES_MAX, SECTION_ROWS_MAX, Source};
 
     fn translated(resource_bytes: usize, resources: usize, spans: usize) -> Result<u32, ApiError> {
         let text = any_value::Value::StringValue("x".repeat(resource_bytes));
@@ -356,7 +288,7 @@ mod tests {
             received_at: 0,
             source: Source::OtlpProtobuf,
         };
-        translate(&header, "", &body).map(|(counts, _)| counts.spans)
+        Decoder::OtlpProtobuf(String::new()).decode(&header, &body, &Budget::new(1 << 30, 1 << 30)).map(|(counts, _)| counts.spans)
     }
 
     #[test]

@@ -10,6 +10,7 @@ use auth::ResolveError;
 use http::StatusCode;
 use ledger::LedgerError;
 use outcomes::Outcome;
+use queue::fence::AppendError;
 use stores::redis::ConnectError;
 use stores::redis::ack::AckClass;
 use translate::batch::TooLarge;
@@ -78,6 +79,16 @@ impl From<TooLarge> for ApiError {
 }
 
 impl ApiError {
+    /// Why an envelope was not appended as its class promises.
+    pub fn of_append(error: AppendError, class: AckClass) -> Self {
+        match error {
+            AppendError::Redis(error) => Self::Unavailable(error),
+            AppendError::NotReady(reason) => Self::NotDurable(reason),
+            AppendError::Unconfirmed(why) => Self::Unconfirmed { class, why },
+            AppendError::Busy => Self::Overloaded,
+        }
+    }
+
     /// The HTTP status. Never 500 for load: SDKs drop what is answered with it.
     pub fn status(&self) -> StatusCode {
         match self {

@@ -20,13 +20,13 @@ use prost::Message;
 use service::http_path;
 use std::future::{Ready, ready};
 use uuid::Uuid;
-use wire::envelope::Source;
 
 use stores::redis::ack::AckClass;
 
 use crate::answer::{self, Dialect};
 use crate::app::App;
 use crate::body::{self, Compression, ReadBody};
+use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::metrics;
 use otlp::encoding::Encoding;
@@ -126,17 +126,18 @@ async fn not_grpc(request_id: Uuid, request: Request<Incoming>, begun: Instant) 
 
 async fn export(app: &App, request_id: Uuid, request: Request<Incoming>) -> Result<Reply, ApiError> {
     let (head, body) = request.into_parts();
-    let tenant = app.admit(&head.headers).await?;
-    let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
-    let accepted = app.store(request_id, &tenant, &head.headers, message, Source::OtlpGrpc).await?;
+    let mut admitted = app.admit(&head.headers).await?;
+    let message = admitted.check(read(app, &head.headers, body).await)?;
+    let decoder = Decoder::OtlpGrpc(otlp::project::of(&head.headers));
+    let accepted = app.store(request_id, admitted, message, &decoder).await?;
     Ok(Reply { message: reply::success(Encoding::Protobuf, &accepted.counts), ack: accepted.ack })
 }
 
 async fn reject(app: &App, signal: Signal, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
     let (head, body) = request.into_parts();
-    let tenant = app.admit(&head.headers).await?;
-    let message = read(app, &head.headers, body).await.inspect_err(|error| app.refused_unread(&tenant, error))?;
-    let (items, _) = app.reject_untraced(&tenant, signal, Encoding::Protobuf, &message.bytes).await?;
+    let mut admitted = app.admit(&head.headers).await?;
+    let message = admitted.check(read(app, &head.headers, body).await)?;
+    let (items, _) = app.reject_untraced(admitted, signal, Encoding::Protobuf, &message.bytes).await?;
     Ok(reply::untraced(Encoding::Protobuf, signal, items))
 }
 

@@ -4,12 +4,14 @@
 //! [`body`] reads under caps, [`otlp`](::otlp), [`langsmith`] or [`native`](translate::native) fill a
 //! [`Batch`](translate::batch::Batch) of rows, `publish` appends it. Then it is answered.
 
+mod admitted;
 pub mod answer;
 pub mod app;
 pub mod body;
 pub mod config;
 pub mod cors;
 mod credentials;
+pub mod decoder;
 pub mod error;
 pub mod grpc;
 mod header_value;
@@ -18,6 +20,5 @@ pub mod langsmith;
 pub mod metrics;
 pub mod operator;
 pub mod prices;
-mod publish;
 pub mod routes;
 pub mod server;

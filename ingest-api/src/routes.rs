@@ -11,12 +11,12 @@ use serde_json::json;
 use service::http_path;
 use translate::batch::Counts;
 use uuid::Uuid;
-use wire::envelope::Source;
 
 use crate::answer::{Answer, Dialect, answer, refuse, with_ack, with_standing};
 use crate::app::{Accepted, App};
 use crate::body;
 use crate::cors::Origins;
+use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::header_value;
 use crate::health;
@@ -168,12 +168,16 @@ fn preflight(cors: &Origins, request_id: Uuid, asked: &HeaderMap, method: &'stat
 }
 
 async fn traces(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
-    let (encoding, source) = match otlp_encoding(headers) {
-        Ok(Encoding::Protobuf) => (Encoding::Protobuf, Source::OtlpProtobuf),
-        Ok(Encoding::Json) => (Encoding::Json, Source::OtlpJson),
+    let encoding = match otlp_encoding(headers) {
+        Ok(encoding) => encoding,
         Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
-    match app.ingest(request_id, headers, body, source).await {
+    let project = otlp::project::of(headers);
+    let decoder = match encoding {
+        Encoding::Protobuf => Decoder::OtlpProtobuf(project),
+        Encoding::Json => Decoder::OtlpJson(project),
+    };
+    match app.ingest(request_id, headers, body, &decoder).await {
         Ok(Accepted { counts, standing, ack }) => {
             let answer = answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts));
             with_ack(with_standing(answer, standing), ack)
@@ -189,10 +193,9 @@ async fn untraced(app: &App, signal: Signal, request_id: Uuid, headers: &HeaderM
         Err(error) => return refuse(Dialect::Otlp(Encoding::Json), request_id, &error),
     };
     let rejected = async {
-        let tenant = app.admit(headers).await?;
-        let body = body::read(headers, body, app.budget()).await;
-        let body = body.inspect_err(|error| app.refused_unread(&tenant, error))?;
-        app.reject_untraced(&tenant, signal, encoding, &body.bytes).await
+        let mut admitted = app.admit(headers).await?;
+        let body = admitted.check(body::read(headers, body, app.budget()).await)?;
+        app.reject_untraced(admitted, signal, encoding, &body.bytes).await
     };
     match rejected.await {
         Ok((items, standing)) => {
@@ -218,7 +221,7 @@ async fn runs(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incom
         let error = ApiError::ContentType { found: found.to_owned(), wanted: "application/json" };
         return refuse(Dialect::Native, request_id, &error);
     }
-    match app.ingest(request_id, headers, body, Source::Native).await {
+    match app.ingest(request_id, headers, body, &Decoder::Native).await {
         Ok(Accepted { counts, standing, ack }) => {
             let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
             with_ack(with_standing(answer, standing), ack)
@@ -236,7 +239,7 @@ async fn langsmith(
 ) -> Answer {
     let content_type = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let stored = match route.body(content_type) {
-        Ok(kind) => app.ingest_langsmith(request_id, headers, body, &kind).await,
+        Ok(kind) => app.ingest(request_id, headers, body, &Decoder::LangSmith(kind)).await,
         Err(error) => Err(error),
     };
     match stored {

@@ -4,7 +4,8 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use ingest_api::app::translate;
+use ingest_api::body::Budget;
+use ingest_api::decoder::Decoder;
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use otlp::encoding::Encoding;
 use otlp::untraced::{self, Signal};
@@ -69,7 +70,9 @@ fn json_of_nearly_nothing_takes_nearly_nothing() {
         (Source::Native, "{", r#""":1"#, "}"),
     ] {
         let body = filled(before_items, item, after);
-        let done = translate(&header(source), "", body.as_bytes()).map(|(counts, _)| counts.accepted());
+        let decoder = if source == Source::Native { Decoder::Native } else { Decoder::OtlpJson(String::new()) };
+        let budget = Budget::new(BODY_BYTES, BODY_BYTES);
+        let done = decoder.decode(&header(source), body.as_bytes(), &budget).map(|(counts, _)| counts.accepted());
         let grown = peak_bytes() - before;
         assert!(grown < GROWTH_MAX, "{grown} bytes for {before_items}{item}: {done:?}");
     }

@@ -15,8 +15,8 @@ mod stored;
 use std::io::Read;
 
 use bytes::Bytes;
-use ingest_api::app::{translate, translate_langsmith};
 use ingest_api::body::{Budget, Compression, ReadBody, decompress};
+use ingest_api::decoder::Decoder;
 use ingest_api::error::ApiError;
 use ingest_api::langsmith::{BodyKind, Op, Route};
 use stored::Translated;
@@ -48,11 +48,19 @@ pub const TARGETS: [Target; 9] = [
 const PROJECT: &str = "project";
 
 pub(crate) fn translated(header: &Header, body: &[u8]) -> Translated {
-    translate(header, PROJECT, body)
+    let project = PROJECT.to_owned();
+    let decoder = match header.source {
+        Source::OtlpProtobuf => Decoder::OtlpProtobuf(project),
+        Source::OtlpGrpc => Decoder::OtlpGrpc(project),
+        Source::OtlpJson => Decoder::OtlpJson(project),
+        Source::Native => Decoder::Native,
+        Source::LangSmith => panic!("has a function of its own"),
+    };
+    decoder.decode(header, body, &budget())
 }
 
 pub(crate) fn langsmith_translated(header: &Header, kind: &BodyKind, body: &[u8]) -> Translated {
-    translate_langsmith(header, kind, body, &budget())
+    Decoder::LangSmith(kind.clone()).decode(header, body, &budget())
 }
 
 /// Enough for a body as it came, and decompressed.

@@ -1,8 +1,8 @@
 //! One run in a few writes, sent in every way there is: what was received last, of each field. The view's rules by
 //! themselves are in `merge`.
 
-use ingest_api::app::translate_langsmith;
 use ingest_api::body::Budget;
+use ingest_api::decoder::Decoder;
 use ingest_api::langsmith::{BodyKind, Op};
 use load::client::{ClickHouse, Http};
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
@@ -120,7 +120,7 @@ async fn store(inserter: &Inserter, org: OrgId, n: usize, (kind, body, received_
         source: Source::LangSmith,
     };
     let budget = Budget::new(1 << 20, 2 << 20);
-    let (counts, envelope) = translate_langsmith(&header, kind, body.as_bytes(), &budget)?;
+    let (counts, envelope) = Decoder::LangSmith(kind.clone()).decode(&header, body.as_bytes(), &budget)?;
     assert_eq!(counts.set_aside, 0, "{:?}", counts.reasons);
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let envelope = envelope.unwrap().finish(&key);

@@ -9,7 +9,8 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use clap::Parser;
-use ingest_api::app::translate;
+use ingest_api::body::Budget;
+use ingest_api::decoder::Decoder;
 use load::corpus::Corpus;
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use model::trace::{Origin, Span};
@@ -67,10 +68,11 @@ fn main() -> anyhow::Result<()> {
         received_at: 1_795_241_935_570_826_453,
         source: Source::OtlpProtobuf,
     };
+    let (decoder, budget) = (Decoder::OtlpProtobuf(String::new()), Budget::new(1 << 30, 1 << 30));
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let mut envelopes = Vec::new();
     for body in &bodies {
-        envelopes.extend(translate(&header, "", body)?.1.map(|envelope| envelope.finish(&key)));
+        envelopes.extend(decoder.decode(&header, body, &budget)?.1.map(|envelope| envelope.finish(&key)));
     }
     let spans = options.requests * options.spans_per_request;
     let body_bytes: usize = bodies.iter().map(Vec::len).sum();
@@ -115,13 +117,13 @@ fn main() -> anyhow::Result<()> {
     })?;
     report("encode", &mut || {
         for body in &bodies {
-            black_box(translate(&header, "", body)?);
+            black_box(decoder.decode(&header, body, &budget)?);
         }
         Ok(())
     })?;
     report("seal", &mut || {
         for body in &bodies {
-            black_box(translate(&header, "", body)?.1.map(|envelope| envelope.finish(&key)));
+            black_box(decoder.decode(&header, body, &budget)?.1.map(|envelope| envelope.finish(&key)));
         }
         Ok(())
     })?;
