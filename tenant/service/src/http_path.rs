@@ -1,10 +1,10 @@
-//! A request's path as routes are written, so that what HTTP calls the same path is the same route.
+//! Normalizes the path of a request, so that all spellings that mean the same path in HTTP reach the same route.
 
 use std::borrow::Cow;
 
-/// One slash for several, none at the end, and no character percent-encoded that need not be (RFC 3986 §6.2.2.2). SDKs
-/// put a base URL and a path together with a slash too many, and are answered, not redirected: some take a redirect for
-/// success.
+/// Merges repeated slashes, removes a trailing one, and decodes characters that need no percent-encoding (RFC 3986
+/// §6.2.2.2). Some SDKs join a base URL and a path with a slash too many. They get an answer and no redirect, because
+/// some take a redirect for success.
 pub fn normal(path: &str) -> Cow<'_, str> {
     let is_normal = path == "/" || !(path.ends_with('/') || path.contains("//") || path.contains('%'));
     if is_normal {
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_paths_become_one() {
+    fn equivalent_paths_are_normalized_to_one() {
         for (path, wanted) in [
             ("/v1/traces", "/v1/traces"),
             ("/v1/traces/", "/v1/traces"),

@@ -1,11 +1,11 @@
-//! What every service does the same way: read its settings, log, count, and wait to be told to stop.
+//! What all services have in common: reading settings, logging, metrics, and waiting for the signal to stop.
 //!
 //! | module | one idea |
 //! | --- | --- |
 //! | [`settings`] | how a program reads its `TRACEBILITY_*` settings |
 //! | [`mode`] | for customers, or self-hosted |
-//! | [`http_path`] | one form for all ways to write a path |
-//! | [`turn`] | work that one process of all does at a time |
+//! | [`http_path`] | one form for all spellings of a path |
+//! | [`turn`] | jobs that one process of the fleet runs at a time |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -19,12 +19,15 @@ use std::process::ExitCode;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::Layer as _;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::{Errors, LOG, Program, Start, Values};
 
-/// The whole of a service's `main`: reads its arguments and settings, starts logging, and serves until `serve` returns.
-/// The program's table must hold [`LOG`].
+/// The whole `main` of a service: reads its arguments and settings, starts logging, and runs until `serve` returns. The
+/// program's table must contain [`LOG`].
 pub fn main<C, E: fmt::Display>(
     program: &Program,
     read: impl FnOnce(&Values) -> Result<C, Errors>,
@@ -35,7 +38,7 @@ pub fn main<C, E: fmt::Display>(
         Start::Run(config) => config,
         Start::Exit(exit) => return exit.print(),
     };
-    log_to_stderr(&log);
+    log_to_stderr(log);
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -45,15 +48,16 @@ pub fn main<C, E: fmt::Display>(
     }
 }
 
-/// Logs what `filter` lets through, as text for a terminal and as JSON lines for everything else.
-fn log_to_stderr(filter: &str) {
+/// Logs what `filter` accepts: as text on a terminal, otherwise as JSON lines.
+fn log_to_stderr(filter: Targets) {
     use std::io::IsTerminal;
-    let builder = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
-    let installed = if std::io::stderr().is_terminal() {
-        builder.try_init()
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = if std::io::stderr().is_terminal() {
+        layer.with_filter(filter).boxed()
     } else {
-        builder.json().flatten_event(true).try_init()
+        layer.json().flatten_event(true).with_filter(filter).boxed()
     };
+    let installed = tracing_subscriber::registry().with(layer).try_init();
     if let Err(error) = installed {
         eprintln!("logging was set up already: {error}");
     }
@@ -62,15 +66,15 @@ fn log_to_stderr(filter: &str) {
 /// Why metrics cannot be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// There are no buckets.
+    /// `buckets` is empty.
     #[error("the histogram buckets are wrong: {0}")]
     Buckets(#[from] metrics_exporter_prometheus::BuildError),
-    /// This was called twice.
+    /// Metrics are collected already: this was called twice.
     #[error("metrics are collected elsewhere already")]
     Installed,
 }
 
-/// Begins to collect metrics, once per process. `buckets` are the upper bounds of all histograms, in seconds.
+/// Starts to collect metrics, once per process. `buckets` are the upper bounds of all histograms, in seconds.
 pub fn collect_metrics(buckets: &[f64]) -> Result<PrometheusHandle, MetricsError> {
     let recorder = PrometheusBuilder::new().set_buckets(buckets)?.build_recorder();
     let handle = recorder.handle();
@@ -78,8 +82,8 @@ pub fn collect_metrics(buckets: &[f64]) -> Result<PrometheusHandle, MetricsError
     Ok(handle)
 }
 
-/// Waits for SIGTERM or SIGINT and tells which it was. If signals cannot be listened for, waits for ever: the process
-/// is then ended by the signal itself.
+/// Waits for SIGTERM or SIGINT and returns its name. If the process cannot listen for signals, waits forever: the
+/// signal itself then ends the process.
 pub async fn stop_signal() -> &'static str {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

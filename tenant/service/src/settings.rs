@@ -10,13 +10,15 @@
 //! ```
 //! use std::net::SocketAddr;
 //! use std::time::Duration;
-//! use crate::settings::{self, Declared, Program, Setting, Start, Values, parse};
+//! use service::settings::{self, Declared, Program, Setting, Start, Values, parse};
 //!
 //! const LISTEN: Setting<SocketAddr> =
-//!     Setting::new("TRACEBILITY_INGEST_LISTEN", parse::socket_addr, "Where to accept
-//!     requests.").default("0.0.0.0:7080"); const DRAIN: Setting<Duration> = Setting::new("TRACEBILITY_INGEST_DRAIN",
-//!     parse::duration::<100, 600_000>, "How long to finish requests on SIGTERM.") .default("20s"); const TABLE: &[&dyn
-//!     Declared] = &[&LISTEN, &DRAIN, &settings::PG_DSN];
+//!     Setting::new("TRACEBILITY_INGEST_LISTEN", parse::socket_addr, "Where to accept requests.")
+//!         .default("0.0.0.0:7080");
+//! const DRAIN: Setting<Duration> =
+//!     Setting::new("TRACEBILITY_INGEST_DRAIN", parse::duration::<100, 600_000>, "How long a drain may take.")
+//!         .default("20s");
+//! const TABLE: &[&dyn Declared] = &[&LISTEN, &DRAIN, &settings::PG_DSN];
 //!
 //! const PROGRAM: Program = Program {
 //!     name: "ingest-api",
@@ -36,8 +38,10 @@
 //! impl Config {
 //!     // When this runs, the whole table has been checked: `?` is for settings that are missing from it.
 //!     fn read(values: &Values) -> Result<Self, settings::Errors> {
-//!         Ok(Self { listen: values.get(&LISTEN)?, drain: values.get(&DRAIN)?, pg_dsn: values.get(&settings::PG_DSN)?
-//!         }) } }
+//!         let (listen, drain) = (values.get(&LISTEN)?, values.get(&DRAIN)?);
+//!         Ok(Self { listen, drain, pg_dsn: values.get(&settings::PG_DSN)? })
+//!     }
+//! }
 //!
 //! // In `main`: `PROGRAM.start(std::env::args_os().skip(1), std::env::vars_os(), Config::read)`.
 //! let env = [("TRACEBILITY_PG_DSN", "postgres://app:pw@db/tracebility"), ("TRACEBILITY_INGEST_DRAIN", "5s")];
@@ -53,20 +57,22 @@ use std::ffi::OsString;
 use std::fmt;
 use std::time::Duration;
 
-use crate::mode::DeploymentMode;
 use stores::clickhouse::ClickHouseUrl;
 use stores::redis::ack::{AckClass, AckPolicy};
 use stores::secret::{REDACTED, SecretUrl};
+use tracing_subscriber::filter::Targets;
+
+use crate::mode::DeploymentMode;
 
 pub mod parse;
 mod program;
 
 pub use program::{Exit, Program, Start};
 
-/// What every setting's name starts with; other environment variables are not looked at.
+/// The prefix of all settings; other environment variables are ignored.
 pub const PREFIX: &str = "TRACEBILITY_";
 
-/// The Postgres registry.
+/// The URL of the Postgres registry.
 pub const PG_DSN: Setting<SecretUrl> = Setting::new(
     "TRACEBILITY_PG_DSN",
     parse::postgres_url,
@@ -75,7 +81,7 @@ pub const PG_DSN: Setting<SecretUrl> = Setting::new(
 .required("postgres://tracebility_app:secret@localhost:5432/tracebility")
 .secret_url();
 
-/// Redis: streams, limits, caches.
+/// The URL of Redis, which holds streams, limits and caches.
 pub const REDIS_URL: Setting<SecretUrl> = Setting::new(
     "TRACEBILITY_REDIS_URL",
     parse::redis_url,
@@ -84,7 +90,7 @@ pub const REDIS_URL: Setting<SecretUrl> = Setting::new(
 .required("redis://:secret@localhost:6379/0")
 .secret_url();
 
-/// What a 2xx stands for; see [`stores::redis::ack`].
+/// The ack class of a 2xx answer; see [`stores::redis::ack`].
 pub const ACK: Setting<AckClass> = Setting::new(
     "TRACEBILITY_ACK",
     parse::ack_class,
@@ -100,7 +106,7 @@ pub const ACK_REPLICAS: Setting<u64> = Setting::new(
     "Replicas that must have it, too: in memory for replicated (unset: 1), on disk for fsynced (unset: none).",
 );
 
-/// How long an acknowledgement waits.
+/// How long an acknowledgement waits for disks or replicas.
 pub const ACK_TIMEOUT: Setting<Duration> = Setting::new(
     "TRACEBILITY_ACK_TIMEOUT",
     parse::duration::<100, 30_000>,
@@ -108,14 +114,14 @@ pub const ACK_TIMEOUT: Setting<Duration> = Setting::new(
 )
 .default("5s");
 
-/// The three settings above, together.
+/// The three settings above as one policy.
 pub fn ack_policy(values: &Values) -> Result<AckPolicy, Errors> {
     let replicas = values.find(&ACK_REPLICAS)?.map(|replicas| u8::try_from(replicas).unwrap_or(u8::MAX));
     AckPolicy::new(values.get(&ACK)?, replicas, values.get(&ACK_TIMEOUT)?)
         .map_err(|reason| Errors::one(&ACK_REPLICAS, reason))
 }
 
-/// ClickHouse, to write to.
+/// The URL of ClickHouse, for inserts.
 pub const CLICKHOUSE_URL: Setting<ClickHouseUrl> = Setting::new(
     "TRACEBILITY_CLICKHOUSE_URL",
     parse::clickhouse_url,
@@ -124,7 +130,7 @@ pub const CLICKHOUSE_URL: Setting<ClickHouseUrl> = Setting::new(
 .required("http://tracebility:secret@localhost:8123/tracebility")
 .secret_url();
 
-/// Which promises about limits are kept; see [`DeploymentMode`].
+/// Whether monthly limits are enforced; see [`DeploymentMode`].
 pub const DEPLOYMENT_MODE: Setting<DeploymentMode> = Setting::new(
     "TRACEBILITY_DEPLOYMENT_MODE",
     parse::deployment_mode,
@@ -132,18 +138,18 @@ pub const DEPLOYMENT_MODE: Setting<DeploymentMode> = Setting::new(
 )
 .default("saas");
 
-/// What is logged.
-pub const LOG: Setting<String> = Setting::new(
+/// Which log messages are written.
+pub const LOG: Setting<Targets> = Setting::new(
     "TRACEBILITY_LOG",
     parse::log_filter,
-    "What is logged: a level, or directives such as info,tenant=debug (the syntax of tracing-subscriber).",
+    "What is logged: a level, or directives such as info,stores=debug, where a target is a crate.",
 )
 .default("info");
 
-/// A parser of one setting. The error says what was wrong and must not repeat the value, which may be a secret.
+/// Parses one setting. The error says what is wrong, and must not repeat the value, which may be a secret.
 pub type Parse<T> = fn(&str) -> Result<T, String>;
 
-/// One setting: how it is named, read, explained and printed.
+/// One setting: its name, parser, help, default, and how its value is printed.
 pub struct Setting<T> {
     name: &'static str,
     parse: Parse<T>,
@@ -152,14 +158,14 @@ pub struct Setting<T> {
     show: Show,
 }
 
-/// What holds when a setting is unset.
+/// What happens when a setting is unset.
 #[derive(Clone, Copy, Debug)]
 pub enum Need {
-    /// An error, which shows this example.
+    /// It is an error, which shows this example.
     Required(&'static str),
-    /// This text is parsed instead.
+    /// This text is parsed as the value.
     Default(&'static str),
-    /// The program does without ([`Values::find`] gives `None`).
+    /// The setting has no value ([`Values::find`] returns `None`).
     Optional,
 }
 
@@ -177,44 +183,44 @@ impl<T> Setting<T> {
         Self { name, parse, help, need: Need::Optional, show: Show::All }
     }
 
-    /// Is `text` when unset. The default is parsed like any value, so a wrong one is reported at start.
+    /// Sets the default. It is parsed like any value, so an invalid one is reported at start.
     pub const fn default(mut self, text: &'static str) -> Self {
         self.need = Need::Default(text);
         self
     }
 
-    /// Must be set; `example` is shown when it is not.
+    /// Makes the setting required; `example` is shown when it is missing.
     pub const fn required(mut self, example: &'static str) -> Self {
         self.need = Need::Required(example);
         self
     }
 
-    /// Is never printed.
+    /// Hides the value wherever settings are printed.
     pub const fn secret(mut self) -> Self {
         self.show = Show::Nothing;
         self
     }
 
-    /// Is a URL that is printed without its password and query.
+    /// Marks the value as a URL that is printed without its password and query.
     pub const fn secret_url(mut self) -> Self {
         self.show = Show::UrlWithoutPassword;
         self
     }
 }
 
-/// A [`Setting`] whatever its type: what a table of settings is made of.
+/// A [`Setting`] of any type: an element of a table of settings.
 pub trait Declared: Sync {
-    /// The environment variable.
+    /// The name of the environment variable.
     fn name(&self) -> &'static str;
-    /// What it is for, one or two sentences.
+    /// What the setting is for, in one or two sentences.
     fn help(&self) -> &'static str;
-    /// What holds when it is unset.
+    /// What happens when it is unset.
     fn need(&self) -> Need;
-    /// Whether no error and no listing may show its value in full.
+    /// Whether errors and listings must hide the value, in full or in part.
     fn is_secret(&self) -> bool;
-    /// Whether `text` can be read; the reason, without the value, when not.
+    /// Parses `text`; the error is the reason, without the value.
     fn check(&self, text: &str) -> Result<(), String>;
-    /// `text` as it may be printed.
+    /// The form of `text` that may be printed.
     fn printable(&self, text: &str) -> String;
 }
 
@@ -257,7 +263,7 @@ pub struct Values {
 }
 
 impl Values {
-    /// Takes the `TRACEBILITY_*` variables out of `env` and checks every setting of `table`, defaults included.
+    /// Reads the `TRACEBILITY_*` variables from `env` and checks every setting of `table`, including defaults.
     pub fn read<K: Into<OsString>, V: Into<OsString>>(
         table: &[&dyn Declared],
         env: impl IntoIterator<Item = (K, V)>,
@@ -311,7 +317,7 @@ impl Values {
         (setting.parse)(text).map(Some).map_err(|reason| Errors::one(setting, &reason))
     }
 
-    /// The text that a setting is read from: what was given, else its default.
+    /// The text that a setting is parsed from: the given value, else its default.
     pub fn text<'a>(&'a self, setting: &dyn Declared) -> Option<&'a str> {
         match (self.texts.get(setting.name()), setting.need()) {
             (Some(text), _) => Some(text),
@@ -320,7 +326,7 @@ impl Values {
         }
     }
 
-    /// The `TRACEBILITY_*` variables that are no setting of this program: another program's, or misspelt.
+    /// `TRACEBILITY_*` variables that this program has no setting for: another program's, or misspelt.
     pub fn ignored(&self) -> impl Iterator<Item = &str> {
         self.ignored.iter().map(String::as_str)
     }
@@ -333,12 +339,12 @@ impl Values {
 
 impl fmt::Debug for Values {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Which settings are secret is known to the table alone, so print none.
+        // Only the table knows which settings are secret, so print no value.
         f.debug_struct("Values").field("given", &self.texts.keys()).finish()
     }
 }
 
-/// Every setting that is missing or invalid, one line or two each.
+/// All settings that are missing or invalid, in one or two lines each.
 #[derive(Debug, Default, Clone)]
 pub struct Errors(Vec<Problem>);
 
@@ -357,7 +363,7 @@ impl Errors {
         errors
     }
 
-    /// The names of the settings at fault, in the table's order.
+    /// The names of the invalid settings, in the table's order.
     pub fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|problem| problem.name)
     }

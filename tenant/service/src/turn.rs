@@ -1,40 +1,39 @@
-//! Whose turn it is: jobs that one process of the fleet does at a time, so often.
+//! Jobs that one process of the fleet runs at a time, at an interval.
 //!
-//! A key in Redis says that a job was done lately, a lock in Postgres that somebody is at it. Both only save work:
-//! every job may be done twice, and at the same time.
+//! A key in Redis records that a job ran recently, a lock in Postgres that a process is running it. Both only save
+//! work: every job may run twice, even at the same time.
 
 use std::time::Duration;
 
 use redis::RedisError;
-use thiserror::Error;
-use tokio::sync::watch;
-
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 use stores::secret::SecretUrl;
+use thiserror::Error;
+use tokio::sync::watch;
 
-/// How often it is looked whether a job is due: this part of its interval,
+/// How often a process checks whether a job is due: this part of its interval,
 const LOOKS: u32 = 8;
 /// but no less often than this,
 const LOOK_MAX: Duration = Duration::from_secs(5);
 /// and no more often than this.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 
-/// What is done by one at a time.
+/// A job that one process runs at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
-    /// Quotas are summed up.
+    /// Sums up usage, and corrects the quota counters.
     Quota,
-    /// The outbox is copied.
+    /// Copies the outbox to ClickHouse.
     Publish,
-    /// The outbox and its copy are compared.
+    /// Compares the outbox with its copy in ClickHouse.
     Audit,
-    /// The ledger is balanced.
+    /// Checks the ledger.
     Ledger,
 }
 
 impl Job {
-    /// Its name in logs, metrics and keys.
+    /// The name of the job in logs, metrics and keys.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Quota => "quota",
@@ -44,7 +43,8 @@ impl Job {
         }
     }
 
-    /// Its advisory lock: "trac" and a number. Orgs have locks as well; one that is the same by accident delays a tick.
+    /// The job's advisory lock: "trac" and a number. Orgs have locks as well; one with the same number only delays a
+    /// run.
     const fn lock(self) -> i64 {
         let number = match self {
             Self::Quota => 1,
@@ -56,18 +56,18 @@ impl Job {
     }
 }
 
-/// Why it is not known whose turn it is.
+/// Why it is unknown whether this process should run the job.
 #[derive(Debug, Error)]
 pub enum TurnError {
-    /// Redis.
+    /// Redis failed.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres.
+    /// Postgres failed.
     #[error("postgres: {0}")]
     Postgres(#[from] sqlx::Error),
 }
 
-/// Takes turns with the rest of the fleet.
+/// Coordinates jobs with the other processes of the fleet.
 #[derive(Clone, Debug)]
 pub struct Turn {
     dsn: SecretUrl,
@@ -75,12 +75,12 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Locks are taken in that Postgres, each on a connection of its own.
+    /// Takes locks in that Postgres, each on a connection of its own.
     pub const fn new(dsn: SecretUrl, redis: Redis) -> Self {
         Self { dsn, redis }
     }
 
-    /// Does a job whenever it is due, until told to stop; what is under way is then cut off.
+    /// Runs a job whenever it is due, until `stop`, which also cuts off a running job.
     pub async fn repeat<T, E: std::fmt::Display, F: Future<Output = Result<T, E>>>(
         self,
         job: Job,
@@ -105,7 +105,7 @@ impl Turn {
         }
     }
 
-    /// Does a job if it was not done lately and nobody is at it; `None` otherwise.
+    /// Runs a job, unless it ran recently or another process is running it; then `None`.
     pub async fn once<T, E, F: Future<Output = Result<T, E>>>(
         &self,
         job: Job,
@@ -117,7 +117,7 @@ impl Turn {
             return Ok(None);
         }
         let working = async {
-            // Perhaps by the one that had the lock until now.
+            // Another process may have run it between our check and taking the lock.
             if self.was_done(&done).await? {
                 return Ok(None);
             }
@@ -136,17 +136,17 @@ impl Turn {
         redis::cmd("EXISTS").arg(done).query_async(&mut self.redis.clone()).await
     }
 
-    /// Does something while holding a job's lock; `None` when somebody else does.
+    /// Runs `work` while holding a job's lock; `None` if another process holds it.
     pub async fn locked<T>(&self, job: Job, work: impl Future<Output = T>) -> Result<Option<T>, TurnError> {
         let Some(lock) = stores::postgres::try_lock(&self.dsn, job.lock()).await? else { return Ok(None) };
         let result = work.await;
-        // The end of the connection is the end of the lock, however it ends.
+        // The lock ends with its connection, even if closing fails.
         lock.release().await;
         Ok(Some(result))
     }
 }
 
-/// Counts and logs that a job failed.
+/// Counts and logs the failure of a job.
 pub fn failed(job: Job, error: &dyn std::fmt::Display) {
     metrics::counter!("tracebility_job_failures_total", "job" => job.name()).increment(1);
     tracing::warn!(job = job.name(), %error, "a job of the fleet failed; it is tried again");

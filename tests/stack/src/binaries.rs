@@ -12,10 +12,14 @@ use crate::{StackError, command, layout};
 /// A first build compiles every dependency.
 const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 
+/// The packages whose programs a stack runs, or a test of one. Building the whole workspace would take the fault suite,
+/// the fuzzers and the benches along.
+const PROGRAMS: [&str; 6] = ["ingest-api", "ingest-worker", "migrate", "tracectl", "stack", "clickhouse-launcher"];
+
 /// What to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// Every executable of the workspace.
+    /// [`PROGRAMS`].
     All,
     /// What starting the three servers needs.
     ServersOnly,
@@ -34,7 +38,10 @@ pub(crate) async fn build(what: Build, show: Show) -> Result<(), StackError> {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.arg("build").current_dir(layout::workspace());
     match what {
-        Build::All => cargo.args(["--workspace", "--bins"]),
+        Build::All => {
+            PROGRAMS.iter().for_each(|package| _ = cargo.args(["--package", package]));
+            cargo.arg("--bins")
+        }
         Build::ServersOnly => cargo.args(["--package", "stack", "--package", "clickhouse-launcher", "--bins"]),
     };
     if Source::from_env()? == Source::Containers {

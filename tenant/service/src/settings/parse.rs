@@ -4,25 +4,23 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use url::Url;
-
-use crate::mode::DeploymentMode;
 use stores::clickhouse::ClickHouseUrl;
 use stores::redis::ack::AckClass;
 use stores::secret::SecretUrl;
+use tracing_subscriber::filter::Targets;
+use url::Url;
 
-/// Any text.
+use crate::mode::DeploymentMode;
+
+/// Any text; never an error.
 #[allow(clippy::unnecessary_wraps)] // the shape of a parser
 pub fn text(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
-/// A log filter: a level or directives.
-pub fn log_filter(text: &str) -> Result<String, String> {
-    match text.parse::<tracing_subscriber::EnvFilter>() {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("is not a log filter, such as info or info,tenant=debug".to_owned()),
-    }
+/// A log filter: a level, or a level per target. A target is a crate, or a module of one.
+pub fn log_filter(text: &str) -> Result<Targets, String> {
+    text.parse().map_err(|_| "is not a log filter, such as info or info,stores=debug".to_owned())
 }
 
 /// An IP address and port, such as `0.0.0.0:7080` or `[::1]:7080`.
@@ -110,7 +108,7 @@ fn secret_url(text: &str, schemes: &[&str], shape: &str) -> Result<SecretUrl, St
     Ok(SecretUrl::new(url))
 }
 
-/// `number unit`; a bare number is refused, so that no one has to guess its unit.
+/// Splits `number unit`; a number without a unit is refused, because its unit would be a guess.
 fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '_')?;
     let (number, unit) = text.split_at(digits);
@@ -118,7 +116,7 @@ fn with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     number.replace('_', "").parse::<u64>().ok()?.checked_mul(scale)
 }
 
-/// Prints a size in the largest binary unit that divides it.
+/// Formats a size in the largest binary unit that divides it.
 struct Bytes(u64);
 
 impl std::fmt::Display for Bytes {

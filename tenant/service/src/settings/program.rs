@@ -12,15 +12,15 @@ const EXIT_USAGE: u8 = 2;
 
 /// A program that is configured by environment variables alone.
 pub struct Program {
-    /// The binary's name.
+    /// The name of the binary.
     pub name: &'static str,
-    /// Its version.
+    /// The version of the program.
     pub version: &'static str,
-    /// What it does, one or two sentences.
+    /// What the program does, in one or two sentences.
     pub about: &'static str,
-    /// A whole command line that works.
+    /// A complete command line that works.
     pub example: &'static str,
-    /// Every setting it reads.
+    /// All settings that the program reads.
     pub settings: &'static [&'static dyn Declared],
 }
 
@@ -29,25 +29,25 @@ pub struct Program {
 pub enum Start<C> {
     /// Serve with this configuration.
     Run(C),
-    /// Print this and exit.
+    /// Print these texts and exit.
     Exit(Exit),
 }
 
 /// What a program prints before it exits, and its status.
 #[derive(Debug, Default)]
 pub struct Exit {
-    /// For standard output.
+    /// The text for standard output.
     pub stdout: String,
-    /// For standard error.
+    /// The text for standard error.
     pub stderr: String,
-    /// 0 when what was asked for was done, 2 when arguments or settings are wrong.
+    /// 0 after success, 2 when arguments or settings are wrong.
     pub code: u8,
 }
 
 impl Exit {
-    /// Prints both texts; give the result back from `main`.
+    /// Prints both texts; return the result from `main`.
     pub fn print(&self) -> ExitCode {
-        // A closed pipe (`program --help | head -1`) is no reason to fail.
+        // A closed pipe (`program --help | head -1`) is not a failure.
         let _closed = std::io::stdout().write_all(self.stdout.as_bytes()).is_err();
         let _closed = std::io::stderr().write_all(self.stderr.as_bytes()).is_err();
         ExitCode::from(self.code)
@@ -113,7 +113,7 @@ impl Program {
         text + "\nExample:\n  " + self.example + "\n"
     }
 
-    /// Every setting with the value that holds, secrets hidden, as `--check-config` prints it.
+    /// All settings with their effective values, secrets hidden, as `--check-config` prints them.
     fn effective(&self, values: &Values) -> String {
         let mut text = String::new();
         for setting in self.settings {
@@ -133,7 +133,7 @@ impl Program {
     }
 
     fn usage_error(&self, args: &[OsString]) -> String {
-        // Only the first argument's name is repeated: what follows a `=` may be a secret.
+        // Repeat only the first argument's name: the text after a `=` may be a secret.
         let first = args.first().map(|arg| arg.to_string_lossy().into_owned()).unwrap_or_default();
         let first = first.split('=').next().unwrap_or_default();
         let name = self.name;

@@ -1,9 +1,10 @@
-//! Tests of the table, its errors and what is printed.
+//! Tests of the table of settings, its errors and its printed form.
 
 use std::time::Duration;
 
-use super::*;
 use stores::secret::Secret;
+
+use super::*;
 
 const SECRET: &str = "hunter2";
 
@@ -41,7 +42,7 @@ const STORES: [(&str, &str); 3] = [
 ];
 
 #[test]
-fn the_three_stores_are_enough_and_blank_is_unset() {
+fn the_three_store_urls_suffice_and_a_blank_setting_is_unset() {
     let mut env = STORES.to_vec();
     env.extend([("TRACEBILITY_T_WAIT", "  "), ("TRACEBILITY_T_NAME", ""), ("HOME", "/")]);
     match start(&[], &env) {
@@ -133,14 +134,14 @@ fn a_rule_over_several_settings_reads_like_the_others() {
 }
 
 #[test]
-fn values_print_no_value() {
+fn setting_values_are_not_in_debug_output() {
     let values = Values::read(&[&TOKEN], [("TRACEBILITY_T_TOKEN", SECRET)]).unwrap();
     assert!(!format!("{values:?}").contains(SECRET));
     assert_eq!(values.get(&TOKEN).unwrap().expose(), SECRET);
 }
 
 #[test]
-fn a_value_that_is_not_utf8_is_told_once() {
+fn a_setting_that_is_not_utf8_is_reported_once() {
     use std::os::unix::ffi::OsStringExt;
     let env = [(OsString::from("TRACEBILITY_PG_DSN"), OsString::from_vec(vec![0xff]))];
     let errors = Values::read(&[&PG_DSN], env).unwrap_err();
