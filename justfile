@@ -79,6 +79,6 @@ length:
         exit 1
     fi
 
-# What it costs to balance the ledger of 100 000 orgs over 24 hours (docs/ledger.md)
+# What it costs to balance the ledger of 100 000 orgs over 24 hours (docs/operations/ledger.md)
 ledger-cost:
     cargo test --release -p tests --test it ledger_scale::the_cost -- --ignored --nocapture

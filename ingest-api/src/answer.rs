@@ -1,8 +1,8 @@
-//! What every listener answers: bodies, the headers that go with them, and refusals as each client expects them.
+//! Answers of every listener: bodies, the headers that go with them, and refusals in the form that each client expects.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use admission::{Refused, Standing};
+use admission::{RateLimitStatus, Refused};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderMap, Response, StatusCode};
@@ -24,19 +24,19 @@ const RETRY_AFTER_NATIVE_SECONDS: u64 = 5;
 /// Seconds an OTLP exporter is asked to wait: with more, exporters whose own deadline is near give up at once.
 const RETRY_AFTER_OTLP_SECONDS: u64 = 1;
 
-/// Bytes of a message about a refused request.
+/// Most bytes of the message in the answer to a refused request.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
-/// How a route talks to its clients.
+/// The format in which a route answers its clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// OTLP/HTTP, in this encoding.
     Otlp(Encoding),
-    /// Our own JSON.
+    /// The JSON of our own protocol.
     Native,
 }
 
-/// An answer with a body.
+/// An answer with that status, content type and body.
 pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from(body)));
     *answer.status_mut() = status;
@@ -44,19 +44,19 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> 
     answer
 }
 
-/// Tells a client where its key stands, in the fields of draft-ietf-httpapi-ratelimit-headers-06: units that may pass
-/// at once, units left, seconds until all are back.
-pub fn with_standing(mut answer: Answer, standing: Option<Standing>) -> Answer {
-    if let Some(Standing { limit, remaining, reset }) = standing {
+/// Adds the rate limit's state of the API key, in the fields of draft-ietf-httpapi-ratelimit-headers-06: units that may
+/// pass at once, units left, seconds until all are back.
+pub fn with_rate_limit(mut answer: Answer, rate_limit: Option<RateLimitStatus>) -> Answer {
+    if let Some(RateLimitStatus { limit, remaining, reset }) = rate_limit {
         rate_limit_headers(answer.headers_mut(), limit, remaining, seconds(reset));
     }
     answer
 }
 
-/// The header that says how what was sent is kept: a word of [`AckClass`].
+/// The header that says how durable the stored data is: a word of [`AckClass`].
 pub const ACK_HEADER: HeaderName = HeaderName::from_static("x-tracebility-ack");
 
-/// Tells a client how what it sent is kept. Where nothing was stored, nothing is said.
+/// Adds how durable the stored data is. Adds nothing when nothing was stored.
 pub fn with_ack(mut answer: Answer, ack: Option<AckClass>) -> Answer {
     if let Some(class) = ack {
         answer.headers_mut().insert(ACK_HEADER, HeaderValue::from_static(class.as_str()));
@@ -70,7 +70,7 @@ fn rate_limit_headers(headers: &mut HeaderMap, limit: i64, remaining: i64, reset
     headers.insert("ratelimit-reset", HeaderValue::from(reset_s));
 }
 
-/// Whole seconds, rounded up: who comes back after them is not told to wait once more.
+/// Whole seconds, rounded up, so that a client that waits this long does not come back too early.
 fn seconds(duration: Duration) -> u64 {
     duration.as_millis().div_ceil(1000) as u64
 }
@@ -79,7 +79,7 @@ fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
-/// The answer to a refused request, as its client expects it.
+/// The answer to a refused request, in the form that its client expects.
 pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
     let status = error.status();
     log(request_id, error, status);
@@ -118,14 +118,15 @@ pub fn refuse(dialect: Dialect, request_id: Uuid, error: &ApiError) -> Answer {
     answer
 }
 
-/// What a client is told. An error can quote what was sent, which can be megabytes.
+/// The error message for the client, cut to `MESSAGE_BYTES_MAX`: it can quote what the client sent, which can be
+/// megabytes.
 pub fn message(error: &ApiError) -> String {
     let mut message = error.to_string();
     message.truncate(message.floor_char_boundary(MESSAGE_BYTES_MAX));
     message
 }
 
-/// How many seconds a refused client should wait before it tries again; `None` if that cannot help.
+/// How many seconds a refused client should wait before it tries again; `None` if waiting cannot help.
 pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
     let usual = match dialect {
         Dialect::Otlp(_) => RETRY_AFTER_OTLP_SECONDS,
@@ -137,7 +138,7 @@ pub fn retry_after(dialect: Dialect, error: &ApiError) -> Option<u64> {
     }
 }
 
-/// Ours is an error, the client's is a note, and so is what an operator has asked for.
+/// Logs a refusal. Our own faults are errors. Faults of the client, and refusals that an operator asked for, are notes.
 pub fn log(request_id: Uuid, error: &ApiError, status: StatusCode) {
     if status.is_server_error() && !matches!(error, ApiError::Moving) {
         let cause = match error {

@@ -1,17 +1,20 @@
-//! The path of an ingest request, whatever its protocol: who, body, decode, pay, append.
+//! The way of an ingest request, in any protocol: find the tenant, read the body, decode it, check the limits, append.
 
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use admission::{Admission, Cost, Standing};
+use admission::{Admission, Cost, RateLimitStatus};
 use auth::context::scope;
 use auth::{Resolver, TenantContext};
 use http::HeaderMap;
 use hyper::body::Incoming;
 use model::ids::EnvelopeId;
 use model::trace::UnixNanos;
-use outcomes::{Items, Ledger, Outcome};
-use queue::fence::{self, Appended, Fence};
+use otlp::encoding::Encoding;
+use otlp::untraced::Signal;
+use outcomes::{ItemOutcomes, Ledger, Outcome};
+use queue::appender;
+use queue::appender::{Appended, ShardAppender};
 use stores::redis::Redis;
 use stores::redis::ack::AckClass;
 use stores::redis::confirm::Confirmer;
@@ -20,16 +23,13 @@ use uuid::Uuid;
 use wire::envelope::{ContentId, EnvelopeKey, Header};
 
 use crate::admitted::Admitted;
-use crate::body::{self, Budget, ReadBody};
-use crate::credentials;
+use crate::body::{Budget, ReadBody};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::health::Health;
-use crate::metrics;
-use otlp::encoding::Encoding;
-use otlp::untraced::Signal;
+use crate::{body, credentials, metrics};
 
-/// Bodies above this many bytes are decoded with the other tasks of the thread moved elsewhere.
+/// Bodies above this many bytes are decoded in a blocking section, so that the thread's other tasks go on elsewhere.
 const DECODE_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// What every request handler shares.
@@ -38,20 +38,20 @@ pub struct App {
     resolver: Resolver,
     admission: Admission,
     ledger: Ledger,
-    shards: Fence,
+    shards: ShardAppender,
     ack: AckClass,
     budget: Budget,
     pub(crate) health: Health,
 }
 
-/// What a request that was taken in is answered with.
+/// What the answer to an accepted request says.
 #[derive(Clone, Debug)]
 pub struct Accepted {
-    /// What became of its items.
+    /// How many items of each kind were accepted or rejected.
     pub counts: Counts,
-    /// Where its key stands with its rate; `None` where no rate holds.
-    pub standing: Option<Standing>,
-    /// How what was stored is kept; `None` where nothing was.
+    /// The rate limit's state of the API key; `None` where no rate limit applies.
+    pub rate_limit: Option<RateLimitStatus>,
+    /// How durable the stored data is; `None` when nothing was stored.
     pub ack: Option<AckClass>,
 }
 
@@ -66,16 +66,16 @@ impl App {
         budget: Budget,
         health: Health,
     ) -> Self {
-        let (ack, shards) = (confirmer.class(), Fence::confirmed(redis, confirmer));
+        let (ack, shards) = (confirmer.class(), ShardAppender::confirmed(redis, confirmer));
         Self { resolver, admission, ledger, shards, ack, budget, health }
     }
 
-    /// The budget that bodies are read under.
+    /// The memory budget for request bodies.
     pub fn budget(&self) -> &Budget {
         &self.budget
     }
 
-    /// Lets a request in if its key may ingest and is not known to be over its rate. Before the body is read.
+    /// Admits a request if its API key may ingest and is not known to be over its rate limit. Does not read the body.
     pub async fn admit(&self, headers: &HeaderMap) -> Result<Admitted, ApiError> {
         let refused = |org, error: ApiError| {
             self.ledger.refused_unread(org, error.outcome(), error.code());
@@ -92,7 +92,7 @@ impl App {
         Ok(admitted)
     }
 
-    /// What envelopes are written with.
+    /// The key that envelopes are sealed with; an error until Postgres has answered once.
     fn key(&self) -> Result<&EnvelopeKey, ApiError> {
         self.health.envelope_keys.get().ok_or(ApiError::Starting)
     }
@@ -110,32 +110,32 @@ impl App {
         self.store(request_id, admitted, body, decoder).await
     }
 
-    /// Counts the items of a signal that is not stored, all of which are rejected. The request is charged like one of a
-    /// single item, or this would be a way around the rate.
+    /// Counts the items of a signal that is not stored; all of them are rejected. The request is charged like one with
+    /// a single item, because otherwise such requests would bypass the rate limit.
     pub async fn reject_untraced(
         &self,
         mut admitted: Admitted,
         signal: Signal,
         encoding: Encoding,
         body: &[u8],
-    ) -> Result<(u64, Option<Standing>), ApiError> {
+    ) -> Result<(u64, Option<RateLimitStatus>), ApiError> {
         let items = otlp::untraced::count(signal, encoding, body).map_err(ApiError::Malformed);
         let items = admitted.check(items)?;
         let charged = self.charge_request(admitted.tenant()).await;
-        let standing = admitted.check(charged)?;
+        let rate_limit = admitted.check(charged)?;
         let tenant = admitted.into_tenant();
         self.ledger.open(tenant.org_id(), items).end(Outcome::Rejected, "not_traces");
-        Ok((items, standing))
+        Ok((items, rate_limit))
     }
 
     /// Charges a request of which nothing is stored.
-    async fn charge_request(&self, tenant: &TenantContext) -> Result<Option<Standing>, ApiError> {
-        let (charge, standing) = self.admission.admit(tenant, Cost { items: 0, bytes: 0 }, now()).await?;
+    async fn charge_request(&self, tenant: &TenantContext) -> Result<Option<RateLimitStatus>, ApiError> {
+        let (charge, rate_limit) = self.admission.admit(tenant, Cost { items: 0, bytes: 0 }, now()).await?;
         charge.kept();
-        Ok(standing)
+        Ok(rate_limit)
     }
 
-    /// Decodes a body, pays for its rows and appends them. On `Ok` they are kept as the ack class says.
+    /// Decodes a body, charges its items and appends the envelope. On `Ok` it is as durable as the ack class says.
     pub async fn store(
         &self,
         request_id: Uuid,
@@ -160,58 +160,55 @@ impl App {
             let (counts, envelope) = decoder.decode(&header, &body.bytes, &self.budget)?;
             Ok((counts, envelope.map(|envelope| envelope.finish(key))))
         };
-        let decoded = if body.bytes.len() > DECODE_INLINE_BYTES_MAX {
-            tokio::task::block_in_place(decode)
-        } else {
-            decode()
-        };
+        let decoded =
+            if body.bytes.len() > DECODE_INLINE_BYTES_MAX { tokio::task::block_in_place(decode) } else { decode() };
         drop(body);
         let (counts, envelope) = admitted.check(decoded)?;
         let tenant = admitted.into_tenant();
         let open = |items| self.ledger.open(tenant.org_id(), items);
-        let items = || ItemOutcomes { accepted: open(counts.accepted()), rejected: open(counts.set_aside) };
-        let (standing, ack) = match envelope {
+        let items = || RequestOutcomes { accepted: open(counts.accepted()), rejected: open(counts.set_aside) };
+        let (rate_limit, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
                 let stored = self.clone().pay_and_append(Arc::clone(&tenant), cost, received_at, envelope, items());
-                // By itself: a client that goes away must not leave a charge or an item without an end.
+                // In a task of its own: when a client goes away, each charge and each item must still get its end.
                 tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
             }
             None => {
-                let standing = self.charge_request(&tenant).await.map_err(|error| items().refused(error))?;
+                let rate_limit = self.charge_request(&tenant).await.map_err(|error| items().refused(error))?;
                 items().taken();
-                (standing, None)
+                (rate_limit, None)
             }
         };
         metrics::items(&counts);
-        Ok(Accepted { counts, standing, ack })
+        Ok(Accepted { counts, rate_limit, ack })
     }
 
-    /// All limits, then the append; and every item and every charge to its end.
+    /// Checks all limits, then appends. Every item and every charge gets its end, whatever fails.
     async fn pay_and_append(
         self,
         tenant: Arc<TenantContext>,
         cost: Cost,
         received_at: UnixNanos,
         envelope: Vec<u8>,
-        items: ItemOutcomes,
-    ) -> Result<(Option<Standing>, Option<AckClass>), ApiError> {
-        let (charge, standing) = match self.admission.admit(&tenant, cost, received_at).await {
+        items: RequestOutcomes,
+    ) -> Result<(Option<RateLimitStatus>, Option<AckClass>), ApiError> {
+        let (charge, rate_limit) = match self.admission.admit(&tenant, cost, received_at).await {
             Ok(admitted) => admitted,
             Err(refused) => return Err(items.refused(refused.into())),
         };
-        let new = fence::Accepted { org: tenant.org_id(), received_at, items: cost.items, envelope: &envelope };
+        let new = appender::Accepted { org: tenant.org_id(), received_at, items: cost.items, envelope: &envelope };
         let begun = Instant::now();
         let appended = self.shards.append(tenant.shard(), &new).await;
         metrics::appended(begun.elapsed(), envelope.len(), matches!(appended, Ok(Appended::Kept)));
-        // After an error Redis may have the envelope all the same: the client's retry writes the same rows again, and they
-        // collapse into one.
+        // After an error Redis may have the envelope all the same. Then the client's retry writes the same rows again,
+        // and they collapse into one.
         let error = match appended {
             Ok(Appended::Kept) => {
                 charge.kept();
                 self.ledger.answered().add(new.org, received_at, cost.items);
                 items.taken();
-                return Ok((standing, Some(self.ack)));
+                return Ok((rate_limit, Some(self.ack)));
             }
             Ok(Appended::Closed) => ApiError::Moving,
             Err(error) => ApiError::of_append(error, self.ack),
@@ -221,14 +218,14 @@ impl App {
     }
 }
 
-/// The items of a request that was understood. What was set aside is told to the client when the rest is taken; if the
-/// request is refused, all of it comes again.
-struct ItemOutcomes {
-    accepted: Items,
-    rejected: Items,
+/// The items of a request that was decoded. If the request is accepted, the answer names its rejected items. If it is
+/// refused, the client sends all of it again.
+struct RequestOutcomes {
+    accepted: ItemOutcomes,
+    rejected: ItemOutcomes,
 }
 
-impl ItemOutcomes {
+impl RequestOutcomes {
     fn taken(self) {
         self.accepted.end(Outcome::Accepted, "appended");
         self.rejected.end(Outcome::Rejected, "set_aside");
@@ -241,8 +238,8 @@ impl ItemOutcomes {
     }
 }
 
-/// What a request says: the same when a client sends it again with the same key, however it is compressed, because
-/// decoding invents nothing (`tests/fuzz` decodes every body twice).
+/// The content id of a request. It is the same when a client sends the request again with the same API key, in whatever
+/// compression, because decoding adds nothing of its own (`tests/fuzz` decodes every body twice).
 fn content_id(tenant: &TenantContext, decoder: &Decoder, body: &[u8]) -> ContentId {
     let (org, key) = (tenant.org_id().0, tenant.api_key_id().0);
     let beside = decoder.beside_the_body();
@@ -288,11 +285,13 @@ mod tests {
             received_at: 0,
             source: Source::OtlpProtobuf,
         };
-        Decoder::OtlpProtobuf(String::new()).decode(&header, &body, &Budget::new(1 << 30, 1 << 30)).map(|(counts, _)| counts.spans)
+        Decoder::OtlpProtobuf(String::new())
+            .decode(&header, &body, &Budget::new(1 << 30, 1 << 30))
+            .map(|(counts, _)| counts.spans)
     }
 
     #[test]
-    fn few_bytes_cannot_stand_for_terabytes() {
+    fn a_small_body_that_expands_over_the_limit_is_refused() {
         const MIB: usize = 1 << 20;
         assert_eq!(translated(MIB, 2, 50).unwrap(), 100);
         for (resources, spans) in [(1, EXPANDED_BYTES_MAX / MIB + 1), (4, 50_000)] {

@@ -1,4 +1,4 @@
-//! Reading a request's body under hard caps: bytes per body, bytes of all bodies under way, time.
+//! Reads a request's body under hard limits: bytes of one body, bytes of all bodies under way, time.
 
 #![allow(clippy::disallowed_methods)] // the one place that may decompress: everything here is capped
 
@@ -21,16 +21,16 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest zstd window, as a power of two: 8 MiB, which RFC 8878 §3.1.1.1.2 asks every decoder to support. A frame
 /// with a larger one is refused, because its window is memory that the budget does not see.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;
-/// How every gzip member begins (RFC 1952 §2.3.1).
+/// The first bytes of every gzip member (RFC 1952 §2.3.1).
 const GZIP_START: &[u8] = b"\x1f\x8b\x08";
-/// What is read of a body that is refused, in bytes. SDKs send up to half of it unasked.
+/// Most bytes that are read of the body of a refused request. SDKs send up to half of it without waiting for an answer.
 const DISCARDED_BYTES_MAX: usize = 64 << 20;
-/// Compressions of one body, one after another. Nobody means to apply more.
+/// Most compressions of one body, one after another. No client means to apply more.
 const COMPRESSIONS_MAX: usize = 2;
 /// The budget is counted in units of this many bytes.
 const UNIT_BYTES: usize = 1024;
 
-/// Memory for bodies: how large one may be, and how much all under way may take.
+/// The memory for bodies: how large one may be, and how much all that are under way may take together.
 #[derive(Clone, Debug)]
 pub struct Budget {
     body_max: usize,
@@ -38,7 +38,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Both in bytes.
+    /// `body_max` bounds one body, `in_flight_max` all bodies under way; both in bytes.
     pub fn new(body_max: usize, in_flight_max: usize) -> Self {
         Self { body_max, units: Arc::new(Semaphore::new(in_flight_max / UNIT_BYTES)) }
     }
@@ -54,7 +54,7 @@ impl Budget {
     }
 }
 
-/// A body that was read, decompressed, and is paid for until it is dropped.
+/// A body that was read and decompressed. It holds its share of the budget until it is dropped.
 #[derive(Debug)]
 pub struct ReadBody {
     /// The decompressed bytes.
@@ -63,7 +63,7 @@ pub struct ReadBody {
 }
 
 impl ReadBody {
-    /// A body that is there already.
+    /// A body that is in memory already, charged to the budget.
     pub fn of(bytes: Bytes, budget: &Budget) -> Result<Self, ApiError> {
         let paid = budget.take(bytes.len())?;
         Ok(Self { bytes, _paid: paid })
@@ -73,7 +73,7 @@ impl ReadBody {
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Not at all.
+    /// Not compressed.
     Identity,
     /// RFC 1952, any number of members.
     Gzip,
@@ -84,13 +84,13 @@ pub enum Compression {
 }
 
 impl Compression {
-    /// Reads `content-encoding`: what was applied, in that order. Identity is nothing.
+    /// Reads `content-encoding`: the compressions in the order in which the client applied them, without `identity`.
     pub fn of(headers: &HeaderMap) -> Result<Vec<Self>, ApiError> {
         let values = headers.get_all(CONTENT_ENCODING).iter();
         Self::listed(values.map(|value| value.to_str().unwrap_or("?")))
     }
 
-    /// The same from texts, each of which is a list with commas.
+    /// The same from the values of the header, each a list with commas.
     fn listed<'t>(texts: impl Iterator<Item = &'t str>) -> Result<Vec<Self>, ApiError> {
         let mut listed = Vec::new();
         for name in texts.flat_map(|text| text.split(',')) {
@@ -121,11 +121,11 @@ impl Compression {
 pub async fn read(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
     let compressions = Compression::of(headers)?;
     let raw = collect(headers, body, budget).await?;
-    // The last one that was applied comes off first.
+    // The compression that was applied last is undone first.
     compressions.into_iter().rev().try_fold(raw, |body, compression| decompress(compression, body, budget))
 }
 
-/// Reads a body as it is.
+/// Reads a body to its end and does not decompress it.
 pub async fn collect(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) -> Result<ReadBody, ApiError> {
     let too_large = || ApiError::TooLarge { what: "body", limit: budget.body_max, unit: " bytes" };
     let declared = headers.get(CONTENT_LENGTH).and_then(|v| v.to_str().ok()).and_then(|v| v.parse::<usize>().ok());
@@ -150,7 +150,7 @@ pub async fn collect(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) 
                 continue;
             }
             if rest.is_empty() {
-                // A lying content length costs no memory: pages that are never written are never there.
+                // A wrong content length costs no memory: pages that are never written are never allocated.
                 rest.reserve(declared.unwrap_or(0).max(total));
                 rest.extend_from_slice(&first);
             }
@@ -159,15 +159,16 @@ pub async fn collect(headers: &HeaderMap, body: &mut Incoming, budget: &Budget) 
         Ok(())
     };
     tokio::time::timeout(BODY_TIMEOUT, reading).await.map_err(|_| ApiError::BodyTimeout(BODY_TIMEOUT))??;
-    // Most bodies come in one piece, which is handed on without a copy.
+    // Most bodies come in one piece, which is used without a copy.
     let bytes = if rest.is_empty() { first } else { rest.freeze() };
     Ok(ReadBody { bytes, _paid: paid })
 }
 
-/// Reads what is left of a refused request's body, and forgets it. A connection that is closed before the client has
-/// sent all is reset, and takes the answer with it: instead of learning why, the client would send everything again.
+/// Reads the rest of a refused request's body and throws it away. If the server closed the connection before the client
+/// has sent all, the connection would be reset and the answer lost: the client would not learn the reason and would
+/// send everything again.
 pub async fn discard(headers: &HeaderMap, body: &mut Incoming) {
-    // Who expects to be asked has not sent anything yet, and will not.
+    // A client that sent `Expect` waits for permission before it sends the body, and gets none.
     if headers.contains_key(EXPECT) {
         return;
     }
@@ -178,11 +179,11 @@ pub async fn discard(headers: &HeaderMap, body: &mut Incoming) {
             left = less;
         }
     };
-    // It was worth a try.
+    // The result does not matter: the answer is sent in any case.
     tokio::time::timeout(BODY_TIMEOUT, reading).await.unwrap_or_default();
 }
 
-/// Decompresses a body; its memory is taken from the budget too.
+/// Decompresses a body; the result is charged to the budget too.
 pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> Result<ReadBody, ApiError> {
     if compression == Compression::Identity {
         return Ok(raw);
@@ -192,7 +193,7 @@ pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> R
     room.decompress(compression, &raw.bytes)
 }
 
-/// Decompresses the parts of one body. All together may become as large as one body.
+/// Decompresses the parts of one body. All of them together may become as large as one body.
 #[derive(Debug)]
 pub struct Parts<'b> {
     budget: &'b Budget,
@@ -200,12 +201,13 @@ pub struct Parts<'b> {
 }
 
 impl<'b> Parts<'b> {
-    /// For one body.
+    /// Begins with the whole size limit of one body.
     pub fn new(budget: &'b Budget) -> Self {
         Self { budget, left: budget.body_max }
     }
 
-    /// Decompresses one part. What came out counts even if the part turns out to be no good: it was work all the same.
+    /// Decompresses one part. The decompressed bytes count even if the part turns out to be broken, because they cost
+    /// work.
     pub fn decompress(&mut self, encoding: &str, part: &[u8]) -> Result<ReadBody, ApiError> {
         let compressions = Compression::listed([encoding].into_iter())?;
         let too_large = "sum of the request's decompressed parts";
@@ -216,10 +218,10 @@ impl<'b> Parts<'b> {
     }
 }
 
-/// How much may come out of a decompressor, and what to say if there is more.
+/// How many bytes may come out of a decompressor, and the error when there are more.
 struct Room<'b> {
     budget: &'b Budget,
-    /// In bytes.
+    /// Bytes that may still come out.
     left: &'b mut usize,
     what: &'static str,
     too_large: &'static str,
@@ -238,7 +240,8 @@ impl Room<'_> {
                 None => self.stream(flate2::bufread::MultiGzDecoder::new(raw), "gzip"),
             },
             Compression::Deflate => self.stream(flate2::bufread::ZlibDecoder::new(raw), "deflate (zlib)"),
-            // A frame need not say its size (that of the LangSmith SDK does not), so it is always read as a stream.
+            // A frame need not contain its size (the LangSmith SDK's frames do not), so zstd is always read as a
+            // stream.
             Compression::Zstd => {
                 let decoder = zstd::stream::read::Decoder::with_buffer(raw).and_then(|mut decoder| {
                     decoder.window_log_max(ZSTD_WINDOW_LOG_MAX)?;
@@ -249,8 +252,9 @@ impl Room<'_> {
         }
     }
 
-    /// Reads a decompressor to its end. What it yields is paid for before it is kept, and capped. There is no cap on
-    /// the ratio: 27 MB of zeros, as an attachment may be, are 840 bytes of zstd, which is all that the format can do.
+    /// Reads a decompressor to its end. Each piece is charged to the budget before it is kept, and the total is
+    /// bounded. The ratio is not: 27 MB of zeros, which an attachment may be, are 840 bytes of zstd, which is the most
+    /// that the format can do.
     fn stream(&mut self, mut decoder: impl Read, name: &'static str) -> Result<ReadBody, ApiError> {
         let mut paid = self.budget.take(0)?;
         let mut bytes = Vec::new();
@@ -281,25 +285,25 @@ impl Room<'_> {
         ApiError::Malformed(format!("the {} is not valid {name}: {error}", self.what))
     }
 
-    /// Decompresses in one go into a buffer of the size that the trailer claims, which takes half the time of a stream.
+    /// Decompresses at once into a buffer of the size that the trailer names, which takes half the time of a stream.
     /// `None` if that size is wrong, as with several members: then the stream decides.
     fn gunzip_at_once(&mut self, raw: &[u8]) -> Result<Option<ReadBody>, ApiError> {
         let Some(trailer) = raw.last_chunk::<8>() else { return Ok(None) };
         let [c0, c1, c2, c3, s0, s1, s2, s3] = *trailer;
         let claimed = u32::from_le_bytes([s0, s1, s2, s3]) as usize;
-        // Deflate cannot do better than 1032:1, so a larger claim is a lie (or several members) and must not cost a
-        // buffer.
+        // Deflate cannot compress better than 1032:1. A larger size is wrong, or the body has several members; it must
+        // not cost a buffer.
         if claimed > *self.left || claimed / 1032 > raw.len() {
             return Ok(None);
         }
-        // A second member may be equal to the first, and end like it.
+        // A second member may be equal to the first, and then the trailer fits both.
         if memmem::find(raw.get(1..).unwrap_or_default(), GZIP_START).is_some() {
             return Ok(None);
         }
         let paid = self.budget.take(claimed)?;
         let mut bytes = vec![0; claimed];
         match libdeflater::Decompressor::new().gzip_decompress(raw, &mut bytes) {
-            // It stops after the member, which has to be the one with the trailer at the end.
+            // The decompressor stops after the first member, which must be the one whose trailer was read at the end.
             Ok(n) if n == claimed && libdeflater::crc32(&bytes) == u32::from_le_bytes([c0, c1, c2, c3]) => {
                 *self.left -= claimed;
                 Ok(Some(ReadBody { bytes: bytes.into(), _paid: paid }))
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn one_member_and_several() {
+    fn gzip_of_one_or_several_members_is_decompressed() {
         let (a, b) = (gzip(b"hello "), gzip(&[b'x'; 70_000]));
         assert_eq!(gunzip(&a, &budget()).unwrap().bytes, b"hello "[..]);
         let both = [b"hello ".to_vec(), vec![b'x'; 70_000]].concat();
@@ -339,11 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_too_large_and_gives_its_memory_back() {
+    fn a_decompression_bomb_is_refused_and_its_memory_released() {
         let bomb = gzip(&vec![0; 3 << 20]);
         let budget = budget();
         assert!(matches!(gunzip(&bomb, &budget), Err(ApiError::TooLarge { .. })));
-        // A trailer that claims less than there is must not get past the cap either.
+        // A trailer that names a smaller size than the real one must not bypass the limit either.
         let mut lying = bomb.clone();
         let at = lying.len() - 4;
         lying[at..].copy_from_slice(&100u32.to_le_bytes());
@@ -357,7 +361,7 @@ mod tests {
         encoder.finish().unwrap()
     }
 
-    /// As the LangSmith SDK does it: the frame does not say how large its content is.
+    /// A frame as the LangSmith SDK writes it, without the size of its content.
     fn zstd_stream(bytes: &[u8], level: i32) -> Vec<u8> {
         let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), level).unwrap();
         encoder.write_all(bytes).unwrap();
@@ -370,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn deflate_and_zstd_are_capped_streams() {
+    fn deflate_and_zstd_output_is_capped() {
         let text = b"hello ".repeat(20_000);
         type Compress = fn(&[u8]) -> Vec<u8>;
         let cases: [(Compression, Compress); 2] =
@@ -407,7 +411,7 @@ mod tests {
         for end in 0..whole.len() {
             match gunzip(&whole[..end], &budget()) {
                 Err(ApiError::Malformed(_)) => {}
-                // Nothing at all is an empty stream.
+                // No bytes at all are an empty stream.
                 Ok(body) if end == 0 => assert!(body.bytes.is_empty()),
                 other => panic!("cut at {end}: {other:?}"),
             }
@@ -416,14 +420,14 @@ mod tests {
     }
 
     #[test]
-    fn a_spent_budget_says_come_again() {
+    fn a_spent_memory_budget_asks_the_client_to_retry() {
         let budget = Budget::new(1 << 20, 8 << 10);
         let _held = budget.take(8 << 10).unwrap();
         assert!(matches!(gunzip(&gzip(&[1; 5_000]), &budget), Err(ApiError::Overloaded)));
     }
 
     #[test]
-    fn parts_share_what_one_body_may_become() {
+    fn parts_share_the_decompressed_size_limit_of_one_body() {
         let budget = budget();
         let mut parts = Parts::new(&budget);
         let small =
@@ -439,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn encodings_are_listed_in_any_case_and_come_off_in_reverse() {
+    fn content_encodings_are_case_insensitive_and_decoded_in_reverse() {
         let listed = |values: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in values {
@@ -469,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_breaks_off_counts_as_far_as_it_came() {
+    fn a_truncated_part_counts_its_decompressed_bytes_against_the_limit() {
         let budget = budget();
         let mut parts = Parts::new(&budget);
         let random: Vec<u8> = (0..400_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use auth::api_key::PresentedKey;
 use service::mode::DeploymentMode;
-use service::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use service::settings;
+use service::settings::{Declared, Errors, Program, Setting, Values, parse};
 use stores::clickhouse::ClickHouseUrl;
 use stores::redis::ack::AckPolicy;
 use stores::secret::{Secret, SecretUrl};
@@ -28,7 +29,7 @@ const OPERATOR_LISTEN: Setting<SocketAddr> = Setting::new(
 const ADMIN_KEY: Setting<String> = Setting::new(
     "TRACEBILITY_ADMIN_KEY",
     admin_key,
-    "The bearer token of the admin API, at least 32 characters. Without it the admin API refuses everyone.",
+    "The bearer token of the admin API, at least 32 characters. Without it the admin API refuses every request.",
 )
 .secret();
 const STATIC_API_KEY: Setting<String> = Setting::new(
@@ -46,7 +47,7 @@ const BODY_MAX: Setting<u64> = Setting::new(
 const BODIES_IN_FLIGHT_MAX: Setting<u64> = Setting::new(
     "TRACEBILITY_BODIES_IN_FLIGHT_MAX",
     parse::bytes::<{ 1 << 20 }, { 64 << 30 }>,
-    "Memory for the bodies of all requests under way. Beyond it requests are told to come again (503).",
+    "Memory for the bodies of all requests under way. Beyond it requests are answered with 503 and Retry-After.",
 )
 .default("512MiB");
 const CONNECTIONS_MAX: Setting<u64> = Setting::new(
@@ -68,7 +69,7 @@ const PRICES: Setting<String> = Setting::new(
 const ANSWERED_EVERY: Setting<Duration> = Setting::new(
     "TRACEBILITY_ANSWERED_EVERY",
     parse::duration::<100, 3_600_000>,
-    "How often it is written into ClickHouse how much was answered with a 2xx, for the ledger.",
+    "How often the counts of acknowledged items are written to ClickHouse, for the ledger.",
 )
 .default("60s");
 const DRAIN_MAX: Setting<Duration> = Setting::new(
@@ -125,7 +126,7 @@ fn static_api_key(text: &str) -> Result<String, String> {
     PresentedKey::parse(text).map(|_| text.to_owned()).map_err(|error| format!("is not an API key: {error}"))
 }
 
-/// Everything the program was told.
+/// All settings, read and checked.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Config {
@@ -139,9 +140,9 @@ pub struct Config {
     pub operator_listen: SocketAddr,
     pub admin_key: Option<Secret<String>>,
     pub static_api_key: Option<Secret<String>>,
-    /// In bytes.
+    /// Most bytes of one body, before and after decompression.
     pub body_max: usize,
-    /// In bytes.
+    /// Most bytes of all bodies under way.
     pub bodies_in_flight_max: usize,
     pub connections_max: usize,
     pub cors: Origins,
@@ -151,7 +152,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads the checked settings, and checks what spans several of them.
+    /// Reads the settings, and checks those that depend on each other.
     pub fn read(values: &Values) -> Result<Self, Errors> {
         let size = |setting| values.get(setting).map(|n: u64| usize::try_from(n).unwrap_or(usize::MAX));
         let config = Self {
@@ -176,7 +177,7 @@ impl Config {
         if config.static_api_key.is_some() && config.deployment_mode == DeploymentMode::Saas {
             return Err(Errors::one(&STATIC_API_KEY, "is for TRACEBILITY_DEPLOYMENT_MODE=self_hosted only"));
         }
-        // A body may be held twice: as it came, and decompressed.
+        // A body may be in memory twice: as it came, and decompressed.
         if config.bodies_in_flight_max < 2 * config.body_max {
             return Err(Errors::one(&BODIES_IN_FLIGHT_MAX, "is less than twice TRACEBILITY_BODY_MAX"));
         }

@@ -1,8 +1,8 @@
-//! Cross-origin requests: pages of origins that the operator lists may send here (Fetch Standard, "HTTP-CORS
-//! protocol").
+//! Cross-origin requests: web pages of the origins that the operator lists may send to this server (Fetch Standard,
+//! "HTTP-CORS protocol").
 //!
-//! A key travels in a header, never in a cookie, so credentials are not allowed. With no origin listed, which is the
-//! default, there are no CORS headers at all, and browsers keep pages from sending.
+//! An API key is sent in a header and never in a cookie, so credentials are not allowed. By default no origin is
+//! listed: then no answer has CORS headers, and browsers do not let pages send.
 
 use std::sync::Arc;
 
@@ -14,15 +14,15 @@ use http::header::{
 use http::{HeaderMap, Method};
 use url::Url;
 
-/// Origins that may be listed.
+/// Most origins that may be listed.
 const ORIGINS_MAX: usize = 100;
 /// Seconds for which a browser may remember the answer to a preflight. Chrome remembers none for longer.
 const MAX_AGE_SECONDS: u64 = 7_200;
-/// What a page may read of an answer besides its body.
+/// The headers of an answer that a page may read.
 const EXPOSED: &str = "ratelimit-limit, ratelimit-remaining, ratelimit-reset, x-ratelimit-reset, retry-after, x-request-id, \
                        x-quota-meter, x-tracebility-ack";
 
-/// The origins whose pages may send here.
+/// The origins whose pages may send to this server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Origins(Arc<Allowed>);
 
@@ -39,8 +39,8 @@ impl Default for Allowed {
 }
 
 impl Origins {
-    /// Reads a list with commas: origins such as `https://app.example.com` or `http://localhost:3000`, or `*` alone for
-    /// any.
+    /// Parses a list with commas of origins, such as `https://app.example.com` or `http://localhost:3000`, or `*` alone
+    /// for any origin.
     pub fn parse(text: &str) -> Result<Self, String> {
         let listed: Vec<_> = text.split(',').map(str::trim).filter(|origin| !origin.is_empty()).collect();
         if listed == ["*"] {
@@ -56,7 +56,7 @@ impl Origins {
         Ok(Self(Arc::new(Allowed::These(origins))))
     }
 
-    /// Where the request comes from, if its page may send here.
+    /// The origin of the request, if its pages may send to this server.
     fn allowed<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
         let origin = headers.get(ORIGIN)?;
         match &*self.0 {
@@ -66,7 +66,7 @@ impl Origins {
         }
     }
 
-    /// Whether the request asks if a page may send another one.
+    /// Whether the request is a preflight: a browser asks whether a page may send another request.
     pub(crate) fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
         method == Method::OPTIONS && headers.contains_key(ORIGIN) && headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     }
@@ -76,8 +76,8 @@ impl Origins {
         self.allowed(headers).is_some()
     }
 
-    /// Adds what a preflight of a path that takes `method` is answered with. Any header may be sent: SDKs have theirs,
-    /// and none means anything unless it is read here.
+    /// Adds the headers that answer a preflight for a path that takes `method`. Any request header is allowed: SDKs
+    /// send headers of their own, and this server ignores those that it does not know.
     pub(crate) fn answer_preflight(&self, asked: &HeaderMap, method: &'static str, answer: &mut HeaderMap) {
         answer.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(method));
         if let Some(names) = asked.get(ACCESS_CONTROL_REQUEST_HEADERS) {
@@ -87,7 +87,7 @@ impl Origins {
         answer.append(VARY, HeaderValue::from_static("access-control-request-method, access-control-request-headers"));
     }
 
-    /// Lets the page read an answer, whatever it says. Caches must not show it to others.
+    /// Adds the headers that let the page read an answer, and that keep caches from giving it to other origins.
     pub(crate) fn expose(&self, asked: &HeaderMap, answer: &mut HeaderMap) {
         if matches!(&*self.0, Allowed::These(origins) if origins.is_empty()) {
             return;
@@ -100,7 +100,7 @@ impl Origins {
     }
 }
 
-/// An origin as browsers write it; `None` if it is none.
+/// Parses an origin into the form that browsers send; `None` if it is not an origin.
 fn origin(text: &str) -> Option<String> {
     let url = Url::parse(text).ok()?;
     let is_bare = url.path() == "/" && url.query().is_none() && url.fragment().is_none();
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn an_invalid_origin_is_refused() {
         for text in [
             "example.com",
             "https://",

@@ -1,19 +1,18 @@
-//! Where a request carries its API key.
+//! Finds the API key in the headers of a request.
 
 use std::borrow::Cow;
 
-use base64::Engine;
-use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use base64::{Engine, alphabet};
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, AsHeaderName};
 use percent_encoding::percent_decode_str;
 
 use crate::error::ApiError;
 
-/// The longest header that is looked into, in bytes. A key has 92.
+/// Longer header values are ignored, in bytes. An API key has 92.
 const VALUE_BYTES_MAX: usize = 1_024;
-/// Base64 with or without its `=`.
+/// Decodes base64 with or without its `=`.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -21,13 +20,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The presented key: in `Authorization`, as `Bearer <key>`, as the key alone, or as either half of `Basic`, which is
-/// how Langfuse's SDKs send theirs; or in `x-api-key`. Schemes compare without case. A value may be percent-encoded or
-/// in quotes: exporters send on what stands in `OTEL_EXPORTER_OTLP_HEADERS` as it is.
+/// The API key that the client presented: in `Authorization`, as `Bearer <key>`, as the key alone, or as either half of
+/// `Basic`, which is how Langfuse's SDKs send it; or in `x-api-key`. Schemes are compared without case. A value may be
+/// percent-encoded or in quotes, because exporters pass on the content of `OTEL_EXPORTER_OTLP_HEADERS` unchanged.
 ///
-/// SDKs send both headers. Of several keys, the first counts that looks like ours, in this order: `Bearer`,
-/// `x-api-key`, `Basic`. If none does, the client is told that the one in `x-api-key`, else in `Authorization`, is not
-/// known.
+/// SDKs send both headers. If there are several keys, the first one that looks like ours counts, in this order:
+/// `Bearer`, `x-api-key`, `Basic`. If none looks like ours, the answer says that the key in `x-api-key`, else the one
+/// in `Authorization`, is not known.
 pub(crate) fn presented_key(headers: &HeaderMap) -> Result<Cow<'_, str>, ApiError> {
     let bearer = || values(headers, AUTHORIZATION).filter_map(|value| slice(&value, bare_or_bearer));
     let header = || values(headers, "x-api-key").filter_map(|value| slice(&value, bare_or_bearer));
@@ -36,7 +35,7 @@ pub(crate) fn presented_key(headers: &HeaderMap) -> Result<Cow<'_, str>, ApiErro
     ours.or_else(|| header().chain(bearer()).next()).ok_or(ApiError::NoKey)
 }
 
-/// The values of a header as texts, without what exporters put around them.
+/// The values of a header as texts, without the quotes and percent-encoding that exporters add.
 fn values<'h>(headers: &'h HeaderMap, name: impl AsHeaderName) -> impl Iterator<Item = Cow<'h, str>> {
     let texts = headers.get_all(name).iter().filter(|value| value.len() <= VALUE_BYTES_MAX);
     texts.filter_map(|value| {
@@ -45,7 +44,7 @@ fn values<'h>(headers: &'h HeaderMap, name: impl AsHeaderName) -> impl Iterator<
     })
 }
 
-/// A part of a text, borrowed if the text is.
+/// A part of a text; borrowed if the text is.
 fn slice<'h>(text: &Cow<'h, str>, part: impl Fn(&str) -> Option<&str>) -> Option<Cow<'h, str>> {
     match text {
         Cow::Borrowed(text) => part(text).map(Cow::Borrowed),
@@ -57,13 +56,13 @@ fn unquoted(text: &str) -> &str {
     text.trim().trim_matches(['"', '\'']).trim()
 }
 
-/// What follows the name of a scheme.
+/// The text after the name of the scheme `wanted`; `None` if the value has another scheme.
 pub(crate) fn of_scheme<'t>(value: &'t str, wanted: &str) -> Option<&'t str> {
     let (scheme, token) = value.split_once(char::is_whitespace)?;
     scheme.eq_ignore_ascii_case(wanted).then(|| unquoted(token)).filter(|token| !token.is_empty())
 }
 
-/// A value without a scheme, or what follows `Bearer`.
+/// A value without a scheme, or the text after `Bearer`.
 fn bare_or_bearer(value: &str) -> Option<&str> {
     let is_scheme = ["bearer", "basic"].iter().any(|scheme| value.eq_ignore_ascii_case(scheme));
     let is_bare = !value.is_empty() && !is_scheme && !value.contains(char::is_whitespace);
@@ -74,8 +73,8 @@ fn is_ours(key: &str) -> bool {
     key.starts_with(auth::api_key::KEY_PREFIX)
 }
 
-/// The half of `base64(user:password)` that is one of our keys; the password where both are. Either alphabet of base64
-/// is read.
+/// The half of `base64(user:password)` that looks like one of our keys; the password if both do. Both alphabets of
+/// base64 are read.
 fn key_of_basic(credentials: &str) -> Option<String> {
     let decoded = BASE64.decode(credentials.replace('-', "+").replace('_', "/")).ok()?;
     let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_read_whatever_an_exporter_puts_around_it() {
+    fn an_api_key_is_read_despite_quotes_spaces_and_percent_encoding() {
         for value in [
             "BEARER tb_a.b",
             "Bearer\ttb_a.b",
@@ -133,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_keys_the_first_that_looks_like_ours_counts() {
+    fn the_first_well_formed_key_wins_when_several_are_sent() {
         let basic = format!("Basic {}", STANDARD.encode("pk:tb_basic.b"));
         let (bearer, header, basic) =
             (("authorization", "Bearer tb_bearer.b"), ("x-api-key", "tb_header.b"), ("authorization", basic.as_str()));
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn either_half_of_basic_may_be_a_key() {
+    fn basic_auth_takes_the_key_as_username_or_password() {
         let basic = |credentials: &str| {
             let value = format!("basic {}", STANDARD.encode(credentials));
             key(&[("authorization", &value)])
@@ -167,8 +166,8 @@ mod tests {
     }
 
     #[test]
-    fn basic_is_read_in_every_writing_of_base64() {
-        // Both halves need the characters in which the two alphabets differ, and a length that is padded.
+    fn basic_auth_is_read_in_every_base64_variant() {
+        // Both halves need the characters that the two alphabets encode differently, and a length that needs padding.
         let credentials = "p\u{3f}\u{7e}\u{ff}\u{fbf0}>:tb_a.b\n";
         assert!(STANDARD.encode(credentials).contains(['+', '/']) && STANDARD.encode(credentials).ends_with('='));
         for engine in [&STANDARD, &STANDARD_NO_PAD, &URL_SAFE, &URL_SAFE_NO_PAD] {

@@ -1,4 +1,4 @@
-//! How a body becomes rows: one arm for each protocol.
+//! Turns a body into rows, with one arm for each protocol.
 
 use std::borrow::Cow;
 
@@ -6,18 +6,19 @@ use model::trace::UnixNanos;
 use otlp::Translator;
 use translate::batch::{Batch, Counts};
 use translate::lenient::Document;
-use translate::native::{self, Aside};
+use translate::native;
+use translate::native::Aside;
 use wire::envelope::{Header, Source, Writer};
 
 use crate::body::Budget;
 use crate::error::ApiError;
 use crate::langsmith;
 
-/// What became of a body's items, and the envelope to be finished, if anything is to be stored.
+/// How many items were accepted and rejected, and the envelope that is to be sealed, if there is anything to store.
 pub type Decoded = Result<(Counts, Option<Writer>), ApiError>;
 
-/// A protocol, with whatever beside the body decides what the body means. For OTLP that is the LangSmith project of spans
-/// that name none; it may be empty.
+/// The protocol of a body, with everything outside the body that decides what it means. For OTLP that is the LangSmith
+/// project of spans that name none; it may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoder {
     /// OTLP/HTTP in protobuf.
@@ -26,14 +27,14 @@ pub enum Decoder {
     OtlpJson(String),
     /// OTLP/gRPC.
     OtlpGrpc(String),
-    /// Our own batches.
+    /// A batch in JSON of our own protocol.
     Native,
-    /// LangSmith's protocol.
+    /// A body of LangSmith's protocol.
     LangSmith(langsmith::BodyKind),
 }
 
 impl Decoder {
-    /// The protocol as it is stored.
+    /// The name of the protocol that the rows are stored with.
     pub const fn source(&self) -> Source {
         match self {
             Self::OtlpProtobuf(_) => Source::OtlpProtobuf,
@@ -44,7 +45,7 @@ impl Decoder {
         }
     }
 
-    /// What decides the meaning of a body beside itself: part of what makes two requests the same.
+    /// Everything outside the body that decides what the body means. It is part of the content id.
     pub fn beside_the_body(&self) -> Cow<'_, str> {
         match self {
             Self::OtlpProtobuf(project) | Self::OtlpJson(project) | Self::OtlpGrpc(project) => project.into(),
@@ -53,8 +54,8 @@ impl Decoder {
         }
     }
 
-    /// Reads a body into rows and encodes them. Nothing is stored unless the body was understood to its end. What its parts
-    /// are decompressed into is taken from `budget`.
+    /// Decodes a body into rows and encodes them. Nothing is stored unless the whole body could be decoded.
+    /// Decompressed parts of the body are charged to `budget`.
     pub fn decode(&self, header: &Header, body: &[u8], budget: &Budget) -> Decoded {
         Batch::with(|batch| {
             self.read(header, body, budget, batch)?;
@@ -70,11 +71,11 @@ impl Decoder {
                 otlp::decode_protobuf(body, &mut Translator::new(batch, header, project))
                     .map_err(|error| ApiError::Malformed(error.to_string()))
             }
-            // Nothing reaches the batch before the whole body has been read, so that it can be read again.
+            // The batch gets no rows before the whole body has been read, so that the body can be read a second time.
             Self::OtlpJson(project) => Document::of_otlp(body)
                 .read(|json| otlp::decode_json(json.as_bytes(), &mut Translator::new(batch, header, project)))
                 .map_err(|error| ApiError::Malformed(otlp::malformed_json(&error))),
-            // Nor here: what can be wrong with the body as a whole is looked at first.
+            // Same here: errors that concern the whole body are found first.
             Self::Native => Document::new(body)
                 .read(|json| native::decode(json.as_bytes(), header.project_id, received_at, Aside::Told, batch))
                 .map_err(|error| ApiError::Malformed(error.to_string())),

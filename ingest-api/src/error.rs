@@ -1,6 +1,6 @@
-//! Every way to refuse a request, and what each becomes: a status, a message for the client, a hint when to retry.
+//! Every reason to refuse a request, with its status, its message for the client, and whether and when to retry.
 //!
-//! The client's message says what to change; the cause stays in our log.
+//! The message tells the client what to change; the cause stays in our log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use auth::ResolveError;
 use http::StatusCode;
 use ledger::LedgerError;
 use outcomes::Outcome;
-use queue::fence::AppendError;
+use queue::appender::AppendError;
 use stores::redis::ConnectError;
 use stores::redis::ack::AckClass;
 use translate::batch::TooLarge;
@@ -25,19 +25,19 @@ pub enum ApiError {
     Resolve(#[from] ResolveError),
     #[error(transparent)]
     Refused(#[from] Refused),
-    #[error("there is nothing at this path")]
+    #[error("not found")]
     NotFound,
-    #[error("this path takes {allowed}")]
+    #[error("method not allowed: this path takes {allowed}")]
     MethodNotAllowed { allowed: &'static str },
     #[error("pages of this origin may not send here; an operator can list it in TRACEBILITY_CORS_ORIGINS")]
     Origin,
-    #[error("content type {found:?} is not one of {wanted}")]
+    #[error("unsupported content type {found:?}: expected one of {wanted}")]
     ContentType { found: String, wanted: &'static str },
     #[error(
         "this port takes gRPC alone, a POST over HTTP/2 with content type application/grpc, and got {found}; send OTLP/HTTP to the HTTP port"
     )]
     NotGrpc { found: String },
-    #[error("content encoding {found:?} is not one of identity, gzip, deflate, zstd")]
+    #[error("unsupported content encoding {found:?}: expected one of identity, gzip, deflate, zstd")]
     ContentEncoding { found: String },
     #[error("the {what} is larger than {limit}{unit}; send less per request")]
     TooLarge { what: &'static str, limit: usize, unit: &'static str },
@@ -51,7 +51,7 @@ pub enum ApiError {
     Overloaded,
     #[error("the organization is being moved to another shard, which takes seconds; try again")]
     Moving,
-    #[error("an error of ours; it is in the log")]
+    #[error("internal error; quote this request id when you report it")]
     Defect,
     #[error("the data cannot be stored at the moment; try again")]
     Unavailable(#[source] redis::RedisError),
@@ -65,7 +65,7 @@ pub enum ApiError {
     NoLedger(#[source] LedgerError),
 }
 
-/// Bytes of a message in which the client's own text can be, of any length.
+/// Most bytes of a message that quotes text of the client, which can have any length.
 const MESSAGE_BYTES_MAX: usize = 1_024;
 
 fn beginning(message: &str) -> &str {
@@ -79,7 +79,7 @@ impl From<TooLarge> for ApiError {
 }
 
 impl ApiError {
-    /// Why an envelope was not appended as its class promises.
+    /// The error when an envelope could not be appended as its ack class promises.
     pub fn of_append(error: AppendError, class: AckClass) -> Self {
         match error {
             AppendError::Redis(error) => Self::Unavailable(error),
@@ -89,7 +89,7 @@ impl ApiError {
         }
     }
 
-    /// The HTTP status. Never 500 for load: SDKs drop what is answered with it.
+    /// The HTTP status. Overload never gives 500, because SDKs do not send data again after a 500.
     pub fn status(&self) -> StatusCode {
         match self {
             ApiError::NoKey => StatusCode::UNAUTHORIZED,
@@ -123,7 +123,7 @@ impl ApiError {
         }
     }
 
-    /// What becomes of the items of a request that is refused so, for the ledger.
+    /// The outcome in the ledger for the items of a request that is refused with this error.
     pub fn outcome(&self) -> Outcome {
         match self {
             ApiError::Refused(Refused::RateLimited { .. }) => Outcome::RateLimited,
@@ -133,7 +133,7 @@ impl ApiError {
         }
     }
 
-    /// A stable name for programs and metrics.
+    /// A stable name, for programs and metrics.
     pub fn code(&self) -> &'static str {
         match self {
             ApiError::NoKey => "no_key",
@@ -173,7 +173,7 @@ impl ApiError {
         }
     }
 
-    /// The code of `google.rpc.Code` for OTLP clients.
+    /// The code of `google.rpc.Code`, for OTLP clients.
     pub fn grpc_code(&self) -> i32 {
         const INVALID_ARGUMENT: i32 = 3;
         const DEADLINE_EXCEEDED: i32 = 4;
@@ -191,7 +191,7 @@ impl ApiError {
             StatusCode::METHOD_NOT_ALLOWED => UNIMPLEMENTED,
             StatusCode::REQUEST_TIMEOUT => DEADLINE_EXCEEDED,
             StatusCode::SERVICE_UNAVAILABLE => UNAVAILABLE,
-            // To be tried again only with a `RetryInfo`, which over gRPC goes with it.
+            // Clients retry this code only with a `RetryInfo`, which over gRPC is sent with it.
             StatusCode::TOO_MANY_REQUESTS => RESOURCE_EXHAUSTED,
             StatusCode::INTERNAL_SERVER_ERROR => INTERNAL,
             StatusCode::PAYMENT_REQUIRED => RESOURCE_EXHAUSTED,

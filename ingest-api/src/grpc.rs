@@ -1,11 +1,12 @@
 //! OTLP over gRPC: unary methods, framed by hand. Traces are stored, logs and metrics rejected item by item, and
 //! `grpc.health.v1.Health/Check` says what `/readyz` says.
 //!
-//! A gRPC framework would decode the message into owned structs before we see it; here the frame's bytes go to the same
-//! walker as a body of OTLP/HTTP. Source: gRPC over HTTP/2,
+//! A gRPC framework would decode the message into owned structs first. Here the same code reads the frame's bytes as
+//! reads a body of OTLP/HTTP. Source: gRPC over HTTP/2,
 //! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>; health: `doc/health-checking.md` there.
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::time::Instant;
 
 use base64::Engine;
@@ -16,30 +17,28 @@ use http::{HeaderMap, Method, Request, Response, Version};
 use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use prost::Message;
-use service::http_path;
-use std::future::{Ready, ready};
-use uuid::Uuid;
-
-use stores::redis::ack::AckClass;
-
-use crate::answer::{self, Dialect};
-use crate::app::App;
-use crate::body::{self, Compression, ReadBody};
-use crate::decoder::Decoder;
-use crate::error::ApiError;
-use crate::metrics;
 use otlp::encoding::Encoding;
 use otlp::reply;
 use otlp::untraced::Signal;
+use prost::Message;
+use service::http_path;
+use stores::redis::ack::AckClass;
+use uuid::Uuid;
+
+use crate::answer::Dialect;
+use crate::app::App;
+use crate::body::{Compression, ReadBody};
+use crate::decoder::Decoder;
+use crate::error::ApiError;
+use crate::{answer, body, metrics};
 
 const TRACES: &str = "opentelemetry.proto.collector.trace.v1.TraceService";
 const LOGS: &str = "opentelemetry.proto.collector.logs.v1.LogsService";
 const METRICS: &str = "opentelemetry.proto.collector.metrics.v1.MetricsService";
 const HEALTH: &str = "grpc.health.v1.Health";
-/// Message encodings that are read.
+/// The message encodings that this server reads.
 const ENCODINGS: &str = "identity,gzip,deflate,zstd";
-/// Compressed flag and length.
+/// Bytes before a message: the compressed flag (1) and the length (4).
 const FRAME_HEAD_BYTES: usize = 5;
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -48,7 +47,7 @@ const STATUS_DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-
 
 type Answer = Response<WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>>;
 
-/// A method that is served.
+/// A gRPC method that this server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Call {
     Traces,
@@ -68,8 +67,8 @@ impl Call {
     }
 }
 
-/// Answers one call. What is no gRPC gets an HTTP error: its client would take the 200 that a gRPC error comes with for
-/// success.
+/// Answers one call. A request that is not gRPC gets an HTTP error: its client would take the status 200 of a gRPC
+/// error for success.
 pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
@@ -90,7 +89,7 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     })
 }
 
-/// A message, and how what was sent is kept.
+/// The message of the answer, and how durable the stored data is.
 struct Reply {
     message: Vec<u8>,
     ack: Option<AckClass>,
@@ -102,7 +101,7 @@ impl From<Vec<u8>> for Reply {
     }
 }
 
-/// Whether a client speaks gRPC. gRPC-Web and other encodings of messages than protobuf are other protocols.
+/// Whether a request is gRPC. gRPC-Web, and gRPC with other encodings than protobuf, are other protocols.
 fn is_grpc(request: &Request<Incoming>) -> bool {
     let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -141,7 +140,8 @@ async fn reject(app: &App, signal: Signal, request: Request<Incoming>) -> Result
     Ok(reply::untraced(Encoding::Protobuf, signal, items))
 }
 
-/// Needs no key, like the probes over HTTP. The whole server is asked for by an empty name, or the service that stores.
+/// Needs no API key, like the probes over HTTP. A client asks for the whole server by an empty service name, or by the
+/// name of the service that stores.
 async fn check_health(app: &App, request: Request<Incoming>) -> Result<Vec<u8>, ApiError> {
     const SERVING: i32 = 1;
     const NOT_SERVING: i32 = 2;
@@ -166,13 +166,13 @@ async fn check_health(app: &App, request: Request<Incoming>) -> Result<Vec<u8>, 
     Ok(HealthCheckResponse { status }.encode_to_vec())
 }
 
-/// Reads the one message of a unary call. Its size is capped like a body's.
+/// Reads the one message of a unary call. The size limit is that of a body.
 async fn read(app: &App, headers: &HeaderMap, mut body: Incoming) -> Result<ReadBody, ApiError> {
     let framed = body::collect(headers, &mut body, app.budget()).await?;
     unframe(headers, framed, app)
 }
 
-/// Takes the one message out of its frame.
+/// Takes the one message out of its frame, and decompresses it.
 fn unframe(headers: &HeaderMap, mut framed: ReadBody, app: &App) -> Result<ReadBody, ApiError> {
     let malformed = |text: &str| ApiError::Malformed(text.to_owned());
     let Some(&[compressed, l0, l1, l2, l3]) = framed.bytes.first_chunk::<FRAME_HEAD_BYTES>() else {
@@ -224,18 +224,18 @@ fn failure(request_id: Uuid, error: &ApiError) -> Answer {
     response(Bytes::new(), trailers)
 }
 
-/// The status code, where gRPC has another one than OTLP/HTTP would say in its `Status`.
+/// The status code of gRPC, where it differs from the code in the `Status` of OTLP/HTTP.
 fn code(error: &ApiError) -> i32 {
     const UNIMPLEMENTED: i32 = 12;
     match error {
-        // With it, a client may try again uncompressed.
+        // This code lets a client try again without compression.
         ApiError::ContentEncoding { .. } => UNIMPLEMENTED,
         error => error.grpc_code(),
     }
 }
 
-/// Always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which an HTTP body
-/// cannot say for itself: clients get an empty last frame instead and take that for a broken stream.)
+/// An answer that always ends in trailers. (A "Trailers-Only" answer would have to end the stream with its head, which
+/// an HTTP body cannot express: clients would get an empty last frame instead and take that for a broken stream.)
 fn response(body: Bytes, trailers: HeaderMap) -> Answer {
     let mut answer = Response::new(Full::new(body).with_trailers(ready(Some(Ok(trailers)))));
     let headers = answer.headers_mut();

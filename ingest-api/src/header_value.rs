@@ -3,13 +3,13 @@
 
 use std::borrow::Cow;
 
-/// What comes before the first semicolon, and the parameters after it.
+/// Splits a header value into the text before the first semicolon and the parameters after it.
 pub(crate) fn split(text: &str) -> (&str, Parameters<'_>) {
     let (value, rest) = text.split_once(';').unwrap_or((text, ""));
     (value.trim(), Parameters { rest })
 }
 
-/// The parameters that have a name and a value, in their order. Names compare without case.
+/// The parameters that have a name and a value, in their order. Names are compared without case.
 #[derive(Clone, Debug)]
 pub(crate) struct Parameters<'a> {
     rest: &'a str,
@@ -36,7 +36,7 @@ impl<'a> Iterator for Parameters<'a> {
             let name = name.trim();
             let value = self.rest.trim_start();
             return match value.strip_prefix('"') {
-                // A quote that is not closed ends nothing: there is no telling what it would have said.
+                // A quote that is not closed makes the rest unreadable, so no parameter follows.
                 Some(quoted) => unquoted(quoted).map(|(value, rest)| {
                     self.rest = rest.split_once(';').map_or("", |(_, rest)| rest);
                     (name, value)
@@ -51,7 +51,7 @@ impl<'a> Iterator for Parameters<'a> {
     }
 }
 
-/// The text up to the closing quote, and what follows it. A backslash takes the next character as it is.
+/// The text up to the closing quote, and the rest after it. A backslash quotes the next character.
 fn unquoted(quoted: &str) -> Option<(Cow<'_, str>, &str)> {
     let end = quoted.find(['"', '\\'])?;
     if quoted[end..].starts_with('"') {
@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_and_parameters_are_taken_apart() {
+    fn header_values_and_parameters_are_parsed() {
         for (text, value, parameters) in [
             ("application/json", "application/json", &[][..]),
             (" Application/JSON ;Charset=UTF-8", "Application/JSON", &[("Charset", "UTF-8")]),

@@ -1,32 +1,32 @@
-//! Liveness, readiness and metrics: the same on every listener.
+//! Liveness, readiness and metrics, the same on every listener.
 
+use auth::envelope_key::EnvelopeKeys;
 use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-
-use crate::answer::{Answer, answer};
-use auth::envelope_key::EnvelopeKeys;
 use stores::redis::readiness::{Fit, Readiness};
 
-/// A question about this process.
+use crate::answer::{Answer, answer};
+
+/// A question about the state of this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
-    /// Does it run?
+    /// Whether the process runs.
     Alive,
-    /// Can it take requests? No while Redis is away or would not keep what is acknowledged, and not before Postgres has
-    /// answered once.
+    /// Whether the process can take requests. It cannot while Redis is away or would not keep acknowledged data, and
+    /// not before Postgres has answered once.
     Ready,
-    /// What has it counted?
+    /// The metrics that the process has collected.
     Metrics,
 }
 
 impl Probe {
-    /// The probe at a path.
+    /// The probe with that path; `None` if there is none.
     pub fn of(path: &str) -> Option<Self> {
         [Probe::Alive, Probe::Ready, Probe::Metrics].into_iter().find(|probe| probe.path() == path)
     }
 
-    /// The path of a probe.
+    /// The path that answers this probe.
     pub const fn path(self) -> &'static str {
         match self {
             Probe::Alive => "/healthz",
@@ -36,24 +36,24 @@ impl Probe {
     }
 }
 
-/// What probes are answered from.
+/// The parts that probes are answered from.
 #[derive(Clone)]
 pub struct Health {
-    /// Where requests are appended.
+    /// Readiness of the Redis to which requests are appended.
     pub redis: Readiness,
-    /// What envelopes are written with.
+    /// The keys that envelopes are sealed with.
     pub envelope_keys: EnvelopeKeys,
-    /// What was counted.
+    /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
 }
 
 impl Health {
-    /// Whether requests can be taken.
+    /// Whether the process can take requests.
     pub async fn is_ready(&self) -> bool {
         self.ready().await.is_ok()
     }
 
-    /// Whether requests can be taken; if not, why.
+    /// Whether the process can take requests; if not, the reason as an error.
     async fn ready(&self) -> Result<Fit, String> {
         let fit = self.redis.check().await.map_err(|error| error.to_string())?;
         match self.envelope_keys.get() {
@@ -62,7 +62,7 @@ impl Health {
         }
     }
 
-    /// Answers a probe.
+    /// Answers a probe: 200 if it succeeds, 503 if the process cannot take requests.
     pub async fn answer(&self, probe: Probe) -> Answer {
         match probe {
             Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),

@@ -1,8 +1,8 @@
 //! LangSmith's own ingest protocol, as its SDKs speak it when they are not in OpenTelemetry mode.
 //!
-//! A request is a number of writes: posts that open runs and patches that change them, in JSON or as
+//! A request consists of writes: posts that open runs and patches that change them, in JSON or as
 //! `multipart/form-data`, with feedback and attachments beside them. Each write becomes a row of its own; the view
-//! `run_of` puts a run together.
+//! `run_of` puts a run together from its rows.
 
 mod feedback;
 mod info;
@@ -22,15 +22,16 @@ use translate::fields::ItemError;
 use uuid::Uuid;
 use wire::envelope::{Header, SECTION_ROWS_MAX};
 
-use crate::body::{self, Budget};
+use crate::body;
+use crate::body::Budget;
 use crate::error::ApiError;
 
-/// What a write is.
+/// What a write does with a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Op {
-    /// Opens a run, or tells of one that has ended.
+    /// Opens a run, or contains a whole run that has ended.
     Post,
-    /// Changes a run.
+    /// Changes a run that another write opens.
     Patch,
 }
 
@@ -43,14 +44,14 @@ impl Op {
     }
 }
 
-/// What is at a path.
+/// What LangSmith's clients can ask for at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
     /// `GET /info`
     Info,
     /// `POST /runs`
     Runs,
-    /// `PATCH /runs/{id}`; `None` if that is no id.
+    /// `PATCH /runs/{id}`; `None` if the last segment of the path is not an id.
     Run(Option<Uuid>),
     /// `POST /runs/batch`
     Batch,
@@ -61,23 +62,7 @@ pub enum Route {
 }
 
 impl Route {
-    /// The route of a path. Users set the endpoint with and without `/api/v1`, so both are served.
-    pub fn of(path: &str) -> Option<Self> {
-        let path = path.strip_prefix("/api/v1").unwrap_or(path);
-        match path {
-            "/info" => Some(Route::Info),
-            "/runs" => Some(Route::Runs),
-            "/runs/batch" => Some(Route::Batch),
-            "/runs/multipart" => Some(Route::Multipart),
-            "/feedback" => Some(Route::Feedback),
-            path => {
-                let id = path.strip_prefix("/runs/").filter(|id| !id.contains('/'))?;
-                Some(Route::Run(id.parse().ok()))
-            }
-        }
-    }
-
-    /// The name in metrics.
+    /// The label of the route in metrics.
     pub const fn name(self) -> &'static str {
         match self {
             Route::Info => "/info",
@@ -89,7 +74,7 @@ impl Route {
         }
     }
 
-    /// The one method it takes.
+    /// The one HTTP method that the route takes.
     pub const fn method(self) -> &'static str {
         match self {
             Route::Info => "GET",
@@ -98,7 +83,7 @@ impl Route {
         }
     }
 
-    /// What its body is. Only a multipart body depends on its content type.
+    /// What the body of a request to this route contains. Only a multipart body depends on its content type.
     pub fn body(self, content_type: &str) -> Result<BodyKind, ApiError> {
         match self {
             Route::Info => Err(ApiError::NotFound),
@@ -115,12 +100,12 @@ impl Route {
     }
 }
 
-/// What a body is to be read as.
+/// What a body contains.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyKind {
-    /// One run object.
+    /// One run object, with its operation and the id from the path.
     Run(Op, Option<Uuid>),
-    /// Posts and patches.
+    /// Lists of posts and patches.
     Batch,
     /// One feedback object.
     Feedback,
@@ -128,7 +113,7 @@ pub enum BodyKind {
     Multipart(String),
 }
 
-/// Everything in it that decides what a body means.
+/// Every detail of the kind that decides what a body means; part of the content id.
 impl fmt::Display for BodyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,13 +126,13 @@ impl fmt::Display for BodyKind {
     }
 }
 
-/// The answer to `GET /info`, where bodies may have so many bytes.
+/// The answer to `GET /info`. `body_max` is the most bytes that a body may have.
 pub fn info(body_max: usize) -> Value {
     info::answer(body_max)
 }
 
-/// Reads a body into rows, and items that cannot be stored into rows of `set_aside`. An error means that it could not
-/// be read as a whole, or that the only thing in it is no good.
+/// Decodes a body into rows, and its rejected items into rows of `set_aside`. Fails if the body cannot be read as a
+/// whole, or if its only item is rejected.
 pub fn decode(
     kind: &BodyKind,
     body: &[u8],
@@ -186,7 +171,7 @@ pub fn decode(
     }
 }
 
-/// Why a request is refused whose one item is no good. Its client hears of it, so nothing is kept.
+/// The error for a request whose one item is rejected. The client learns it from the answer, so the item is not kept.
 fn refused(error: ItemError) -> ApiError {
     match error {
         ItemError::NotAnObject(e) if !e.is_data() => ApiError::Malformed(format!("malformed JSON: {e}")),

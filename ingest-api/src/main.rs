@@ -1,12 +1,12 @@
-//! `ingest-api`: takes in traces, appends them durably, answers.
+//! `ingest-api`: takes traces, appends them to the shards durably, and answers.
 
 use std::process::ExitCode;
 
 use admission::Admission;
 use anyhow::Context;
-use auth::Resolver;
 use auth::envelope_key::EnvelopeKeys;
-use auth::resolver::{self, FixedKey, PostgresSource, SharedSource};
+use auth::resolver::{FixedKey, PostgresSource, SharedSource};
+use auth::{Resolver, resolver};
 use ingest_api::app::App;
 use ingest_api::body::Budget;
 use ingest_api::config::{Config, PROGRAM};
@@ -14,8 +14,8 @@ use ingest_api::health::Health;
 use ingest_api::metrics::LATENCY_BUCKETS_SECONDS;
 use ingest_api::operator::Operator;
 use ingest_api::{grpc, prices, routes, server};
-use ledger::Books;
-use outcomes::{self, Ledger};
+use ledger::LedgerReader;
+use outcomes::Ledger;
 use service::mode::DeploymentMode;
 use stores::clickhouse::Records;
 use stores::redis::confirm::{APPENDING, Confirmer};
@@ -23,7 +23,7 @@ use stores::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-// Half of the cost of decoding is allocation; measured against the system's allocator.
+// Half of the cost of decoding is allocation, as measured with the system's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
-    // Build. Nothing here waits for a server: one that is away makes us not ready, not dead.
+    // Build the parts. Nothing here waits for a server: while one is away, this process is not ready, but it runs.
     let redis = stores::redis::connect(&config.redis_url)?;
     let (stop, stopping) = watch::channel(false);
     let metrics = service::collect_metrics(&LATENCY_BUCKETS_SECONDS)?;
@@ -49,13 +49,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let ledger = Ledger::new();
     let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), confirmer, budget, health.clone());
     let records = Records::new(&config.clickhouse_url);
-    let books = Books::new(redis.clone(), records.clone());
+    let books = LedgerReader::new(redis.clone(), records.clone());
     let operator = Operator::new(redis.clone(), config.admin_key, health, books);
     let (end_ledger, ledger_ends) = watch::channel(false);
     let answered = ledger.answered().clone().run(records, config.answered_every, ledger_ends.clone());
     let (answered, ledger) = (tokio::spawn(answered), tokio::spawn(outcomes::run(ledger, redis.clone(), ledger_ends)));
 
-    // Announce.
+    // Listen, and log where.
     let bind = async |address| TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"));
     let ingest_listener = bind(config.ingest_listen).await?;
     let grpc_listener = bind(config.otlp_grpc_listen).await?;
@@ -65,7 +65,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         "listening"
     );
 
-    // Serve until told to stop, then drain.
+    // Serve until the stop signal, then drain.
     tokio::spawn(resolver::watch(resolver, config.redis_url.clone(), redis, stopping.clone()));
     tokio::spawn(readiness.follow(stopping.clone()));
     prices::follow(config.prices, stopping.clone()).await;
@@ -89,8 +89,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     };
     tokio::join!(signal, ingest, grpc, operator);
     end_ledger.send_replace(true);
-    ledger.await.context("the ledger of outcomes was not written to its end")?;
-    answered.await.context("what was answered for was not written to its end")?;
+    ledger.await.context("flushing the outcome counters failed")?;
+    answered.await.context("flushing the counts of acknowledged items failed")?;
     tracing::info!("stopped");
     Ok(())
 }

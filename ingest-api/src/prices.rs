@@ -1,4 +1,4 @@
-//! A file of prices in place of the built-in table, read again whenever it changes.
+//! A file of prices that replaces the built-in table. It is read again whenever it changes.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -10,10 +10,10 @@ use translate::prices::{FILE_BYTES_MAX, PriceFileError, Prices, replace};
 
 use crate::metrics;
 
-/// How often the file is looked at.
+/// How often to check whether the file has changed.
 pub const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// Why a file was not taken.
+/// Why the prices in a file were not taken.
 #[derive(Debug, thiserror::Error)]
 enum ReadError {
     #[error("cannot be read: {0}")]
@@ -24,12 +24,12 @@ enum ReadError {
     Prices(#[from] PriceFileError),
 }
 
-/// What tells one version of a file from another.
+/// The file's time of change and its size, which tell one version of it from another.
 type Version = (Option<SystemTime>, u64);
 
-/// Takes the prices that are in the file, if there is one, and from then on whenever it has changed, until told to
-/// stop. One that is no table of prices is told in the log and counted, and the prices stay what they were: a mistake
-/// in it must not stop ingest.
+/// Takes the prices in the file, if there is one, and again whenever the file changes, until `stopping` is true. If the
+/// file is not a table of prices, that is logged and counted, and the prices stay as they were: a mistake in the file
+/// must not stop ingest.
 pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
     let Some(path) = path else { return };
     let mut file = PriceFile { path, seen: None };
@@ -47,14 +47,15 @@ pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
 
 struct PriceFile {
     path: PathBuf,
-    /// What was read last, whether it was taken or not.
+    /// The version that was read last, whether its prices were taken or not.
     seen: Option<Result<Version, ErrorKind>>,
 }
 
 impl PriceFile {
     async fn look(&mut self) {
         let path = &self.path;
-        // The version first: what is written while we read is another one, which is read next time.
+        // The version is read first: if the file changes while we read it, its version differs and we read it again
+        // next time.
         let version = version(path).await;
         if self.seen.as_ref() == Some(&version) {
             return;

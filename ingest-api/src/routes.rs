@@ -1,4 +1,4 @@
-//! The ingest listener: path and method to handler, result to answer.
+//! The ingest listener: finds the handler for a path and method, and turns its result into an answer.
 
 use std::convert::Infallible;
 use std::time::Instant;
@@ -7,26 +7,22 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use otlp::encoding::Encoding;
+use otlp::reply;
+use otlp::untraced::Signal;
 use serde_json::json;
 use service::http_path;
 use translate::batch::Counts;
 use uuid::Uuid;
 
-use crate::answer::{Answer, Dialect, answer, refuse, with_ack, with_standing};
+use crate::answer::{Answer, Dialect, answer, refuse, with_ack, with_rate_limit};
 use crate::app::{Accepted, App};
-use crate::body;
 use crate::cors::Origins;
 use crate::decoder::Decoder;
 use crate::error::ApiError;
-use crate::header_value;
-use crate::health;
-use crate::langsmith;
-use crate::metrics;
-use otlp::encoding::Encoding;
-use otlp::reply;
-use otlp::untraced::Signal;
+use crate::{body, header_value, health, langsmith, metrics};
 
-/// What is at a path.
+/// What clients can ask for at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Route {
     Traces,
@@ -38,12 +34,11 @@ enum Route {
     Unknown,
 }
 
-/// Stands for the one segment of a path that can be anything.
+/// Stands in [`PATHS`] for one segment with any content.
 const RUN_ID: &str = "{run_id}";
 
-/// Every path, those first that are asked for most. LangSmith's users set the endpoint with and without `/api/v1`; in
-/// OTel mode its SDKs append to either. `/api/public` is where Langfuse's SDKs send, which present their key as HTTP
-/// Basic.
+/// Every path, the most frequent ones first. LangSmith's users configure the endpoint with and without `/api/v1`; in
+/// OTel mode its SDKs append to either. Langfuse's SDKs send to `/api/public` and present their API key as HTTP Basic.
 const PATHS: [(&str, Route); 29] = [
     ("/v1/traces", Route::Traces),
     ("/otel/v1/traces", Route::Traces),
@@ -76,12 +71,20 @@ const PATHS: [(&str, Route); 29] = [
     ("/openapi.yaml", Route::OpenApi),
 ];
 
-/// What is served here: `docs/openapi.yaml`, which is held to it.
-const OPENAPI: &str = include_str!("../../docs/openapi.yaml");
+/// The description of what is served: `docs/reference/openapi.yaml`. A test compares the two.
+const OPENAPI: &str = include_str!("../../docs/reference/openapi.yaml");
 
-/// Method and path of everything that is served. `{run_id}` in a path stands for any one segment.
+/// Method and path of everything that is served. `{run_id}` in a path stands for one segment with any content.
 pub fn served() -> impl Iterator<Item = (&'static str, &'static str)> {
     PATHS.iter().map(|(path, route)| (route.method(), *path))
+}
+
+/// What of LangSmith's protocol is at a path.
+pub fn langsmith_at(path: &str) -> Option<langsmith::Route> {
+    match Route::of(path) {
+        Route::LangSmith(route) => Some(route),
+        _ => None,
+    }
 }
 
 impl Route {
@@ -96,7 +99,7 @@ impl Route {
         found.unwrap_or(Route::Unknown)
     }
 
-    /// The one method it takes.
+    /// The one HTTP method that the route takes.
     fn method(self) -> &'static str {
         match self {
             Route::Traces | Route::Untraced(_) | Route::Runs => "POST",
@@ -105,7 +108,7 @@ impl Route {
         }
     }
 
-    /// The name in metrics.
+    /// The label of the route in metrics.
     fn name(self) -> &'static str {
         match self {
             Route::Traces => "/v1/traces",
@@ -120,7 +123,7 @@ impl Route {
     }
 }
 
-/// Answers one request; what pages of other origins may do, `cors` says. Never fails: an error is an answer too.
+/// Answers one request. `cors` decides what pages of other origins may do. Never fails: an error becomes an answer.
 pub async fn handle(app: App, cors: Origins, request: Request<Incoming>) -> Result<Answer, Infallible> {
     let begun = Instant::now();
     let request_id = Uuid::now_v7();
@@ -156,7 +159,7 @@ pub async fn handle(app: App, cors: Origins, request: Request<Incoming>) -> Resu
     Ok(answer)
 }
 
-/// Whether a page of another origin may send to a path that takes `method`.
+/// Answers a preflight: whether a page of another origin may send to a path that takes `method`.
 fn preflight(cors: &Origins, request_id: Uuid, asked: &HeaderMap, method: &'static str) -> Answer {
     if !cors.admits(asked) {
         return refuse(Dialect::Native, request_id, &ApiError::Origin);
@@ -178,15 +181,15 @@ async fn traces(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Inc
         Encoding::Json => Decoder::OtlpJson(project),
     };
     match app.ingest(request_id, headers, body, &decoder).await {
-        Ok(Accepted { counts, standing, ack }) => {
+        Ok(Accepted { counts, rate_limit, ack }) => {
             let answer = answer(StatusCode::OK, encoding.content_type(), reply::success(encoding, &counts));
-            with_ack(with_standing(answer, standing), ack)
+            with_ack(with_rate_limit(answer, rate_limit), ack)
         }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
     }
 }
 
-/// Logs and metrics: read, counted and rejected.
+/// Logs and metrics: their items are read, counted and rejected.
 async fn untraced(app: &App, signal: Signal, request_id: Uuid, headers: &HeaderMap, body: &mut Incoming) -> Answer {
     let encoding = match otlp_encoding(headers) {
         Ok(encoding) => encoding,
@@ -198,9 +201,9 @@ async fn untraced(app: &App, signal: Signal, request_id: Uuid, headers: &HeaderM
         app.reject_untraced(admitted, signal, encoding, &body.bytes).await
     };
     match rejected.await {
-        Ok((items, standing)) => {
+        Ok((items, rate_limit)) => {
             let body = reply::untraced(encoding, signal, items);
-            with_standing(answer(StatusCode::OK, encoding.content_type(), body), standing)
+            with_rate_limit(answer(StatusCode::OK, encoding.content_type(), body), rate_limit)
         }
         Err(error) => refuse(Dialect::Otlp(encoding), request_id, &error),
     }
@@ -222,9 +225,9 @@ async fn runs(app: &App, request_id: Uuid, headers: &HeaderMap, body: &mut Incom
         return refuse(Dialect::Native, request_id, &error);
     }
     match app.ingest(request_id, headers, body, &Decoder::Native).await {
-        Ok(Accepted { counts, standing, ack }) => {
+        Ok(Accepted { counts, rate_limit, ack }) => {
             let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
-            with_ack(with_standing(answer, standing), ack)
+            with_ack(with_rate_limit(answer, rate_limit), ack)
         }
         Err(error) => refuse(Dialect::Native, request_id, &error),
     }
@@ -243,13 +246,13 @@ async fn langsmith(
         Err(error) => Err(error),
     };
     match stored {
-        Ok(Accepted { counts, standing, ack }) => {
+        Ok(Accepted { counts, rate_limit, ack }) => {
             if counts.set_aside > 0 {
-                // Its SDKs do not read answers, so the log is where an operator can find it.
+                // LangSmith's SDKs do not read answers, so operators must find rejected items in the log.
                 tracing::warn!(%request_id, set_aside = counts.set_aside, reasons = ?counts.reasons, "items were set aside");
             }
             let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
-            with_ack(with_standing(answer, standing), ack)
+            with_ack(with_rate_limit(answer, rate_limit), ack)
         }
         Err(error) => refuse(Dialect::Native, request_id, &error),
     }
@@ -275,7 +278,7 @@ fn accepted(counts: &Counts) -> Vec<u8> {
     }
     let untold = counts.set_aside - counts.reasons.len() as u64;
     if untold > 0 {
-        body["rejected_untold"] = untold.into();
+        body["rejected_omitted"] = untold.into();
     }
     body.to_string().into_bytes()
 }

@@ -1,4 +1,4 @@
-//! Accepting connections, and letting go of them.
+//! Accepts connections, serves them, and closes them at the end.
 
 use std::convert::Infallible;
 use std::num::NonZeroU32;
@@ -16,18 +16,18 @@ use tokio::sync::{Semaphore, watch};
 
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Requests under way on one HTTP/2 connection.
+/// Most requests under way on one HTTP/2 connection.
 const STREAMS_MAX: u32 = 256;
 /// HTTP/2 flow-control windows, in bytes: the default of 64 KiB would stall every larger body.
 const WINDOW_BYTES: u32 = 1 << 20;
-/// New connections per second and listener, and at once. Further ones wait in the kernel's queue: a handshake is cheap
-/// to ask for and not to answer.
+/// New connections per second and listener; also the most at once. Further ones wait in the kernel's queue, because a
+/// handshake costs a client little and the server much.
 const CONNECTIONS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
 const CONNECTIONS_BURST: NonZeroU32 = NonZeroU32::new(4_000).unwrap();
-/// How long to wait after a failed accept (usually: no file descriptors left).
+/// Pause after a failed accept (usually: no file descriptors left).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Serves a listener until `stop` turns true, then lets requests under way finish, at most for `drain_max`.
+/// Serves a listener until `stop` is true, then lets requests under way finish, at most for `drain_max`.
 pub async fn serve<F, A, B>(
     listener: TcpListener,
     connections_max: usize,
@@ -61,14 +61,11 @@ pub async fn serve<F, A, B>(
     }
     drop(listener);
     if tokio::time::timeout(drain_max, graceful.shutdown()).await.is_err() {
-        tracing::warn!(
-            seconds = drain_max.as_secs_f32(),
-            "requests were still under way when the time to drain was over"
-        );
+        tracing::warn!(seconds = drain_max.as_secs_f32(), "drain timeout reached; some requests were still under way");
     }
 }
 
-/// Waits for room, then for a connection. `None` if accepting failed.
+/// Waits until another connection is allowed, then for a connection. `None` if accepting failed.
 async fn accept(
     listener: &TcpListener,
     connections: &Arc<Semaphore>,

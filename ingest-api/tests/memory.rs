@@ -1,6 +1,6 @@
-//! What a small body may take: no JSON that is made of nearly nothing costs a large multiple of its bytes.
+//! How much memory a small body may take: JSON of many tiny values must not cost a large multiple of its bytes.
 //!
-//! A process of its own with one test, because it looks at how much memory the process has ever had.
+//! This test binary has one test, because the test measures the peak memory of the process.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -8,14 +8,15 @@ use ingest_api::body::Budget;
 use ingest_api::decoder::Decoder;
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use otlp::encoding::Encoding;
-use otlp::untraced::{self, Signal};
+use otlp::untraced;
+use otlp::untraced::Signal;
 use uuid::Uuid;
 use wire::envelope::{ContentId, Header, Source};
 
 const MIB: usize = 1 << 20;
-/// Of each body.
+/// Size of each body, in bytes.
 const BODY_BYTES: usize = 32 * MIB;
-/// Over what the process had before: the body, one copy of it that is mended, and the named limits.
+/// Most bytes of memory beyond what the process had before: the body, one repaired copy of it, and the named limits.
 const GROWTH_MAX: usize = 5 * BODY_BYTES;
 
 fn peak_bytes() -> usize {
@@ -37,7 +38,7 @@ fn filled(before: &str, item: &str, after: &str) -> String {
 }
 
 #[test]
-fn json_of_nearly_nothing_takes_nearly_nothing() {
+fn memory_stays_small_for_json_of_many_tiny_values() {
     let nil = Uuid::nil();
     let header = |source| Header {
         envelope_id: EnvelopeId(nil),

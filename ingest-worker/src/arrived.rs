@@ -1,23 +1,23 @@
-//! The bytes of an entry as they came, checked once.
+//! The bytes of an entry as they were read from Redis, checked once.
 
 use wire::envelope::{DecodeError, Envelope, EnvelopeKey, Header, Unverified, Verified};
 
-/// What an entry holds.
+/// The bytes of an entry, and whether they are authentic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Arrived {
-    /// An envelope of this deployment.
+    /// An envelope that this deployment has sealed.
     Verified(Verified<Vec<u8>>),
-    /// Anything else, of which nothing is believed.
+    /// Any other bytes. Nothing they say is believed.
     Unverified(Unverified<Vec<u8>>),
 }
 
 impl Arrived {
-    /// Checks what was read.
+    /// Checks the bytes with the deployment's envelope key.
     pub fn check(key: &EnvelopeKey, bytes: Vec<u8>) -> Self {
         Verified::check(key, bytes).map_or_else(Self::Unverified, Self::Verified)
     }
 
-    /// How many bytes there are.
+    /// Number of bytes.
     pub fn len(&self) -> usize {
         match self {
             Self::Verified(verified) => verified.bytes().len(),
@@ -25,12 +25,12 @@ impl Arrived {
         }
     }
 
-    /// Whether there are none.
+    /// Whether there are no bytes.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Whose it is, if that is known.
+    /// The envelope's header, which names its org; `None` if the bytes are not authentic.
     pub fn header(&self) -> Option<&Header> {
         match self {
             Self::Verified(verified) => Some(verified.header()),
@@ -38,7 +38,7 @@ impl Arrived {
         }
     }
 
-    /// Its rows.
+    /// The envelope with its rows. Fails if the bytes are not authentic or cannot be read.
     pub fn decode(&self) -> Result<Envelope<'_>, DecodeError> {
         match self {
             Self::Verified(verified) => verified.decode(),

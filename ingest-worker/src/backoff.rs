@@ -1,12 +1,13 @@
-//! Waiting longer and longer, and never in step with others.
+//! Pauses that grow, with jitter so that workers do not retry in step.
 
 use std::time::Duration;
 
-use lease::Tenure;
+use lease::LeaseGuard;
 
 const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(5);
-/// Pauses that are still taken after the shard was to be given up: a store that hiccups just then gets a second chance.
+/// How many more pauses there are once the shard is to be given up, so that a store with a short outage gets another
+/// try.
 const PAUSES_WHEN_ENDING: u32 = 5;
 
 /// Exponential backoff with jitter.
@@ -16,7 +17,7 @@ pub(crate) struct Backoff {
     pauses_when_ending: u32,
 }
 
-/// The shard is to be given up and enough was tried.
+/// The shard is to be given up, and the last retries are used up.
 #[derive(Debug)]
 pub(crate) struct GaveUp;
 
@@ -26,14 +27,14 @@ impl Backoff {
         Self { next: FIRST, pauses_when_ending: 0 }
     }
 
-    /// Waits. Once the shard is to be given up, only a few times more.
-    pub(crate) async fn pause(&mut self, tenure: &Tenure) -> Result<(), GaveUp> {
+    /// Waits for the next pause. Fails once the shard is to be given up and [`PAUSES_WHEN_ENDING`] pauses have passed.
+    pub(crate) async fn pause(&mut self, guard: &LeaseGuard) -> Result<(), GaveUp> {
         let pause = self.next.mul_f64(rand::random_range(0.5..1.0));
         self.next = (self.next * 2).min(LONGEST);
-        if tenure.is_wanted() {
+        if guard.is_wanted() {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = tenure.ended() => self.next = FIRST,
+                () = guard.ended() => self.next = FIRST,
             }
             return Ok(());
         }

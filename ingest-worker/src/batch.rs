@@ -2,32 +2,31 @@
 
 use std::time::{Duration, Instant};
 
+use delivery::intent::{ENTRIES_MAX, Intent, Target, Verdict};
 use model::entry_id::EntryId;
 use model::meter::period;
 use wire::block::Block;
 use wire::envelope::Envelope;
 use wire::tables::{BILLING_METER, Table};
 
-use delivery::intent::{ENTRIES_MAX, Intent, Target, Verdict};
-
-/// When a batch is full.
+/// The sizes and the age at which a batch is inserted.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Rows of its largest table.
+    /// Most rows of one table.
     pub rows: usize,
-    /// Bytes of all its tables.
+    /// Most bytes, of all tables together.
     pub bytes: usize,
-    /// Time between two inserts of a shard, and so how long an entry may wait for others.
+    /// Time between two inserts of a shard, and so the longest time that an entry waits for others.
     pub age: Duration,
 }
 
-/// How long the first entry after a quiet time waits for those that come with it. Such a batch is inserted without
-/// waiting for [`Limits::age`]: nothing was inserted for that long already, so being prompt costs no more inserts.
+/// How long the first entry after a quiet time waits for more entries. Such a batch is inserted without waiting for
+/// [`Limits::age`]: nothing was inserted for that long already, so inserting early makes no more inserts.
 pub const LINGER: Duration = Duration::from_millis(50);
-/// Calendar months of `received_at` in one batch: every insert writes a part for each of them.
+/// Most calendar months of `received_at` in one batch: every insert writes a part for each month.
 pub const MONTHS_MAX: usize = 2;
 
-/// Entries of one shard, and their rows per table.
+/// Entries of one shard that are inserted together, and their rows per table.
 #[derive(Debug, Default)]
 pub struct Batch {
     entries: Vec<EntryId>,
@@ -35,12 +34,12 @@ pub struct Batch {
     months: Vec<u32>,
     blocks: Vec<Block>,
     opened: Option<Instant>,
-    /// When the shard's next insert may be, unless the batch is full before.
+    /// The earliest time of the shard's next insert, unless the batch is full before.
     not_before: Option<Instant>,
 }
 
 impl Batch {
-    /// Adds an envelope's rows; or, by a verdict, the entry without them, or without its bill.
+    /// Adds an envelope's rows. With a verdict, adds only the entry, or its rows without the billing rows.
     pub fn add(&mut self, id: EntryId, envelope: &Envelope<'_>, verdict: Option<Verdict>, now: Instant) {
         if let Some(verdict) = verdict {
             self.set_aside.push((self.entries.len() as u32, verdict));
@@ -68,40 +67,40 @@ impl Batch {
         &mut self.blocks[at]
     }
 
-    /// A batch that fills the memory of these blocks, which are empty.
-    /// It is inserted at `not_before` at the earliest, unless it is full before.
+    /// A batch that uses the memory of these blocks, which are empty. It is inserted at `not_before` at the earliest,
+    /// unless it is full before.
     pub fn reusing(blocks: Vec<Block>, not_before: Option<Instant>) -> Self {
         Self { blocks, not_before, ..Self::default() }
     }
 
-    /// Whether nothing was added.
+    /// Whether the batch has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// The first of its entries.
+    /// The smallest id of its entries.
     pub fn oldest(&self) -> Option<EntryId> {
         self.entries.iter().min().copied()
     }
 
-    /// Bytes of its rows.
+    /// Bytes of the rows of all its tables.
     pub fn byte_len(&self) -> usize {
         self.blocks.iter().map(Block::byte_len).sum()
     }
 
-    /// Whether it should be inserted now.
+    /// Whether the batch should be inserted now.
     pub fn is_due(&self, limits: &Limits, now: Instant) -> bool {
         self.is_full(limits) || self.time_left(limits, now).is_some_and(|left| left.is_zero())
     }
 
-    /// Whether it is due by size.
+    /// Whether the batch should be inserted because of its size.
     pub fn is_full(&self, limits: &Limits) -> bool {
         self.blocks.iter().any(|b| b.rows() >= limits.rows)
             || self.byte_len() >= limits.bytes
             || self.entries.len() >= ENTRIES_MAX
     }
 
-    /// Whether an envelope can be added and the batch still be one insert per table, of few partitions.
+    /// Whether the batch, with this envelope added, would still be one insert per table that touches few partitions.
     pub fn has_room(&self, limits: &Limits, envelope: &Envelope<'_>) -> bool {
         let rows = envelope.sections.iter().all(|section| {
             let held = self.blocks.iter().find(|b| b.table() == section.table).map_or(0, Block::rows);
@@ -111,14 +110,14 @@ impl Batch {
         self.is_empty() || (rows && months && self.byte_len() + envelope.expanded_len() <= limits.bytes)
     }
 
-    /// How long until it is due by age; `None` if it is empty.
+    /// Time until the batch is to be inserted because of its age; `None` if it is empty.
     pub fn time_left(&self, limits: &Limits, now: Instant) -> Option<Duration> {
         let due = (self.opened? + LINGER.min(limits.age)).max(self.not_before.unwrap_or(now));
         Some(due.saturating_duration_since(now))
     }
 
-    /// What is to be delivered, and the tables' blocks in the order of insertion. Billing is last: whatever is billed
-    /// was stored. `oldest` is the first entry of the stream that was read and is not in this batch.
+    /// The intent, and the tables' blocks in the order of insertion. Billing is last, so that billed rows were stored
+    /// before. `oldest` is the first entry of the stream that was read and is not in this batch.
     pub fn into_parts(self, oldest: Option<EntryId>) -> (Intent, Vec<Block>) {
         let mut blocks = self.blocks;
         blocks.retain(|b| b.rows() > 0);
@@ -187,7 +186,7 @@ mod tests {
     const LIMITS: Limits = Limits { rows: 10, bytes: 1 << 20, age: Duration::from_secs(1) };
 
     #[test]
-    fn due_by_rows_or_age() {
+    fn a_batch_is_due_by_rows_or_age() {
         let now = Instant::now();
         let mut batch = Batch::reusing(Vec::new(), Some(now + LIMITS.age));
         assert!(!batch.is_due(&LIMITS, now) && batch.time_left(&LIMITS, now).is_none());
@@ -199,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_after_a_quiet_time_is_due_soon() {
+    fn the_first_batch_after_an_idle_time_is_due_soon() {
         let now = Instant::now() + Duration::from_secs(60);
         for not_before in [None, Some(now - Duration::from_secs(1))] {
             let mut batch = Batch::reusing(Vec::new(), not_before);
@@ -210,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn due_by_bytes() {
+    fn a_batch_is_due_by_bytes() {
         let mut batch = Batch::default();
         add(&mut batch, 1, 2, Instant::now());
         let limits = Limits { bytes: batch.byte_len(), ..LIMITS };
@@ -218,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn billing_comes_last_and_who_is_over_quota_in_no_block() {
+    fn billing_is_the_last_block_and_entries_over_quota_are_in_none() {
         let mut batch = Batch::default();
         add(&mut batch, 3, 1, Instant::now());
         let over = envelope(5, 0);
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_is_cut_off_only_before_what_is_left() {
+    fn a_batch_is_a_prefix_of_the_stream_only_if_no_older_entry_remains() {
         for (oldest, is_prefix) in [(None, true), (Some(3), true), (Some(2), false), (Some(1), false)] {
             let mut batch = Batch::default();
             add(&mut batch, 2, 1, Instant::now());
@@ -242,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn few_months_are_in_one_batch() {
+    fn the_number_of_months_in_one_batch_is_bounded() {
         const MONTH: i64 = 31 * 86_400_000_000_000;
         let mut batch = Batch::default();
         for ms in 1..=MONTHS_MAX as i64 {
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn an_envelope_that_would_burst_the_insert_waits_for_the_next() {
+    fn an_envelope_that_exceeds_the_insert_limit_waits_for_the_next_batch() {
         let mut batch = Batch::default();
         let (eight, three) = (envelope(8, 0), envelope(3, 0));
         let (eight, three) = (Envelope::decode(&key(), &eight).unwrap(), Envelope::decode(&key(), &three).unwrap());

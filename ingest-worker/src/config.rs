@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use service::settings::{self, Declared, Errors, Program, Setting, Values, parse};
+use service::settings;
+use service::settings::{Declared, Errors, Program, Setting, Values, parse};
 use stores::clickhouse::ClickHouseUrl;
 use stores::redis::ack::AckPolicy;
 use stores::secret::SecretUrl;
 
+use crate::background_jobs::{BackgroundJobs, WorkerRoles};
 use crate::batch::Limits;
-use crate::roles::{Chores, Roles};
 
 const WORKER_LISTEN: Setting<SocketAddr> =
     Setting::new("TRACEBILITY_WORKER_LISTEN", parse::socket_addr, "Where /healthz, /readyz and /metrics are.")
@@ -38,8 +39,8 @@ const TOKEN_TRUST: Setting<Duration> = Setting::new(
     "TRACEBILITY_TOKEN_TRUST",
     parse::duration::<1_000, 3_600_000>,
     "For how long after a batch was announced its inserts rely on their deduplication tokens alone. Later, rows are looked for \
-     before they are inserted. ClickHouse remembers the tokens of the last 10 000 inserts into a table: no more than that may \
-     happen within this time, of all workers together.",
+     before they are inserted. ClickHouse remembers the tokens of the last 100 000 inserts into a table, on a cluster 10 000: all \
+     workers together may make no more than that within this time.",
 )
 .default("2m");
 const MEMORY_MAX: Setting<u64> = Setting::new(
@@ -48,8 +49,8 @@ const MEMORY_MAX: Setting<u64> = Setting::new(
     "Memory for the batches of all shards. A batch that finds it spent is inserted at once.",
 )
 .default("512MiB");
-const WINDOW_MAX: Setting<u64> = Setting::new(
-    "TRACEBILITY_WINDOW_MAX",
+const READ_AHEAD_MAX: Setting<u64> = Setting::new(
+    "TRACEBILITY_READ_AHEAD_MAX",
     parse::bytes::<{ 1 << 20 }, { 4 << 30 }>,
     "Memory per shard for envelopes that were read and are not in a batch yet. Beyond it they are read again.",
 )
@@ -81,26 +82,26 @@ const INSERT_QUORUM: Setting<u64> = Setting::new(
 const DRAIN_MAX: Setting<Duration> = Setting::new(
     "TRACEBILITY_DRAIN_MAX",
     parse::duration::<0, 600_000>,
-    "How long the last batches may take to be inserted after SIGTERM. What is not stays in Redis.",
+    "How long inserting the last batches may take after SIGTERM. What is not inserted stays in Redis.",
 )
 .default("20s");
 const DUAL_READ_LEGACY: Setting<bool> = Setting::new(
     "TRACEBILITY_INGEST_DUAL_READ_LEGACY",
     parse::boolean,
-    "Whether the stream of envelopes written before tenancy is drained too, until somebody flips the switch of that name.",
+    "Whether workers also drain the stream from before tenancy, until the flag of that name is switched off.",
 )
 .default("true");
-const ROLES: Setting<Roles> = Setting::new(
+const ROLES: Setting<WorkerRoles> = Setting::new(
     "TRACEBILITY_WORKER_ROLES",
-    Roles::parse,
+    WorkerRoles::parse,
     "What this worker does: shards (inserts), quota (sums up monthly usage), audit (copies and checks the audit trail), ledger \
-     (looks whether everything that was accepted is somewhere).",
+     (checks that every accepted item is accounted for).",
 )
 .default("shards,quota,audit,ledger");
 const QUOTA_EVERY: Setting<Duration> = Setting::new(
     "TRACEBILITY_QUOTA_EVERY",
     parse::duration::<100, 3_600_000>,
-    "How often monthly usage is summed up, by one worker of all.",
+    "How often one worker sums up monthly usage.",
 )
 .default("60s");
 const QUOTA_SETTLE: Setting<Duration> = Setting::new(
@@ -118,14 +119,14 @@ const AUDIT_PUBLISH_EVERY: Setting<Duration> = Setting::new(
 const AUDIT_RECONCILE_EVERY: Setting<Duration> = Setting::new(
     "TRACEBILITY_AUDIT_RECONCILE_EVERY",
     parse::duration::<1_000, { 30 * 86_400_000 }>,
-    "How often it is checked that every audit event is in ClickHouse, by one worker of all.",
+    "How often one worker checks that every audit event is in ClickHouse.",
 )
 .default("24h");
 
 const LEDGER_EVERY: Setting<Duration> = Setting::new(
     "TRACEBILITY_LEDGER_EVERY",
     parse::duration::<100, 86_400_000>,
-    "How often it is looked whether everything that was accepted is somewhere, by one worker of all.",
+    "How often one worker checks the ledger.",
 )
 .default("60s");
 const LEDGER_SETTLE: Setting<Duration> = Setting::new(
@@ -160,7 +161,7 @@ const TABLE: &[&dyn Declared] = &[
     &BATCH_AGE_MAX,
     &TOKEN_TRUST,
     &MEMORY_MAX,
-    &WINDOW_MAX,
+    &READ_AHEAD_MAX,
     &DLQ_BYTES_MAX,
     &PARKED_BYTES_MAX,
     &INSERTS_MAX,
@@ -178,7 +179,7 @@ const TABLE: &[&dyn Declared] = &[
     &settings::LOG,
 ];
 
-/// Characters of a worker's name.
+/// Most characters of a worker's name.
 const WORKER_ID_CHARS_MAX: usize = 128;
 
 fn worker_id(text: &str) -> Result<String, String> {
@@ -190,7 +191,7 @@ fn worker_id(text: &str) -> Result<String, String> {
     }
 }
 
-/// Everything the program was told.
+/// All settings, read and checked.
 #[derive(Debug)]
 #[allow(missing_docs)]
 pub struct Config {
@@ -201,23 +202,23 @@ pub struct Config {
     pub worker_id: String,
     pub limits: Limits,
     pub token_trust: Duration,
-    /// In bytes.
+    /// Memory budget for gathered rows, in bytes.
     pub memory_max: usize,
-    pub window_max: usize,
+    pub read_ahead_max: usize,
     pub dlq_bytes_max: u64,
-    /// Of one org; none where a monthly limit refuses nobody.
+    /// Most bytes of parked envelopes per org; `None` where monthly limits are not enforced.
     pub parked_bytes_max: Option<u64>,
     pub inserts_max: usize,
-    /// In replicas.
+    /// Number of replicas that must confirm an insert.
     pub insert_quorum: u64,
     pub drain_max: Duration,
     pub dual_read_legacy: bool,
-    pub roles: Roles,
-    pub chores: Chores,
+    pub roles: WorkerRoles,
+    pub jobs: BackgroundJobs,
 }
 
 impl Config {
-    /// Reads the checked settings, and checks what spans several of them.
+    /// Reads the settings, and checks those that depend on each other.
     pub fn read(values: &Values) -> Result<Self, Errors> {
         let size = |setting| values.get(setting).map(|n: u64| usize::try_from(n).unwrap_or(usize::MAX));
         let limits =
@@ -227,7 +228,7 @@ impl Config {
             return Err(Errors::one(&MEMORY_MAX, "is less than TRACEBILITY_BATCH_BYTES_MAX"));
         }
         let (redis_url, clickhouse_url) = (values.get(&settings::REDIS_URL)?, values.get(&settings::CLICKHOUSE_URL)?);
-        let chores = Chores {
+        let jobs = BackgroundJobs {
             pg_dsn: values.get(&settings::PG_DSN)?,
             redis_url: SecretUrl::clone(&redis_url),
             clickhouse_url: ClickHouseUrl::clone(&clickhouse_url),
@@ -239,7 +240,7 @@ impl Config {
             ledger_every: values.get(&LEDGER_EVERY)?,
             ledger_settle: values.get(&LEDGER_SETTLE)?,
         };
-        let parked_bytes_max = Some(values.get(&PARKED_BYTES_MAX)?).filter(|_| chores.mode.enforces_quotas());
+        let parked_bytes_max = Some(values.get(&PARKED_BYTES_MAX)?).filter(|_| jobs.mode.enforces_quotas());
         Ok(Self {
             redis_url,
             ack: settings::ack_policy(values)?,
@@ -252,7 +253,7 @@ impl Config {
             limits,
             token_trust: values.get(&TOKEN_TRUST)?,
             memory_max,
-            window_max: size(&WINDOW_MAX)?,
+            read_ahead_max: size(&READ_AHEAD_MAX)?,
             dlq_bytes_max: values.get(&DLQ_BYTES_MAX)?,
             parked_bytes_max,
             inserts_max: size(&INSERTS_MAX)?,
@@ -260,7 +261,7 @@ impl Config {
             drain_max: values.get(&DRAIN_MAX)?,
             dual_read_legacy: values.get(&DUAL_READ_LEGACY)?,
             roles: values.get(&ROLES)?,
-            chores,
+            jobs,
         })
     }
 }

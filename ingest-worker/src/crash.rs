@@ -1,13 +1,13 @@
-//! Crashes on demand, so that tests see what becomes of the rest. Not in a release build.
+//! Crashes on demand, for tests of what happens to the other shards and workers. Not in a release build.
 
 use std::sync::LazyLock;
 
-use crate::window::Held;
+use crate::fair_queue::ReadEntry;
 
-/// `<org>:panic` or `<org>:abort`: what happens when an envelope of that org is looked at.
+/// `<org>:panic` or `<org>:abort`: how the worker crashes when it looks at an envelope of that org.
 const SETTING: &str = "TEST_CRASH_ON_ORG";
 
-// It is no setting: a release build does not know it.
+// Not one of the program's settings: a release build does not read it.
 #[allow(clippy::disallowed_methods)]
 static CRASH: LazyLock<Option<(String, bool)>> = LazyLock::new(|| {
     let setting = std::env::var(SETTING).ok()?;
@@ -16,7 +16,7 @@ static CRASH: LazyLock<Option<(String, bool)>> = LazyLock::new(|| {
 });
 
 #[allow(clippy::panic)]
-pub(crate) fn on(held: &Held) {
+pub(crate) fn on(held: &ReadEntry) {
     let Some((org, aborts)) = &*CRASH else { return };
     if held.org.to_string() == *org {
         if *aborts {

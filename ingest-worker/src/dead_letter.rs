@@ -6,7 +6,7 @@ use model::entry_id::EntryId;
 use model::ids::OrgId;
 use queue::dlq::{DETAIL_CHARS_MAX, Description, Reason};
 
-/// Describes a dead letter.
+/// Describes the entry, with the reason and ClickHouse's error code (0 if there is none).
 pub(crate) fn describe(entry: EntryId, org: Option<OrgId>, reason: Reason, code: u32, detail: &str) -> Description {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Description {

@@ -1,4 +1,4 @@
-//! The worker's small listener: alive, ready, metrics.
+//! The worker's listener for `/healthz`, `/readyz` and `/metrics`.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ use stores::redis::readiness::Readiness;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
-/// Connections served at the same time.
+/// Most connections served at the same time.
 const CONNECTIONS_MAX: usize = 64;
 
-/// What readiness depends on.
+/// What `/readyz` checks and `/metrics` shows.
 #[derive(Clone)]
 pub struct Health {
-    /// Where entries come from.
+    /// Readiness of Redis, from which entries are read.
     pub redis: Readiness,
-    /// Where rows go.
+    /// The connection to ClickHouse, into which rows are inserted.
     pub inserter: Inserter,
-    /// What entries are checked with; none if this worker reads none.
+    /// The keys that entries are checked with; `None` if this worker reads no shards.
     pub envelope_keys: Option<EnvelopeKeys>,
-    /// The collected metrics.
+    /// Renders the metrics of this process.
     pub metrics: PrometheusHandle,
 }
 

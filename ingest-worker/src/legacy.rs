@@ -1,38 +1,38 @@
-//! Draining the legacy stream: what was written before tenancy goes into the shards of today, in its order, each
-//! envelope once.
+//! Drains the legacy stream: moves the entries that were written before tenancy into the shards, in their order, each
+//! entry once.
 //!
-//! The owner of [`DRAINED_BY`] does it beside that shard's own work. An entry is moved in steps that may all be
-//! repeated ([`queue::arrival`]): *note* where it goes, *append* it there under its own token, *take* it out, *settle*
-//! the token, *forget* the note. An entry that is taken out can be noted by nobody, and a note decides where it goes,
-//! so nothing depends on there being one reader at a time: a second one repeats what the first has done, to no effect,
-//! and in the same order.
+//! The owner of the shard [`DRAINED_BY`] does it beside that shard's own work. An entry is moved in steps, each of
+//! which may be repeated ([`queue::arrival`]): *note* where the entry goes, *append* it there under its own token,
+//! *take* it out of the legacy stream, *settle* the token, *forget* the note. An entry that was taken out cannot be
+//! noted any more, and the note decides where an entry goes. So it is safe if two readers drain at the same time: the
+//! second repeats what the first has done, without effect, and in the same order.
 //!
-//! The one thing that changes a note is that nothing has arrived where it leads: the shard is closed to the org, which
-//! has moved, or the project is known by now. Then a reader that stood still between its note and its append could
-//! append late; it looks at its tenure right before, and a closed shard refuses it.
+//! A note changes in one case only: nothing has arrived where it leads. Either the shard is closed to the org, which
+//! has moved to another shard; or the project was unknown and is known now. Then a reader that paused between its note
+//! and its append could append late. So it checks its guard right before the append, and a closed shard refuses the
+//! append.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
-use legacy::{self, Left, Letters, Projects};
+use lease::LeaseGuard;
+use legacy::{Left, Letters, Projects};
 use model::entry_id::EntryId;
 use model::ids::OrgId;
 use model::shard::Shard;
 use outcomes::{Ledger, Outcome};
+use queue::appender::Appended;
 use queue::arrival::{Arrivals, Place};
 use queue::dlq::{Description, Source};
-use queue::fence::Appended;
 use redis::RedisError;
 use stores::redis::Redis;
 use tokio::sync::watch;
 use wire::envelope::{ENVELOPE_FIELD, EnvelopeKey};
 
 use crate::backoff::Backoff;
-use crate::dead_letter;
-use crate::metrics;
-use crate::parked::Parked;
-use lease::Tenure;
+use crate::dead_letter_notes::DeadLetterNotes;
+use crate::{dead_letter, metrics};
 
 mod envelope;
 mod stream;
@@ -40,14 +40,15 @@ mod stream;
 use envelope::{Flaw, Old};
 use stream::{Goal, LegacyStream};
 
-/// Whose owner drains the legacy stream.
+/// The shard whose owner drains the legacy stream.
 pub const DRAINED_BY: Shard = Shard::FIRST;
-/// How often an empty or closed stream is looked at.
+/// How often to look for new entries while the stream is empty or closed.
 pub const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Envelopes above this many bytes are translated with the other tasks of the thread moved elsewhere.
+/// Envelopes above this many bytes are translated in a blocking section, so that the thread's other tasks go on
+/// elsewhere.
 const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
 
-/// Why a turn ended early. The next one goes on where it was.
+/// Why a turn of draining ended early. The next turn goes on where this one stopped.
 #[derive(Debug, thiserror::Error)]
 enum LegacyError {
     #[error("redis: {0}")]
@@ -56,20 +57,20 @@ enum LegacyError {
     Postgres(#[from] sqlx::Error),
 }
 
-/// What drains the legacy stream. Cheap to clone.
+/// Drains the legacy stream. Cheap to clone.
 #[derive(Clone)]
 pub struct Legacy {
     redis: Redis,
     arrivals: Arrivals,
     letters: Letters,
     projects: Projects,
-    /// Whether it is to be drained.
+    /// Whether the stream is to be drained.
     open: watch::Receiver<bool>,
     ledger: Ledger,
-    parked: Parked,
+    dead_letters: DeadLetterNotes,
 }
 
-/// An entry on its way.
+/// An entry that is being moved, and where it goes.
 struct Move {
     id: EntryId,
     goal: Goal,
@@ -77,73 +78,73 @@ struct Move {
 }
 
 enum What {
-    /// For its shard.
+    /// An envelope that goes into its org's shard, encoded.
     Envelope(Vec<u8>),
-    /// For the dead letters, with its bytes.
+    /// A dead letter: its description and the entry's bytes.
     Letter(Box<Description>, Vec<u8>),
 }
 
-/// What is told once and not again until it changes.
+/// What was logged already, so that it is logged again only when it changes.
 #[derive(Default)]
 struct Told {
     stragglers: u64,
     other_reader: Option<String>,
 }
 
-/// Who has to wait for the rest of a pass.
+/// What is not moved in the rest of a pass.
 #[derive(Default)]
 struct Waiting {
-    /// Their shard is closed to them.
+    /// Orgs that their shard is closed to.
     orgs: HashSet<OrgId>,
-    /// There is no room for more dead letters.
+    /// Whether there is no room for more dead letters.
     letters: bool,
 }
 
 impl Legacy {
-    /// Drains the stream in that Redis while `open` says so.
+    /// Drains the stream in that Redis while `open` is true. `dlq_bytes_max` bounds the dead letters of the stream.
     pub fn new(
         redis: Redis,
         projects: Projects,
         open: watch::Receiver<bool>,
         dlq_bytes_max: u64,
         ledger: &Ledger,
-        parked: &Parked,
+        dead_letters: &DeadLetterNotes,
     ) -> Self {
         let (arrivals, letters) = (Arrivals::new(redis.clone()), Letters::new(redis.clone(), dlq_bytes_max));
-        Self { redis, arrivals, letters, projects, open, ledger: ledger.clone(), parked: parked.clone() }
+        Self { redis, arrivals, letters, projects, open, ledger: ledger.clone(), dead_letters: dead_letters.clone() }
     }
 
-    /// Drains until the tenure ends, writing envelopes with that key.
-    pub async fn drain(self, tenure: Tenure, key: EnvelopeKey) {
+    /// Drains until the guard ends. Envelopes are sealed with that key.
+    pub async fn drain(self, guard: LeaseGuard, key: EnvelopeKey) {
         let mut stream = LegacyStream::new(self.redis.clone());
         let (mut told, mut backoff) = (Told::default(), Backoff::new());
-        while tenure.is_wanted() && tenure.holds() {
-            match self.turn(&tenure, &key, &mut stream, &mut told).await {
+        while guard.is_wanted() && guard.holds() {
+            match self.turn(&guard, &key, &mut stream, &mut told).await {
                 Ok(true) => backoff = Backoff::new(),
                 Ok(false) => {
                     backoff = Backoff::new();
                     tokio::select! {
                         () = tokio::time::sleep(LOOK_EVERY) => {}
-                        () = tenure.ended() => {}
+                        () = guard.ended() => {}
                     }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "could not drain the legacy stream; trying again");
                     metrics::legacy_failed();
-                    if backoff.pause(&tenure).await.is_err() {
+                    if backoff.pause(&guard).await.is_err() {
                         break;
                     }
                 }
             }
         }
-        // What is left is for the next one to tell.
+        // The next owner of the shard measures what is left.
         metrics::legacy_left(&Left::default(), true);
     }
 
-    /// Looks what there is, and does it. True if something was moved.
+    /// Looks at what is left and moves it. True if something was moved.
     async fn turn(
         &self,
-        tenure: &Tenure,
+        guard: &LeaseGuard,
         key: &EnvelopeKey,
         stream: &mut LegacyStream,
         told: &mut Told,
@@ -163,7 +164,7 @@ impl Legacy {
             return Ok(false);
         }
         match stream.last().await? {
-            Some(last) => self.pass(tenure, key, stream, last, &left).await,
+            Some(last) => self.pass(guard, key, stream, last, &left).await,
             None => {
                 for group in left.groups.iter().filter(|group| group.pending > 0) {
                     stream.acknowledge_rest(&group.name).await?;
@@ -173,11 +174,11 @@ impl Legacy {
         }
     }
 
-    /// Goes through the stream once, up to `last`. An org that has to wait, waits with all of its entries until the
-    /// next pass.
+    /// Goes through the stream once, up to `last`. If one entry of an org cannot be moved, all later entries of that
+    /// org wait for the next pass.
     async fn pass(
         &self,
-        tenure: &Tenure,
+        guard: &LeaseGuard,
         key: &EnvelopeKey,
         stream: &mut LegacyStream,
         last: EntryId,
@@ -185,19 +186,19 @@ impl Legacy {
     ) -> Result<bool, LegacyError> {
         let groups: Vec<String> = left.groups.iter().map(|group| group.name.clone()).collect();
         let (mut from, mut waiting, mut has_moved) = (EntryId::ZERO, Waiting::default(), false);
-        while tenure.is_wanted() && tenure.holds() && *self.open.borrow() {
+        while guard.is_wanted() && guard.holds() && *self.open.borrow() {
             let page = stream.page(from, last).await?;
             let Some((end, _)) = page.last() else { break };
             from = end.next();
             has_moved |=
-                self.move_page(tenure, stream, self.prepare_all(page, key).await?, &groups, &mut waiting).await?;
+                self.move_page(guard, stream, self.prepare_all(page, key).await?, &groups, &mut waiting).await?;
         }
         Ok(has_moved)
     }
 
     async fn move_page(
         &self,
-        tenure: &Tenure,
+        guard: &LeaseGuard,
         stream: &LegacyStream,
         page: Vec<(EntryId, Option<Move>)>,
         groups: &[String],
@@ -213,7 +214,7 @@ impl Legacy {
             }
         }
         let (moves, mut done) = self.note(stream, moves).await?;
-        // What goes to one place goes in order; places do not wait for each other.
+        // The entries for one org, or for the dead letters, are appended in order. Orgs do not wait for each other.
         let mut by_place: HashMap<Option<OrgId>, Vec<Move>> = HashMap::new();
         for one in moves {
             let org = match one.goal {
@@ -222,7 +223,7 @@ impl Legacy {
             };
             by_place.entry(org).or_default().push(one);
         }
-        let appended = by_place.into_values().map(|moves| self.append_all(tenure, moves));
+        let appended = by_place.into_values().map(|moves| self.append_all(guard, moves));
         for (appended, refused) in try_join_all(appended).await? {
             done.extend(appended);
             match refused {
@@ -247,7 +248,7 @@ impl Legacy {
         Ok(prepared)
     }
 
-    /// Where an entry goes, and as what; `None` if there is nothing in it.
+    /// Where an entry goes, and its bytes there; `None` if the entry is empty.
     async fn prepare(&self, id: EntryId, data: Vec<u8>, key: &EnvelopeKey) -> Result<Option<Move>, LegacyError> {
         let translated = match Old::read(id, &data) {
             Ok(old) => match self.projects.find(old.project()).await? {
@@ -267,7 +268,7 @@ impl Legacy {
         Ok(match translated {
             Ok((goal, envelope)) => envelope.map(|bytes| Move { id, goal, what: What::Envelope(bytes) }),
             Err((org, flaw)) => {
-                // What it says of an org is not believed, so it is nobody's.
+                // The org that the entry names is not believed, so the dead letter has none.
                 let letter = dead_letter::describe(id, None, flaw.reason, 0, &flaw.detail);
                 let project_org = org.map(|org| org.to_string()).unwrap_or_default();
                 tracing::warn!(entry = %id, reason = %flaw.reason, project_org, detail = letter.detail, "an envelope of the legacy stream becomes a dead letter");
@@ -276,7 +277,7 @@ impl Legacy {
         })
     }
 
-    /// Writes down where entries go. Answers those that are to go there, and those that are there already.
+    /// Notes where entries go. Returns the entries that are to be appended, and those that were appended before.
     async fn note(&self, stream: &LegacyStream, moves: Vec<Move>) -> Result<(Vec<Move>, Vec<Move>), LegacyError> {
         let goals: Vec<_> = moves.iter().map(|one| (one.id, one.goal, None)).collect();
         let noted = if goals.is_empty() { Vec::new() } else { stream.note(&goals).await? };
@@ -300,11 +301,12 @@ impl Legacy {
         Ok((ready, there))
     }
 
-    /// Appends what goes to one place, in order. Answers what is there, and the goal that takes no more for now.
-    async fn append_all(&self, tenure: &Tenure, moves: Vec<Move>) -> Result<(Vec<Move>, Option<Goal>), RedisError> {
+    /// Appends the entries for one place, in order. Returns those that are there now, and the goal if it takes no more
+    /// for now.
+    async fn append_all(&self, guard: &LeaseGuard, moves: Vec<Move>) -> Result<(Vec<Move>, Option<Goal>), RedisError> {
         let mut appended = Vec::with_capacity(moves.len());
         for one in moves {
-            if !tenure.holds() {
+            if !guard.holds() {
                 break;
             }
             let token = token(one.id);
@@ -327,7 +329,7 @@ impl Legacy {
         Ok((appended, None))
     }
 
-    /// Takes out what is elsewhere, and what had nothing in it.
+    /// Takes out the entries that are elsewhere by now, and the empty ones.
     async fn finish(
         &self,
         stream: &LegacyStream,
@@ -344,7 +346,7 @@ impl Legacy {
         for one in done {
             if let What::Letter(letter, _) = &one.what {
                 self.ledger.refused_unread(None, Outcome::DeadLettered, letter.reason.as_str());
-                self.parked.note(Source::Legacy, letter);
+                self.dead_letters.note(Source::Legacy, letter);
             }
         }
         metrics::legacy_moved(done.iter().filter(|one| one.goal != Goal::Letters).count(), "moved");
@@ -357,7 +359,7 @@ impl Legacy {
         Ok(())
     }
 
-    /// Ends what somebody who died had taken out.
+    /// Settles and forgets the entries that another worker took out before it crashed.
     async fn forget_gone(&self, stream: &LegacyStream) -> Result<(), LegacyError> {
         let gone = stream.gone().await?;
         if gone.is_empty() {
@@ -387,13 +389,13 @@ impl Legacy {
     }
 }
 
-/// Under which an entry arrives elsewhere.
+/// The token under which an entry arrives elsewhere.
 fn token(id: EntryId) -> String {
     format!("legacy/{id}")
 }
 
 impl Told {
-    /// Entries that were written although the stream is closed: somebody still runs an old release.
+    /// Logs entries that were written although the stream is closed: a process of an older release still runs.
     fn stragglers(&mut self, entries: u64) {
         if entries > self.stragglers {
             tracing::error!(
@@ -404,7 +406,7 @@ impl Told {
         self.stragglers = entries;
     }
 
-    /// Whether a reader of an older release is at work, who would store what we store.
+    /// Whether a worker of an older release reads the stream. It would store the same entries as this worker.
     fn other_reader(&mut self, left: &Left) -> bool {
         let reader = left.other_reader().map(|group| group.name.clone());
         if let Some(group) = reader.as_ref().filter(|_| reader != self.other_reader) {

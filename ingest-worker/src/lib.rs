@@ -1,33 +1,34 @@
-//! Shards in, ClickHouse inserts out.
+//! Reads envelopes from the shards and inserts their rows into ClickHouse.
 //!
-//! Which shards are this worker's, [`lease`](::lease) says. Per shard one task ([`shard`]) reads its stream ([`feed`],
-//! [`window`]), gathers envelopes ([`batch`]) and has them delivered: what is to be done is [`delivery`](::delivery)'s
-//! to say, and `carrier` does it, against Redis ([`stream`]) and ClickHouse, at a [`pace`] that it can follow. What
-//! cannot be stored is parked as dead letters, and [`parked`] tells of it; `care` finds what crashes workers. What was
-//! written before there were shards, [`legacy`] moves into them. Beside that a worker may have [`roles`].
+//! The [`lease`] decides which shards this worker owns. Each shard has one task ([`shard`]). It reads the
+//! shard's stream ([`reader`]) into a [`fair_queue`] and gathers envelopes into a [`batch`]. [`delivery`]
+//! decides the steps in which the batch is delivered, and `deliverer` carries them out against Redis ([`stream`]) and
+//! ClickHouse, no faster than the [`insert_throttle`] allows. Entries that cannot be stored become dead letters, and
+//! [`dead_letter_notes`] writes them to the audit trail. `care` finds entries that crash workers. [`legacy`] moves the
+//! stream from before tenancy into the shards. Beside its shards, a worker may do [`background_jobs`].
 
 pub mod arrived;
+pub mod background_jobs;
 mod backoff;
 pub mod batch;
 mod care;
-mod carrier;
 pub mod config;
 #[cfg(debug_assertions)]
 mod crash;
 mod dead_letter;
-pub mod feed;
+pub mod dead_letter_notes;
+mod deliverer;
+pub mod fair_queue;
 pub mod health;
+pub mod insert_throttle;
 pub mod legacy;
 pub mod metrics;
-pub mod pace;
-pub mod parked;
 mod persist;
 pub mod quota;
+pub mod reader;
 pub mod recent;
-pub mod roles;
 pub mod shard;
 pub mod shared;
 mod statements;
 pub mod stream;
 mod waiting;
-pub mod window;

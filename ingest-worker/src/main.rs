@@ -7,15 +7,15 @@ use anyhow::Context;
 use auth::envelope_key::EnvelopeKeys;
 use delivery::judge::Judge;
 use ingest_worker::config::{Config, PROGRAM};
-use ingest_worker::health::{self, Health};
+use ingest_worker::dead_letter_notes::DeadLetterNotes;
+use ingest_worker::health::Health;
+use ingest_worker::insert_throttle::InsertThrottle;
 use ingest_worker::legacy::Legacy;
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
-use ingest_worker::pace::Pace;
-use ingest_worker::parked::Parked;
-use ingest_worker::shard;
 use ingest_worker::shared::{MEMORY_UNIT_BYTES, Shared, Spare};
+use ingest_worker::{health, shard};
 use legacy::Projects;
-use outcomes::{self, Ledger};
+use outcomes::Ledger;
 use registry::Registry;
 use registry::flags::{Flag, Flags};
 use stores::clickhouse::{Inserter, Records};
@@ -35,28 +35,29 @@ fn main() -> ExitCode {
 
 #[tokio::main]
 async fn run(config: Config) -> anyhow::Result<()> {
-    // Build. A store that is away makes us not ready, and every operation is repeated until it is back.
+    // Build the parts. A server that is away makes this worker not ready, and every operation is repeated until it is
+    // back.
     let metrics = service::collect_metrics(&INSERT_BUCKETS_SECONDS)?;
     let redis = stores::redis::connect(&config.redis_url)?;
-    let postgres = stores::postgres::pool(&config.chores.pg_dsn)?;
+    let postgres = stores::postgres::pool(&config.jobs.pg_dsn)?;
     let (stop, stopping) = watch::channel(false);
     let shared = Shared {
         limits: config.limits,
         token_trust: config.token_trust,
-        pace: Pace::default(),
+        throttle: InsertThrottle::default(),
         inserter: Inserter::new(&config.clickhouse_url).with_quorum(config.insert_quorum),
         records: Records::new(&config.clickhouse_url),
         inserts: Arc::new(Semaphore::new(config.inserts_max)),
         memory: Arc::new(Semaphore::new(config.memory_max / MEMORY_UNIT_BYTES)),
         memory_max: config.memory_max,
-        window_max: config.window_max,
+        read_ahead_max: config.read_ahead_max,
         ledger: Ledger::new(),
-        parked: Parked::default(),
+        dead_letters: DeadLetterNotes::default(),
         judge: Judge::default(),
         spare: Spare::default(),
     };
 
-    // Announce.
+    // Listen before working, so that the health of this worker can be seen from the start.
     let address = config.worker_listen;
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(worker = config.worker_id, health = %address, "working");
@@ -68,23 +69,23 @@ async fn run(config: Config) -> anyhow::Result<()> {
     tokio::spawn(readiness.clone().follow(stopping.clone()));
     let serving = tokio::spawn(health::serve(listener, health));
 
-    // What is told of the work ends after it.
+    // The ledger and the audit trail end after the work that they record.
     let (end_telling, telling_ends) = watch::channel(false);
     let (end_audit, audit_ends) = watch::channel(false);
     let (trail, writing) = audit::writer(Registry::new(postgres.clone()));
     let writing = tokio::spawn(writing.run(audit_ends));
     let mut telling = JoinSet::new();
     telling.spawn(outcomes::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
-    telling.spawn(shared.parked.clone().tell(trail, telling_ends));
+    telling.spawn(shared.dead_letters.clone().tell(trail, telling_ends));
 
-    // Work until told to stop, then finish what was begun.
-    let mut chores = config.chores.start(config.roles, &stopping)?;
+    // Work until the stop signal, then finish what was begun.
+    let mut jobs = config.jobs.start(config.roles, &stopping)?;
     let mut shards = JoinSet::new();
     if config.roles.shards {
         let dlq_bytes_max = config.dlq_bytes_max;
         let open = Flags::new(postgres.clone()).follow(Flag::DualReadLegacy, config.dual_read_legacy, stopping.clone());
         let projects = Projects::new(postgres);
-        let legacy = Legacy::new(redis.clone(), projects, open, dlq_bytes_max, &shared.ledger, &shared.parked);
+        let legacy = Legacy::new(redis.clone(), projects, open, dlq_bytes_max, &shared.ledger, &shared.dead_letters);
         let parked_bytes_max = config.parked_bytes_max;
         let confirmed = match config.ack.class {
             AckClass::Queued => None,
@@ -98,7 +99,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
             shard::Stores { redis_url, redis, confirmed, dlq_bytes_max, parked_bytes_max, envelope_keys, legacy };
         shards = shard::serve(stores, shared, &config.worker_id, &stopping)?;
     }
-    // What looks after the leases ends only when it is told to, or by a defect: then another process is to do it.
+    // The shards' task ends only after the stop signal or by a defect. After a defect this process stops, so that other
+    // workers take its shards.
     let is_whole = tokio::select! {
         signal = service::stop_signal() => {
             tracing::info!(signal, "draining");
@@ -112,15 +114,15 @@ async fn run(config: Config) -> anyhow::Result<()> {
     stop.send_replace(true);
     let drained = async {
         while shards.join_next().await.is_some() {}
-        while chores.join_next().await.is_some() {}
+        while jobs.join_next().await.is_some() {}
     };
     if tokio::time::timeout(config.drain_max, drained).await.is_err() {
-        tracing::warn!("the time to drain is over; what was not inserted stays in Redis");
+        tracing::warn!("drain timeout reached; what was not inserted stays in Redis");
     }
     end_telling.send_replace(true);
     while telling.join_next().await.is_some() {}
     end_audit.send_replace(true);
-    writing.await.context("the audit trail was not written to its end")?;
+    writing.await.context("flushing the audit events failed")?;
     serving.abort();
     anyhow::ensure!(is_whole, "the work on the shards has ended by itself");
     tracing::info!("stopped");

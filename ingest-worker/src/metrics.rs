@@ -1,4 +1,4 @@
-//! Every metric of `ingest-worker`. Labels are from fixed sets.
+//! Every metric of `ingest-worker`. Label values are from fixed sets.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -21,23 +21,23 @@ pub fn inserted(table: &'static str, rows: u64, bytes: usize, took: Duration, ok
     }
 }
 
-/// `tracebility_finished_envelopes_total{shard}`: envelopes inserted, acknowledged and deleted.
+/// `tracebility_finished_envelopes_total{shard}`: envelopes that were inserted and whose entries were deleted.
 pub fn finished(shard: Shard, envelopes: usize) {
     counter!("tracebility_finished_envelopes_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
 }
 
-/// `tracebility_parked_envelopes_total{shard}`: entries moved to the dead letters.
+/// `tracebility_dead_letters_total{shard}`: entries moved to the dead letters.
 pub fn parked(shard: Shard, envelopes: usize) {
-    counter!("tracebility_parked_envelopes_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
+    counter!("tracebility_dead_letters_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
 }
 
-/// `tracebility_dlq_full_total{shard}`: how often a shard had to wait because there was no room for more dead letters.
+/// `tracebility_dlq_full_total{shard}`: how often a shard waited because there was no room for more dead letters.
 pub fn dlq_full(shard: Shard) {
     counter!("tracebility_dlq_full_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_shard_waiting_seconds{shard, reason}`: for how long a shard makes no progress, and why; 0 when it does.
-/// Alert on it.
+/// `tracebility_shard_waiting_seconds{shard, reason}`: how long a shard has made no progress, and why; 0 when it makes
+/// progress. Alert on it.
 pub fn waiting(shard: Shard, why: Waiting, lasts: Duration) {
     let shard = shard.number().to_string();
     gauge!("tracebility_shard_waiting_seconds", "shard" => shard, "reason" => why.as_str()).set(lasts.as_secs_f64());
@@ -49,14 +49,14 @@ pub fn commit_forgotten(shard: Shard) {
     counter!("tracebility_forgotten_commits_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_left_to_another_release_total{shard}`: how often a shard was given back because the batch under way is
-/// of a release that this worker does not know. Alert on it when it grows: then no worker knows.
+/// `tracebility_left_to_another_release_total{shard}`: how often a shard was given back because this worker's release
+/// does not understand the batch under way. Alert on it when it grows: then no worker understands the batch.
 pub fn left_to_another_release(shard: Shard) {
     counter!("tracebility_left_to_another_release_total", "shard" => shard.number().to_string()).increment(1);
 }
 
-/// `tracebility_tokens_without_rows_total{table}`: inserts that ClickHouse took for repeated ones although it did not
-/// have their rows, as after a crash in the middle of the first. They were inserted once more, under another token.
+/// `tracebility_tokens_without_rows_total{table}`: inserts that ClickHouse dropped as repeated although it did not have
+/// their rows, as after a crash in the middle of the first insert. They were inserted once more, under another token.
 pub fn token_without_rows(table: &'static str) {
     counter!("tracebility_tokens_without_rows_total", "table" => table).increment(1);
 }
@@ -67,37 +67,37 @@ pub fn stored_despite_error(table: &'static str) {
     counter!("tracebility_stored_despite_error_total", "table" => table).increment(1);
 }
 
-/// `tracebility_set_aside_items_total{how}`: runs and spans of orgs over their quota that were parked or dropped, and
-/// those that were `repeated`: not billed, because they are a client's retry of what its shard had already.
+/// `tracebility_rejected_items_total{how}`: runs and spans of orgs over a monthly limit that were parked or dropped,
+/// and `repeated` ones, which are not billed because they are a client's retry of a request that the shard had already.
 pub fn set_aside(how: &'static str, items: u64) {
-    counter!("tracebility_set_aside_items_total", "how" => how).increment(items);
+    counter!("tracebility_rejected_items_total", "how" => how).increment(items);
 }
 
-/// `tracebility_over_quota_stored_total`: envelopes of orgs over their quota that were stored, because there was no
+/// `tracebility_over_quota_stored_total`: envelopes of orgs over a monthly limit that were stored, because there was no
 /// room to park them.
 pub fn over_quota_stored() {
     counter!("tracebility_over_quota_stored_total").increment(1);
 }
 
-/// `tracebility_redis_failures_total`: reads and acknowledgements that had to be repeated.
+/// `tracebility_redis_failures_total`: Redis operations of the shards that failed and had to be repeated.
 pub fn redis_failed() {
     counter!("tracebility_redis_failures_total").increment(1);
 }
 
-/// `tracebility_shard_crashes{shard}`: tenures of a shard in a row that ended by a crash, with work left to do; 0 once
-/// that is done.
+/// `tracebility_shard_crashes{shard}`: how many owners of a shard in a row crashed; 0 once the entries that were
+/// waiting are done.
 pub fn shard_crashes(shard: Shard, crashes: u32) {
     gauge!("tracebility_shard_crashes", "shard" => shard.number().to_string()).set(f64::from(crashes));
 }
 
-/// `tracebility_task_panics_total{task}`: how often something that a worker does beside its shards has panicked and was
-/// begun anew.
+/// `tracebility_task_panics_total{task}`: how often a task beside the shards has panicked and was started again.
 pub fn task_panicked(task: &'static str) {
     counter!("tracebility_task_panics_total", "task" => task).increment(1);
 }
 
-/// `tracebility_legacy_entries{state}`, what is left of the legacy stream: `waiting`, or `straggling` when it is
-/// closed; `moving`; and `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`.
+/// `tracebility_legacy_entries{state}`: entries left in the legacy stream, which are `waiting`, or `straggling` when
+/// the stream is closed; `moving`; and `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`:
+/// age of the oldest entry.
 pub fn legacy_left(left: &Left, is_open: bool) {
     let (waiting, straggling) = if is_open { (left.entries, 0) } else { (0, left.entries) };
     let pending = left.groups.iter().map(|group| group.pending).sum();

@@ -1,4 +1,4 @@
-//! What goes on beside the shards, whatever happens to it.
+//! Tasks beside the shards that go on after a panic.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,10 +7,11 @@ use tokio::task::JoinSet;
 
 use crate::metrics;
 
-/// How long after a panic a task is begun anew.
+/// How long after a panic a task is started again.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
 
-/// Does something that may panic, in a task of its own, and begins it anew when it has. Ends when it ends, and with it.
+/// Runs a future in a task of its own, and starts it again after a panic. Returns when the future returns. Dropping
+/// this aborts the task.
 pub(crate) async fn persist<F>(name: &'static str, begin: impl Fn() -> F)
 where
     F: Future<Output = ()> + Send + 'static,
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_task_that_panics_is_begun_anew_until_it_ends() {
+    async fn a_panicking_task_is_restarted_until_it_ends() {
         let times = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&times);
         persist_after(Duration::ZERO, "test", move || {

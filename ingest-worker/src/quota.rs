@@ -1,77 +1,77 @@
-//! Whose envelopes are set aside, because their org is over a monthly limit after it was let pass: what the
-//! reconciler's flags say, asked for once a second and org.
+//! Which envelopes to park or drop because their org turned out to be over a monthly limit after admission had let them
+//! pass. The quota reconciler sets a flag for such an org, and the worker asks for the flag once per second and org.
 //!
-//! A flag that cannot be read says nothing: then the envelopes are stored. So are those that there is no room for among
-//! the parked ones: a limit is worth less than data that was accepted. The verdict is written down with the batch; here
-//! it is only found.
+//! If the flag cannot be read, the envelopes are stored. They are also stored if there is no room to park them: data
+//! that was accepted is worth more than a limit. This module only finds the verdict; the intent of the batch records
+//! it.
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use delivery::intent::Verdict;
 use futures_util::future::join_all;
 use model::ids::OrgId;
 use model::meter::period;
 use model::org::OverQuota;
-use quota::{self, Flag, Held, Parked};
+use quota::{Flag, ParkedAmount, ParkedEnvelopes};
 use redis::RedisError;
 use stores::redis::Redis;
 use wire::envelope::Envelope;
 
-use crate::metrics;
-use crate::window::{self, Window};
-use delivery::intent::Verdict;
+use crate::fair_queue::FairQueue;
+use crate::{fair_queue, metrics};
 
-/// How long an answer holds.
+/// How long an answer is used before it is asked for again.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// Orgs that are asked about at once.
+/// Most orgs that are asked about in one round trip.
 const ASKED_MAX: usize = 256;
-/// Answers that are kept.
+/// Most answers that are kept in memory.
 const KNOWN_MAX: usize = 10_000;
 
-/// An org in a month.
+/// An org and a calendar month, as the month's number from [`period`].
 type Whose = (OrgId, u32);
 
-/// Finds verdicts for one shard.
+/// Finds the verdicts on the envelopes of one shard.
 #[derive(Debug)]
 pub struct Quotas {
     redis: Redis,
-    parked: Parked,
-    /// How many bytes of an org may be parked.
+    parked: ParkedEnvelopes,
+    /// Most bytes of parked envelopes that one org may have.
     bytes_max: u64,
     known: HashMap<Whose, Known>,
-    /// What the present batch parks, which is not among the parked envelopes yet.
-    in_batch: HashMap<OrgId, Held>,
+    /// What the current batch will park. It is not among the parked envelopes yet.
+    in_batch: HashMap<OrgId, ParkedAmount>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Known {
     asked: Instant,
     flag: Flag,
-    held: Held,
+    held: ParkedAmount,
 }
 
 impl Quotas {
-    /// Asks that Redis, and lets that many bytes of an org be parked.
+    /// Reads flags from that Redis, and lets each org have `bytes_max` bytes of parked envelopes.
     pub fn new(redis: Redis, bytes_max: u64) -> Self {
-        let parked = Parked::new(redis.clone());
+        let parked = ParkedEnvelopes::new(redis.clone());
         Self { redis, parked, bytes_max, known: HashMap::new(), in_batch: HashMap::new() }
     }
 
-    /// What becomes of an envelope instead of being stored, if anything. What else is in the window is asked about on
-    /// the way.
-    pub async fn verdict(&mut self, envelope: &Envelope<'_>, bytes: usize, window: &Window) -> Option<Verdict> {
+    /// The verdict on an envelope; `None` if it is stored. When Redis is asked, the same request asks about the other
+    /// orgs in the fair queue too.
+    pub async fn verdict(&mut self, envelope: &Envelope<'_>, bytes: usize, queue: &FairQueue) -> Option<Verdict> {
         if envelope.is_exempt {
             return None;
         }
         let whose = (envelope.header.org_id, period(envelope.header.received_at));
         let now = Instant::now();
         if self.is_unknown(&whose, now) {
-            self.ask(whose, window, now).await;
+            self.ask(whose, queue, now).await;
         }
         self.decide(whose, bytes as u64)
     }
 
-    /// The batch is delivered: what it parks is among the parked envelopes.
+    /// The batch is delivered: what it parks is among the parked envelopes now.
     pub fn delivered(&mut self) {
         let in_batch = std::mem::take(&mut self.in_batch);
         self.known.retain(|(org, _), _| !in_batch.contains_key(org));
@@ -81,12 +81,12 @@ impl Quotas {
         self.known.get(whose).is_none_or(|known| now.saturating_duration_since(known.asked) >= ASK_EVERY)
     }
 
-    async fn ask(&mut self, whose: Whose, window: &Window, now: Instant) {
+    async fn ask(&mut self, whose: Whose, queue: &FairQueue, now: Instant) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
         let mut asked = HashSet::from([whose]);
-        let ahead = window.firsts().filter_map(month_of).filter(|whose| self.is_unknown(whose, now));
+        let ahead = queue.firsts().filter_map(month_of).filter(|whose| self.is_unknown(whose, now));
         asked.extend(ahead.take(ASKED_MAX - 1));
         let questions: Vec<_> =
             asked.into_iter().map(|whose| answer(self.redis.clone(), self.parked.clone(), whose)).collect();
@@ -110,28 +110,28 @@ impl Quotas {
                     tracing::warn!(org_id = %whose.0, held = known.held.bytes, "no room to park more of an org; it is stored");
                     return None;
                 }
-                *in_batch = Held { envelopes: in_batch.envelopes + 1, bytes: in_batch.bytes + bytes };
+                *in_batch = ParkedAmount { envelopes: in_batch.envelopes + 1, bytes: in_batch.bytes + bytes };
                 Some(Verdict::Park)
             }
         }
     }
 }
 
-async fn answer(redis: Redis, parked: Parked, (org, month): Whose) -> (Whose, Flag, Held) {
+async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): Whose) -> (Whose, Flag, ParkedAmount) {
     let asked = async {
         let flag = quota::read(&redis, org, month).await?;
-        let held = if flag == Some(OverQuota::Park) { parked.held(org).await? } else { Held::default() };
+        let held = if flag == Some(OverQuota::Park) { parked.held(org).await? } else { ParkedAmount::default() };
         Ok::<_, RedisError>((flag, held))
     };
     let (flag, held) = asked.await.unwrap_or_else(|error| {
         tracing::warn!(org_id = %org, %error, "it is not known whether an org is over its quota; it is stored");
         metrics::redis_failed();
-        (None, Held::default())
+        (None, ParkedAmount::default())
     });
     ((org, month), flag, held)
 }
 
-fn month_of(held: &window::Held) -> Option<Whose> {
+fn month_of(held: &fair_queue::ReadEntry) -> Option<Whose> {
     held.envelope.header().map(|header| (header.org_id, period(header.received_at)))
 }
 
@@ -139,7 +139,7 @@ fn month_of(held: &window::Held) -> Option<Whose> {
 mod tests {
     use super::*;
 
-    fn quotas(flag: Flag, held: Held) -> (Quotas, Whose) {
+    fn quotas(flag: Flag, held: ParkedAmount) -> (Quotas, Whose) {
         let url = service::settings::parse::redis_url("redis://127.0.0.1:1").unwrap();
         let mut quotas = Quotas::new(stores::redis::connect(&url).unwrap(), 1_000);
         let whose = (OrgId(uuid::Uuid::from_u128(7)), 202_611);
@@ -148,8 +148,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_finds_no_room_is_stored() {
-        let (mut quotas, whose) = quotas(Some(OverQuota::Park), Held { envelopes: 1, bytes: 700 });
+    async fn an_envelope_over_quota_is_stored_when_there_is_no_room_to_park_it() {
+        let (mut quotas, whose) = quotas(Some(OverQuota::Park), ParkedAmount { envelopes: 1, bytes: 700 });
         assert_eq!(quotas.decide(whose, 200), Some(Verdict::Park));
         assert_eq!(quotas.decide(whose, 200), None, "the batch holds 200 already");
         assert_eq!(quotas.decide(whose, 100), Some(Verdict::Park), "a smaller one has room");
@@ -158,18 +158,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_so_many_envelopes_are_parked() {
-        let held = Held { envelopes: quota::ENVELOPES_MAX - 1, bytes: 0 };
+    async fn envelopes_over_the_parking_limit_are_stored() {
+        let held = ParkedAmount { envelopes: quota::ENVELOPES_MAX - 1, bytes: 0 };
         let (mut quotas, whose) = quotas(Some(OverQuota::Park), held);
         assert_eq!(quotas.decide(whose, 1), Some(Verdict::Park));
         assert_eq!(quotas.decide(whose, 1), None);
     }
 
     #[tokio::test]
-    async fn drops_need_no_room_and_others_are_stored() {
-        let (mut all, whose) = quotas(Some(OverQuota::Drop), Held::default());
+    async fn dropping_needs_no_parking_room_and_orgs_within_quota_are_stored() {
+        let (mut all, whose) = quotas(Some(OverQuota::Drop), ParkedAmount::default());
         assert_eq!(all.decide(whose, 5_000), Some(Verdict::Drop));
-        let (mut all, whose) = quotas(None, Held::default());
+        let (mut all, whose) = quotas(None, ParkedAmount::default());
         assert_eq!(all.decide(whose, 1), None);
         assert_eq!(all.decide((whose.0, 202_612), 1), None, "another month");
     }

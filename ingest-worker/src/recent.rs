@@ -1,22 +1,22 @@
-//! What a shard took into its batches of late, so that a client's retry of a request is billed once.
+//! The content ids that a shard put into its recent batches, so that a client's retry of a request is billed once.
 //!
-//! A client that got no answer, or was told to come again, sends the same content again, although Redis may have had
-//! the first. Both are in the stream then, under one content id; the second is stored over the first and not billed.
-//! What is remembered is in Redis, written by the same script that announces a batch, so the shard's next owner knows
-//! it too.
+//! A client that got no answer, or an answer that asks it to retry, sends the same content again, although the first
+//! request may be in Redis already. Then both are in the stream, under one content id. The rows of the second replace
+//! those of the first, and the second is not billed. The content ids are in Redis: the script that announces a batch
+//! writes them, so that the shard's next owner knows them too.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use wire::envelope::ContentId;
 
-/// How long a content id is remembered. SDKs give up earlier: OpenTelemetry's exporters retry for about a minute, the
-/// Collector for five, LangSmith's clients for less.
+/// How long a content id is remembered. SDKs stop retrying earlier: OpenTelemetry's exporters after about a minute, the
+/// Collector after five, LangSmith's clients after less.
 pub const REMEMBERED_FOR: Duration = Duration::from_secs(600);
-/// Content ids that are remembered of a shard, 16 bytes each in Redis. Beyond it the oldest are forgotten early: with
-/// this many, at more than 330 requests per second and shard.
+/// Most content ids that are remembered per shard, 16 bytes each in Redis. Above it the oldest are forgotten early,
+/// which happens at more than 330 requests per second and shard.
 pub const IDS_MAX: usize = 200_000;
-/// Bytes of an id, and of the time before the ids of one batch.
+/// Bytes of a content id; the next constant is the bytes of the time before the ids of one batch.
 const ID_BYTES: usize = 16;
 const TIME_BYTES: usize = 8;
 
@@ -24,7 +24,7 @@ const TIME_BYTES: usize = 8;
 #[derive(Debug, Default)]
 pub struct Recent {
     ids: HashSet<ContentId>,
-    /// As they are in Redis, the oldest first.
+    /// The batches as they are in Redis, the oldest first.
     batches: VecDeque<Batch>,
 }
 
@@ -34,17 +34,18 @@ struct Batch {
     ids: Vec<ContentId>,
 }
 
-/// What announcing a batch changes about what is remembered.
+/// How announcing a batch changes the remembered content ids.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Change {
-    /// The ids of the batch, as they are remembered in Redis. Empty when there are none.
+    /// The ids of the batch, encoded as in Redis. Empty when there are none.
     pub added: Vec<u8>,
     /// How many of the oldest batches are forgotten.
     pub forgotten: usize,
 }
 
 impl Recent {
-    /// Reads what a predecessor left in Redis, the oldest first. What it did not write is passed over.
+    /// Decodes the batches that the shard's owners wrote to Redis, the oldest first. Ignores bytes that no owner
+    /// writes.
     pub fn load<'a>(batches: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut recent = Self::default();
         for bytes in batches {
@@ -56,12 +57,12 @@ impl Recent {
         recent
     }
 
-    /// Whether a request of that content is in a batch of the shard already.
+    /// Whether a request with that content is in a recent batch of the shard.
     pub fn contains(&self, id: ContentId) -> bool {
         self.ids.contains(&id)
     }
 
-    /// Remembers the content of a batch that is announced at that time, and forgets what is too old.
+    /// Remembers the content ids of a batch that is announced at `now_ms`, and forgets the batches that are too old.
     pub fn announce(&mut self, now_ms: u64, ids: Vec<ContentId>) -> Change {
         let mut change = Change::default();
         if !ids.is_empty() {
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_remembered_for_a_time_and_by_the_next_owner() {
+    fn content_ids_are_remembered_for_a_time_and_by_the_next_owner() {
         let mut recent = Recent::default();
         let first = recent.announce(1_000, ids(1..4));
         assert_eq!((first.added.len(), first.forgotten), (TIME_BYTES + 3 * ID_BYTES, 0));
@@ -114,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_are_remembered() {
+    fn the_number_of_remembered_content_ids_is_bounded() {
         let mut recent = Recent::default();
         for batch in 0..60 {
             recent.announce(1, ids(batch * 10_000..(batch + 1) * 10_000));

@@ -1,16 +1,18 @@
-//! The life of one shard in this worker's hands: finish what a predecessor began, then read, gather and deliver, again
-//! and again, until the shard is given up or lost.
+//! The work on one shard: finish what the previous owner began, then read, gather and deliver again and again, until
+//! the worker gives the shard up or loses it.
 //!
-//! Nothing is deleted from the stream before ClickHouse has confirmed the insert of every table. Whatever fails is
-//! tried again for as long as it takes; meanwhile no more is gathered, so memory stays where it is and the stream holds
-//! the rest.
+//! Nothing is deleted from the stream before ClickHouse has confirmed the insert into every table. An operation that
+//! fails is repeated for as long as it takes. In that time nothing more is gathered, so memory use does not grow, and
+//! the stream keeps the rest.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use auth::envelope_key::EnvelopeKeys;
+use delivery::intent::Verdict;
 use futures_util::future::OptionFuture;
+use lease::{LeaseGuard, Leases};
 use model::entry_id::EntryId;
 use queue::dlq::Reason;
 use stores::redis::confirm::ConfirmedConnection;
@@ -23,41 +25,38 @@ use wire::envelope::{ContentId, DecodeError, EnvelopeKey};
 use crate::backoff::Backoff;
 use crate::batch::Batch;
 use crate::care::{Care, Look};
-use crate::carrier::{Carrier, Gone};
-use crate::dead_letter;
-use crate::feed::{Feed, READ_WAIT_MAX};
+use crate::deliverer::{Deliverer, LeaseLost};
 use crate::legacy::{DRAINED_BY, Legacy};
-use crate::metrics;
 use crate::persist::persist;
 use crate::quota::Quotas;
+use crate::reader::{READ_WAIT_MAX, Reader};
 use crate::recent::Recent;
 use crate::shared::{MEMORY_UNIT_BYTES, Shared};
 use crate::stream::Stream;
-use delivery::intent::Verdict;
-use lease::{Leases, Tenure};
+use crate::{dead_letter, metrics};
 
-/// How often it is looked whether Redis has brought back what was stored.
+/// How often to check whether Redis has brought back entries that were stored.
 const LOOK_BEHIND_EVERY: Duration = Duration::from_secs(5);
 
-/// Where shards are.
+/// The servers and keys that the shards are served with.
 pub struct Stores {
-    /// For the connections that wait, of which every shard has one.
+    /// For the connections that block while they wait, one per shard.
     pub redis_url: SecretUrl,
     /// The connection that all shards share.
     pub redis: Redis,
-    /// By way of which batches are written down; `None` where Redis' reply says enough.
+    /// The connection through which batches are announced; `None` where the plain reply of Redis suffices.
     pub confirmed: Option<ConfirmedConnection>,
-    /// Bytes of dead letters per shard.
+    /// Most bytes of dead letters per shard.
     pub dlq_bytes_max: u64,
-    /// Bytes of envelopes of an org that is over its quota; none where a monthly limit refuses nobody.
+    /// Most bytes of parked envelopes per org; `None` where monthly limits are not enforced.
     pub parked_bytes_max: Option<u64>,
-    /// The key of envelopes: until it is there, no shard is taken.
+    /// The envelope keys. No shard is taken before they are there.
     pub envelope_keys: EnvelopeKeys,
-    /// What drains the stream of envelopes written before tenancy.
+    /// Drains the legacy stream.
     pub legacy: Legacy,
 }
 
-/// Serves the shards of this worker's share until told to stop.
+/// Serves the shards of this worker until `stop` is true.
 pub fn serve(
     stores: Stores,
     shared: Shared,
@@ -65,33 +64,33 @@ pub fn serve(
     stop: &watch::Receiver<bool>,
 ) -> Result<JoinSet<()>, ConnectError> {
     let mut tasks = JoinSet::new();
-    let (pace, records, stopping) = (shared.pace.clone(), shared.records.clone(), stop.clone());
-    tasks.spawn(persist("pace", move || pace.clone().follow(records.clone(), stopping.clone())));
-    // Renewing a lease must not wait behind anything slow.
+    let (throttle, records, stopping) = (shared.throttle.clone(), shared.records.clone(), stop.clone());
+    tasks.spawn(persist("throttle", move || throttle.clone().follow(records.clone(), stopping.clone())));
+    // A connection of its own, because the renewal of a lease must not wait behind anything slow.
     let leases = Leases::new(stores::redis::connect(&stores.redis_url)?, worker_id);
     let (keys, mut stopped) = (stores.envelope_keys.clone(), stop.clone());
-    let work = move |tenure: Tenure, key: EnvelopeKey| {
-        let (shard, shared) = (tenure.shard(), shared.clone());
+    let work = move |guard: LeaseGuard, key: EnvelopeKey| {
+        let (shard, shared) = (guard.shard(), shared.clone());
         let stream = Stream::new(shard, stores.redis.clone(), stores.dlq_bytes_max);
         let stream = stream.confirmed_by(stores.confirmed.clone());
         let redis = stores.redis.clone();
         let quotas = stores.parked_bytes_max.map(|bytes_max| Quotas::new(redis.clone(), bytes_max));
-        let reader = stores::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
+        let connection = stores::redis::connect_waiting(&stores.redis_url, READ_WAIT_MAX);
         let legacy = (shard == DRAINED_BY).then(|| {
-            let (legacy, tenure, key) = (stores.legacy.clone(), tenure.clone(), key.clone());
-            persist("legacy", move || legacy.clone().drain(tenure.clone(), key.clone()))
+            let (legacy, guard, key) = (stores.legacy.clone(), guard.clone(), key.clone());
+            persist("legacy", move || legacy.clone().drain(guard.clone(), key.clone()))
         });
         async move {
-            match reader {
-                Ok(reader) => {
+            match connection {
+                Ok(connection) => {
                     let working = async {
-                        let feed = Feed::new(shard, reader, key.clone(), shared.window_max);
-                        let care = Care::new(tenure.clone(), redis.clone());
-                        let carrier = Carrier::new(tenure, stream, redis, key, &shared);
-                        run(feed, carrier, care, quotas, shared).await;
+                        let reader = Reader::new(shard, connection, key.clone(), shared.read_ahead_max);
+                        let care = Care::new(guard.clone(), redis.clone());
+                        let deliverer = Deliverer::new(guard, stream, redis, key, &shared);
+                        run(reader, deliverer, care, quotas, shared).await;
                     };
-                    // The lease is kept for as long as this future runs, so it ends with the work on the shard. What is
-                    // drained may be broken off anywhere: every step of it may be repeated.
+                    // The lease is held for as long as this future runs, so it ends with the work on the shard.
+                    // Draining the legacy stream may be aborted anywhere, because each of its steps may be repeated.
                     let drained = async {
                         OptionFuture::from(legacy).await;
                         std::future::pending::<()>().await;
@@ -107,23 +106,23 @@ pub fn serve(
     };
     let stop = stop.clone();
     tasks.spawn(async move {
-        // Without it every entry would look as if somebody else had written it.
+        // Without the key, no entry would look authentic.
         let key = tokio::select! {
             key = keys.wait() => key.clone(),
             _ = stopped.wait_for(|stop| *stop) => return,
         };
-        leases.run(stop, move |tenure| work(tenure, key.clone())).await;
+        leases.run(stop, move |guard| work(guard, key.clone())).await;
     });
     Ok(tasks)
 }
 
-/// Serves a shard until its tenure ends. What was read by then and is not announced stays in Redis.
-async fn run(feed: Feed, carrier: Carrier, care: Care, quotas: Option<Quotas>, shared: Shared) {
-    let shard = carrier.tenure().shard().number();
+/// Serves a shard until its guard ends. Entries that were read by then and are in no announced batch stay in Redis.
+async fn run(reader: Reader, deliverer: Deliverer, care: Care, quotas: Option<Quotas>, shared: Shared) {
+    let shard = deliverer.guard().shard().number();
     let batch = Batch::default();
     let worker = Worker {
-        feed,
-        carrier,
+        reader,
+        deliverer,
         care,
         horizon: None,
         quotas,
@@ -142,35 +141,36 @@ async fn run(feed: Feed, carrier: Carrier, care: Care, quotas: Option<Quotas>, s
 }
 
 struct Worker {
-    feed: Feed,
-    carrier: Carrier,
+    reader: Reader,
+    deliverer: Deliverer,
     care: Care,
-    /// The last entry that was waiting when the stream was read to its end for the first time.
+    /// The last entry of the stream when it was read to its end for the first time.
     horizon: Option<EntryId>,
     quotas: Option<Quotas>,
     shared: Shared,
     batch: Batch,
-    /// The content of the batch's requests, as far as they may be sent again.
+    /// Content ids of the requests in the current batch.
     contents: HashSet<ContentId>,
-    /// The same of the batches before.
+    /// Content ids of the requests in the recent batches.
     recent: Recent,
     memory: Option<OwnedSemaphorePermit>,
     /// When this shard's last delivery began.
     delivered: Option<Instant>,
-    /// Batches announced in this tenure.
+    /// How many batches this owner has announced.
     batches: u64,
     looked_behind: Instant,
 }
 
 impl Worker {
-    async fn work(mut self) -> Result<(), Gone> {
+    async fn work(mut self) -> Result<(), LeaseLost> {
         self.recover_from_crashes().await;
-        self.carrier.finish_what_was_begun().await?;
-        self.recent = self.carrier.recent().await?;
-        while self.carrier.tenure().is_wanted() {
-            // Not noticed by its keeper yet, who cannot run as long as the workers of the runtime go round here.
-            if !self.carrier.tenure().holds() {
-                return Err(Gone);
+        self.deliverer.finish_what_was_begun().await?;
+        self.recent = self.deliverer.recent().await?;
+        while self.deliverer.guard().is_wanted() {
+            // The task that renews the lease may not have noticed yet: it cannot run while the runtime's threads are
+            // busy here.
+            if !self.deliverer.guard().holds() {
+                return Err(LeaseLost);
             }
             let now = Instant::now();
             let wait = self.batch.time_left(&self.shared.limits, now).unwrap_or(READ_WAIT_MAX).min(READ_WAIT_MAX);
@@ -185,20 +185,20 @@ impl Worker {
         Ok(())
     }
 
-    /// Looks now and then whether the stream has entries that were dealt with.
-    async fn look_behind(&mut self) -> Result<(), Gone> {
+    /// Checks now and then whether the stream has entries again that were stored.
+    async fn look_behind(&mut self) -> Result<(), LeaseLost> {
         if self.looked_behind.elapsed() < LOOK_BEHIND_EVERY {
             return Ok(());
         }
         self.looked_behind = Instant::now();
-        let held = [self.batch.oldest(), self.feed.window.oldest()];
-        self.carrier.expect_none_behind(self.feed.window.read_to(), held.into_iter().flatten().min()).await
+        let held = [self.batch.oldest(), self.reader.queue.oldest()];
+        self.deliverer.expect_none_behind(self.reader.queue.read_to(), held.into_iter().flatten().min()).await
     }
 
-    /// Waits before anything is done, when the work on this shard has crashed again and again.
+    /// Pauses before any work, when the work on this shard has crashed several times.
     async fn recover_from_crashes(&self) {
-        let (tenure, pause) = (self.carrier.tenure(), self.care.pause());
-        let (shard, crashes) = (tenure.shard(), tenure.crashes());
+        let (guard, pause) = (self.deliverer.guard(), self.care.pause());
+        let (shard, crashes) = (guard.shard(), guard.crashes());
         metrics::shard_crashes(shard, crashes);
         if self.care.is_on() {
             let shard = shard.number();
@@ -206,73 +206,73 @@ impl Worker {
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = tenure.ended() => {}
+            () = guard.ended() => {}
         }
     }
 
-    /// Forgets crashes when all that was waiting then is done.
-    async fn calm_down(&mut self) -> Result<(), Gone> {
+    /// Forgets the crashes when all entries are done that were waiting at the beginning.
+    async fn calm_down(&mut self) -> Result<(), LeaseLost> {
         if !self.care.has_crashed() {
             return Ok(());
         }
-        if self.horizon.is_none() && self.feed.is_at_end() {
-            self.horizon = Some(self.feed.window.read_to());
+        if self.horizon.is_none() && self.reader.is_at_end() {
+            self.horizon = Some(self.reader.queue.read_to());
         }
-        let is_past = |horizon| self.feed.window.oldest().is_none_or(|oldest| oldest > horizon);
+        let is_past = |horizon| self.reader.queue.oldest().is_none_or(|oldest| oldest > horizon);
         if self.batch.is_empty() && self.horizon.is_some_and(is_past) {
             let mut backoff = Backoff::new();
             while let Err(error) = self.care.calm().await {
-                self.carrier.failed(&mut backoff, "forget crashes", &error.into()).await?;
+                self.deliverer.failed(&mut backoff, "forget crashes", &error.into()).await?;
             }
-            metrics::shard_crashes(self.carrier.tenure().shard(), 0);
+            metrics::shard_crashes(self.deliverer.guard().shard(), 0);
         }
         Ok(())
     }
 
-    /// How to look at an entry.
-    async fn look(&self, entry: EntryId) -> Result<Look, Gone> {
+    /// How to look at an entry. Repeats until Redis answers.
+    async fn look(&self, entry: EntryId) -> Result<Look, LeaseLost> {
         let mut backoff = Backoff::new();
         loop {
             match self.care.look(entry).await {
-                Ok(Look::Gone) => return Err(Gone),
+                Ok(Look::LeaseLost) => return Err(LeaseLost),
                 Ok(look) => return Ok(look),
-                Err(error) => self.carrier.failed(&mut backoff, "note an entry", &error.into()).await?,
+                Err(error) => self.deliverer.failed(&mut backoff, "note an entry", &error.into()).await?,
             }
         }
     }
 
-    async fn read(&mut self, wait: Duration) -> Result<(), Gone> {
+    async fn read(&mut self, wait: Duration) -> Result<(), LeaseLost> {
         let mut backoff = Backoff::new();
         loop {
-            let ended = self.carrier.tenure().clone();
+            let ended = self.deliverer.guard().clone();
             let read = tokio::select! {
-                read = self.feed.read(wait) => read,
-                // Reading leaves no trace in Redis, so it may be broken off.
+                read = self.reader.read(wait) => read,
+                // A read leaves no trace in Redis, so it may be aborted.
                 () = ended.ended() => return Ok(()),
             };
             match read {
                 Ok(()) => return Ok(()),
-                Err(error) => self.carrier.failed(&mut backoff, "read", &error).await?,
+                Err(error) => self.deliverer.failed(&mut backoff, "read", &error).await?,
             }
         }
     }
 
-    /// Adds what was read to the batch, org by org. True if it is full.
-    async fn gather(&mut self) -> Result<bool, Gone> {
-        while let Some(held) = self.feed.window.pop() {
+    /// Moves entries from the fair queue into the batch, org by org. True if the batch is full.
+    async fn gather(&mut self) -> Result<bool, LeaseLost> {
+        while let Some(held) = self.reader.queue.pop() {
             let org = held.envelope.header().map(|header| header.org_id);
             match self.look(held.id).await? {
                 Look::Alone if !self.batch.is_empty() => {
-                    self.feed.window.put_back(held);
+                    self.reader.queue.put_back(held);
                     return Ok(true);
                 }
                 Look::Never(tries) => {
                     let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
                     let letter = dead_letter::describe(held.id, org, Reason::CrashedWorker, 0, &detail);
-                    self.carrier.park(&letter).await?;
+                    self.deliverer.park(&letter).await?;
                     continue;
                 }
-                Look::Freely | Look::Alone | Look::Gone => {}
+                Look::Freely | Look::Alone | Look::LeaseLost => {}
             }
             #[cfg(debug_assertions)]
             crate::crash::on(&held);
@@ -284,27 +284,27 @@ impl Worker {
                         _ => Reason::Unreadable,
                     };
                     let letter = dead_letter::describe(held.id, org, reason, 0, &error.to_string());
-                    self.carrier.park(&letter).await?;
+                    self.deliverer.park(&letter).await?;
                     continue;
                 }
             };
             let fits =
                 self.batch.has_room(&self.shared.limits, &envelope) && self.reserve(envelope.expanded_len()).await?;
             if !fits {
-                self.feed.window.put_back(held);
+                self.reader.queue.put_back(held);
                 return Ok(true);
             }
             if self.batch.is_empty() {
                 self.batch = Batch::reusing(
                     self.shared.spare.take(),
-                    self.delivered.map(|at| at + self.shared.pace.between_inserts(self.shared.limits.age)),
+                    self.delivered.map(|at| at + self.shared.throttle.between_inserts(self.shared.limits.age)),
                 );
             }
             let content = envelope.header.content_id;
             let is_repeated = !content.is_none() && (self.recent.contains(content) || self.contents.contains(&content));
             let verdict = match &mut self.quotas {
                 _ if is_repeated => Some(Verdict::Repeated),
-                Some(quotas) => quotas.verdict(&envelope, held.envelope.len(), &self.feed.window).await,
+                Some(quotas) => quotas.verdict(&envelope, held.envelope.len(), &self.reader.queue).await,
                 None => None,
             };
             if !content.is_none() && !is_repeated {
@@ -318,9 +318,9 @@ impl Worker {
         Ok(false)
     }
 
-    /// Takes memory for an envelope. False if there is none before this shard has delivered what it holds.
-    async fn reserve(&mut self, bytes: usize) -> Result<bool, Gone> {
-        // An envelope larger than all there is takes all there is.
+    /// Reserves memory for an envelope. False if there is none before this shard delivers what it holds.
+    async fn reserve(&mut self, bytes: usize) -> Result<bool, LeaseLost> {
+        // An envelope larger than the whole budget reserves the whole budget.
         let units = bytes.div_ceil(MEMORY_UNIT_BYTES).min(self.shared.memory_max / MEMORY_UNIT_BYTES);
         let units = u32::try_from(units).unwrap_or(u32::MAX);
         let permit = match Arc::clone(&self.shared.memory).try_acquire_many_owned(units) {
@@ -328,8 +328,8 @@ impl Worker {
             Err(_) if !self.batch.is_empty() => return Ok(false),
             Err(_) => {
                 tokio::select! {
-                    permit = Arc::clone(&self.shared.memory).acquire_many_owned(units) => permit.map_err(|_| Gone)?,
-                    () = self.carrier.tenure().ended() => return Err(Gone),
+                    permit = Arc::clone(&self.shared.memory).acquire_many_owned(units) => permit.map_err(|_| LeaseLost)?,
+                    () = self.deliverer.guard().ended() => return Err(LeaseLost),
                 }
             }
         };
@@ -340,18 +340,18 @@ impl Worker {
         Ok(true)
     }
 
-    /// Delivers the batch. Meanwhile reading goes on, so that the orgs behind a flood are seen.
-    async fn deliver(&mut self) -> Result<(), Gone> {
+    /// Delivers the batch. Reading goes on meanwhile, so that orgs behind a flood are seen.
+    async fn deliver(&mut self) -> Result<(), LeaseLost> {
         if self.batch.is_empty() {
             return Ok(());
         }
         self.delivered = Some(Instant::now());
         self.batches += 1;
-        let (intent, blocks) = std::mem::take(&mut self.batch).into_parts(self.feed.window.oldest());
+        let (intent, blocks) = std::mem::take(&mut self.batch).into_parts(self.reader.queue.oldest());
         let recent = self.recent.announce(unix_ms(), self.contents.drain().collect());
         let emptied = tokio::select! {
-            emptied = self.carrier.deliver(self.batches, intent, recent, blocks) => emptied?,
-            never = self.feed.read_ahead() => match never {},
+            emptied = self.deliverer.deliver(self.batches, intent, recent, blocks) => emptied?,
+            never = self.reader.read_ahead() => match never {},
         };
         self.memory = None;
         if let Some(quotas) = &mut self.quotas {

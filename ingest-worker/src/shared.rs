@@ -1,4 +1,4 @@
-//! What all shards of a worker share.
+//! The state and the budgets that all shards of a worker share.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,48 +10,49 @@ use tokio::sync::Semaphore;
 use wire::block::Block;
 
 use crate::batch::Limits;
-use crate::pace::Pace;
-use crate::parked::Parked;
+use crate::dead_letter_notes::DeadLetterNotes;
+use crate::insert_throttle::InsertThrottle;
 
 /// The memory budget is counted in units of this many bytes.
 pub const MEMORY_UNIT_BYTES: usize = 1024;
 
-/// What all shards of a worker share.
+/// The state and the budgets that all shards of a worker share.
 #[derive(Clone)]
 pub struct Shared {
-    /// When a batch is full.
+    /// The sizes and the age at which a batch is inserted.
     pub limits: Limits,
-    /// For how long after a batch was announced its inserts rely on their tokens alone.
+    /// How long after the announcement of a batch its inserts rely on their tokens alone.
     pub token_trust: Duration,
-    /// How often inserts may come.
-    pub pace: Pace,
-    /// The way into ClickHouse.
+    /// How much less often than configured shards insert.
+    pub throttle: InsertThrottle,
+    /// Inserts into ClickHouse.
     pub inserter: Inserter,
-    /// Questions to it.
+    /// Queries to ClickHouse.
     pub records: Records,
     /// One permit per insert under way.
     pub inserts: Arc<Semaphore>,
     /// One permit per [`MEMORY_UNIT_BYTES`] of gathered rows.
     pub memory: Arc<Semaphore>,
-    /// How many bytes those permits stand for in all.
+    /// The memory budget in bytes, which all permits of `memory` stand for.
     pub memory_max: usize,
-    /// Bytes that are read of each shard ahead of its batch.
-    pub window_max: usize,
-    /// What becomes of items.
+    /// Most bytes per shard that are read ahead of its batch.
+    pub read_ahead_max: usize,
+    /// Counts the outcomes of items.
     pub ledger: Ledger,
     /// Envelopes that became dead letters, for the audit trail.
-    pub parked: Parked,
-    /// What was refused since a table last accepted rows.
+    pub dead_letters: DeadLetterNotes,
+    /// The entries that were refused since a table last accepted rows.
     pub judge: Judge,
     /// Emptied blocks, to be filled again.
     pub spare: Spare,
 }
 
-/// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for whoever needs one next.
+/// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for the next shard that
+/// needs one.
 #[derive(Clone, Debug, Default)]
 pub struct Spare(Arc<Mutex<Vec<Vec<Block>>>>);
 
-/// Sets of blocks kept. Each has the memory of the largest batch it ever held.
+/// Most sets of blocks that are kept. Each has the memory of the largest batch it ever held.
 const SPARE_SETS_MAX: usize = 3;
 
 impl Spare {

@@ -1,26 +1,28 @@
-//! One shard's keys in Redis, as its owner uses them: the batch under way, its entries, and being done with them.
+//! The keys of one shard in Redis, as the shard's owner uses them: the batch under way, its entries, and its commit.
 //!
-//! Every change is a script that looks at the lease first, so an owner that was replaced changes nothing, whenever its
-//! commands arrive. There is no consumer group: the lease says who reads, and what is in the stream is what is not
-//! stored yet.
+//! Every change is a script that checks the lease first. So an owner that was replaced changes nothing, whenever its
+//! commands arrive. There is no consumer group: the lease decides who reads, and an entry is in the stream until it is
+//! stored.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use delivery::intent::{Intent, IntentError, Note};
+use lease::LeaseGuard;
 use model::entry_id::EntryId;
 use model::shard::{Shard, Waiting};
 use queue::dlq::{DEAD_LETTER_LUA, Description};
 use redis::{RedisError, Script, Value};
-use stores::entries::{self, Entry};
+use stores::entries;
+use stores::entries::Entry;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 use stores::redis::confirm::ConfirmedConnection;
 use wire::envelope::ENVELOPE_FIELD;
 
-use crate::recent::{self, Recent};
-use delivery::intent::{Intent, IntentError, Note};
-use lease::Tenure;
+use crate::recent;
+use crate::recent::Recent;
 
 static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/announce.lua")));
 static NOTE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/note.lua")));
@@ -32,7 +34,8 @@ static WAIT: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/wai
 static FIRST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/first.lua")));
 static UNDER_WAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/under_way.lua")));
 
-/// A script that only a shard's owner may run. A full Redis must be emptied, so it may run on one (allow-oom).
+/// A script that only the shard's owner may run. It may run on a full Redis (allow-oom), because it is the worker that
+/// empties Redis.
 fn owners(script: &str) -> Script {
     Script::new(&format!("#!lua flags=allow-oom\n{}\n{script}", include_str!("stream/is_owner.lua")))
 }
@@ -49,47 +52,46 @@ pub enum StreamError {
     Intent(#[from] IntentError),
 }
 
-/// A change by the owner of a shard.
+/// A change that the owner of a shard makes.
 #[derive(Clone, Copy, Debug)]
 pub enum Write<'a> {
-    /// Write down the batch that is about to be inserted, with its number in the owner's epoch and what is remembered
-    /// of its content.
+    /// Announce a batch: its number in the owner's epoch, its intent, and how the remembered content ids change.
     Announce(u64, &'a Intent, &'a recent::Change),
-    /// Write down more about the batch under way: notes, of which the first has that place among all of them.
+    /// Add notes to the batch under way. The number is the place of the first one among all notes of the batch.
     Note(&'a IntentId, usize, &'a [Note]),
-    /// Be done with it. The letters describe what was refused of it.
+    /// Commit the batch. The descriptions are those of its refused entries, which become dead letters.
     Commit(&'a IntentId, &'a Intent, &'a [Description]),
     /// Move an entry that cannot be read to the dead letters.
     Park(&'a Description),
 }
 
-/// What became of a change.
+/// The result of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a shard that was lost must not be worked on"]
 pub enum Change {
-    /// It is made, now or before.
+    /// The change is made, just now or by an earlier try.
     Made,
-    /// The shard is somebody else's. Nothing was changed.
+    /// Another worker owns the shard. Nothing was changed.
     Fenced,
     /// There is no room for more dead letters. Nothing was changed.
     Full,
-    /// Another batch is under way, so this one cannot be announced. An owner begins by finishing what is under way, so
-    /// Redis must have forgotten its last commit, as a failover to a replica that lagged behind does.
+    /// Another batch is under way, so this one cannot be announced. An owner begins by finishing the batch under way,
+    /// so Redis must have forgotten its last commit, as after a failover to a replica that lagged behind.
     UnderWay,
 }
 
-/// Under what a batch was written down: by whom, in which epoch, and its number in that.
+/// The id of an intent: the owner that announced the batch, its epoch, and the batch's number in that epoch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IntentId {
-    /// Who wrote it down, which may be a predecessor.
+    /// The worker that announced the batch, which may be an earlier owner.
     pub owner: Arc<str>,
-    /// Of that owner.
+    /// The epoch in which that owner announced it.
     pub epoch: u64,
-    /// Counted from 1.
+    /// The batch's number in that epoch, from 1.
     pub number: u64,
 }
 
-/// One shard's keys.
+/// The keys of one shard, and the connection to them.
 #[derive(Clone)]
 pub struct Stream {
     shard: Shard,
@@ -100,28 +102,28 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The keys of a shard, whose dead letters may hold so many bytes. The connection may be shared.
+    /// The keys of a shard, which may have that many bytes of dead letters. The connection may be shared.
     pub fn new(shard: Shard, redis: Redis, dlq_bytes_max: u64) -> Self {
         Self { shard, key: RedisKey::shard_stream(shard), redis, dlq_bytes_max, confirmed: None }
     }
 
-    /// The same, where a batch is written down by way of that connection: so that no failover takes away what its
-    /// inserts rely on.
+    /// The same, but batches are announced through that connection, so that a failover does not lose an announcement
+    /// that inserts rely on.
     pub fn confirmed_by(self, confirmed: Option<ConfirmedConnection>) -> Self {
         Self { confirmed, ..self }
     }
 
-    /// The shard.
+    /// The shard that the keys belong to.
     pub const fn shard(&self) -> Shard {
         self.shard
     }
 
-    /// The stream's key.
+    /// The key of the shard's stream.
     pub fn key(&self) -> &RedisKey {
         &self.key
     }
 
-    /// The batch that is under way, if any, and for how long, by Redis' clock.
+    /// The batch that is under way, if any, and the time since it was announced, by Redis' clock.
     pub async fn under_way(&self) -> Result<Option<(IntentId, Intent, Duration)>, StreamError> {
         type Fields = HashMap<String, Vec<u8>>;
         let call = UNDER_WAY.key(RedisKey::shard_intent(self.shard));
@@ -139,23 +141,23 @@ impl Stream {
         Ok(Some((id, Intent::decode(body, notes)?, Duration::from_millis(age_ms))))
     }
 
-    /// The first entry of the stream.
+    /// The id of the first entry in the stream; `None` if the stream is empty.
     pub async fn first(&self) -> Result<Option<EntryId>, StreamError> {
         let id: Option<String> = FIRST.key(&self.key).invoke_async(&mut self.redis.clone()).await?;
         id.map(|id| id.parse().map_err(|_| StreamError::Reply { command: "XRANGE" })).transpose()
     }
 
-    /// What is remembered of the content of the shard's latest batches.
+    /// The content ids of the shard's latest batches.
     pub async fn recent(&self) -> Result<Recent, StreamError> {
         let mut range = redis::cmd("LRANGE");
-        // Bounded by [`recent::IDS_MAX`].
+        // [`recent::IDS_MAX`] bounds the reply.
         range.arg(RedisKey::shard_recent(self.shard)).arg(0).arg(-1);
         let batches: Vec<Vec<u8>> = range.query_async(&mut self.redis.clone()).await?;
         Ok(Recent::load(batches.iter().map(Vec::as_slice)))
     }
 
-    /// Makes a change, as the shard's owner. After an error it may be made or not; it may be made again.
-    pub async fn write(&self, owner: &Tenure, write: &Write<'_>) -> Result<Change, StreamError> {
+    /// Makes a change as the shard's owner. After an error the change may have been made or not; it may be tried again.
+    pub async fn write(&self, owner: &LeaseGuard, write: &Write<'_>) -> Result<Change, StreamError> {
         let script = match write {
             Write::Announce(..) => &ANNOUNCE,
             Write::Note(..) => &NOTE,
@@ -212,16 +214,16 @@ impl Stream {
         }
     }
 
-    /// Says at the shard's lease what its owner waits for, and for how long already; or that it goes on.
-    pub async fn tell_wait(&self, owner: &Tenure, wait: Option<(Waiting, Duration)>) -> Result<(), StreamError> {
+    /// Writes to the shard's lease what its owner waits for and for how long already, or that it waits no more.
+    pub async fn tell_wait(&self, owner: &LeaseGuard, wait: Option<(Waiting, Duration)>) -> Result<(), StreamError> {
         let (why, lasts) = wait.map_or(("", Duration::ZERO), |(why, lasts)| (why.as_str(), lasts));
         let mut call = WAIT.key(RedisKey::shard_lease(self.shard));
         call.arg(owner.owner()).arg(owner.epoch()).arg(why).arg(lasts.as_millis() as u64);
         Ok(call.invoke_async(&mut self.redis.clone()).await?)
     }
 
-    /// The envelopes of entries. One that is not there any more was taken out by whoever appended it, because it could
-    /// not be answered for.
+    /// The envelopes of entries. If an entry is missing, the process that appended it took it out again, because it
+    /// could not acknowledge it.
     pub async fn fetch(&self, entries: &[EntryId]) -> Result<HashMap<EntryId, Vec<u8>>, StreamError> {
         let mut found = HashMap::with_capacity(entries.len());
         let mut left = entries;
@@ -235,11 +237,11 @@ impl Stream {
 }
 
 fn described(letter: &Description) -> String {
-    // A description is numbers and texts, which always have a JSON.
+    // A description consists of numbers and texts, which can always be written as JSON.
     serde_json::to_string(letter).unwrap_or_default()
 }
 
-/// The entries in the reply to a read of one stream. Taken apart by hand because the driver's own types copy every
+/// The entries in the reply to a read of one stream. Decoded by hand, because the types of the Redis driver copy every
 /// envelope into a map.
 pub(crate) fn entries_of_read(reply: Value) -> Option<Vec<Entry>> {
     match reply {
@@ -296,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_become_entries() {
+    fn redis_replies_are_parsed_into_entries() {
         let whole = array([bulk("1-0"), array([bulk("x"), bulk("y"), bulk("e"), bulk("bytes")])]);
         let foreign = array([bulk("3-0"), array([bulk("x"), bulk("y")])]);
         let reply = array([array([bulk("stream"), array([whole, foreign])])]);

@@ -1,7 +1,8 @@
-//! Why a shard makes no progress, told while it is so: whatever is tried without end is tried in the open.
+//! Why a shard makes no progress, visible for as long as it is so: a step that is retried without end is always
+//! reported.
 //!
-//! A wait that is over soon is nobody's business. One that lasts is an error in the log, a gauge
-//! (`tracebility_shard_waiting_seconds`), and a field of the shard's lease, which `GET /v1/admin/shards` shows.
+//! A short wait is not reported. A long one is an error in the log, a gauge (`tracebility_shard_waiting_seconds`), and
+//! a field of the shard's lease, which `GET /v1/admin/shards` shows.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,10 +11,10 @@ use model::shard::{Shard, Waiting};
 
 use crate::metrics;
 
-/// After how long a wait is told of, and how often it is told again.
+/// How long a wait lasts before it is reported, and how often it is reported again.
 pub(crate) const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What one shard waits for, if for anything.
+/// What one shard waits for, if it waits.
 #[derive(Debug)]
 pub(crate) struct Wait {
     shard: Shard,
@@ -24,7 +25,7 @@ pub(crate) struct Wait {
 struct Current {
     why: Waiting,
     since: Instant,
-    /// When it was told last.
+    /// When the wait was last reported; `None` if it was not yet.
     told: Option<Instant>,
 }
 
@@ -33,7 +34,7 @@ impl Wait {
         Self { shard, now: Mutex::new(None) }
     }
 
-    /// Something failed and will be tried again. Says since when, if it is time to tell.
+    /// Something failed and will be tried again. Returns how long the wait has lasted, if it is time to report it.
     pub(crate) fn goes_on(&self, why: Waiting) -> Option<Duration> {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let at = Instant::now();
@@ -51,7 +52,7 @@ impl Wait {
         })
     }
 
-    /// Something succeeded. True if the wait that is over was told of.
+    /// Something succeeded. True if the wait that ends here was reported.
     pub(crate) fn is_over(&self) -> bool {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(current) = now.take() else { return false };
@@ -61,7 +62,7 @@ impl Wait {
 }
 
 impl Drop for Wait {
-    /// The shard is somebody else's, or nobody's: what it waits for is not this worker's to say.
+    /// This worker does not own the shard any more, so it no longer reports what the shard waits for.
     fn drop(&mut self) {
         self.is_over();
     }

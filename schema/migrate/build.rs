@@ -1,4 +1,4 @@
-//! Embeds the migrations: one list per directory, made from the files in it. What does not fit together fails the
+//! Embeds the migrations: one list per directory, made from the files in it. Files that do not fit together fail the
 //! build.
 
 use std::error::Error;
@@ -12,7 +12,7 @@ mod files;
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=src/files.rs");
-    // Cargo watches what is in a directory too.
+    // Cargo also watches the files in the directory.
     println!("cargo:rerun-if-changed=../migrations");
     let migrations = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations");
     let mut rust = String::new();

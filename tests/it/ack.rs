@@ -60,7 +60,7 @@ async fn an_answer_names_its_class_over_every_protocol() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_taken_while_redis_would_lose_it() -> anyhow::Result<()> {
+async fn requests_are_refused_while_redis_would_lose_data() -> anyhow::Result<()> {
     let redis = RedisServer::start(Flavour::Redis, SETTINGS).await?;
     let db = stack::shared().await?.fresh_database().await?;
     let urls = stack::Urls { redis_url: redis.url(), ..(*db).clone() };

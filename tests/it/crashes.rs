@@ -6,7 +6,7 @@ use http::Method;
 use load::corpus::Corpus;
 use model::ids::OrgId;
 use model::shard::Shard;
-use queue::dlq::{Desk, Listed, Reason, Source, Walk};
+use queue::dlq::{DeadLetters, Listed, Reason, Source, Walk};
 use stack::Service;
 use tests::{Org, STORED_WITHIN, World, now};
 use uuid::Uuid;
@@ -32,7 +32,7 @@ async fn stored(world: &World, org: &Org) -> anyhow::Result<u64> {
 
 async fn letters(world: &World, shard: u8) -> anyhow::Result<Vec<Listed>> {
     let shard = Shard::new(shard).unwrap();
-    Ok(Walk::new(Desk::new(world.redis().await?), [Source::Shard(shard)]).next().await?.unwrap_or_default())
+    Ok(Walk::new(DeadLetters::new(world.redis().await?), [Source::Shard(shard)]).next().await?.unwrap_or_default())
 }
 
 async fn metrics(worker: &Service) -> anyhow::Result<String> {

@@ -1,15 +1,15 @@
-//! The rehearsal of `docs/cutover.md`: an old release fills the legacy stream, the worker drains it while it is killed
-//! and an org moves, the stream is closed without a restart, somebody writes to it all the same, and it is opened
-//! again.
+//! The rehearsal of `docs/operations/cutover.md`: an old release fills the legacy stream, the worker drains it while it
+//! is killed and an org moves, the stream is closed without a restart, somebody writes to it all the same, and it is
+//! opened again.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use http::Method;
-use legacy::{self, Switch, SwitchError};
+use legacy::{Switch, SwitchError};
 use model::shard::Shard;
-use queue::dlq::{DESCRIPTION_FIELD, Description, Desk, LEGACY_FIELD, Reason, Source, Walk};
-use queue::fence::Fence;
+use queue::appender::ShardAppender;
+use queue::dlq::{DESCRIPTION_FIELD, DeadLetters, Description, LEGACY_FIELD, Reason, Source, Walk};
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
 use registry::flags::{Flag, Flags};
@@ -160,7 +160,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let writing = write(redis.clone(), orgs.to_vec(), stopped);
     let registry = world.registry().await?;
-    let mover = Mover::new(registry.clone(), Fence::new(redis.clone()));
+    let mover = Mover::new(registry.clone(), ShardAppender::new(redis.clone()));
     let away = Shard::new((Shard::home(orgs[0].org_id).number() + 1) % 16);
     for to in [away, None] {
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -204,7 +204,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     assert_eq!(world.worker.pid(), pid, "no restart was needed");
 
     // A dead letter that is sent again is judged again.
-    let desk = Desk::new(redis.clone());
+    let desk = DeadLetters::new(redis.clone());
     let listed = Walk::new(desk.clone(), [Source::Legacy]).next().await?.context("a page")?;
     let letter = desk.read(listed[0].id).await?.context("a letter")?;
     desk.replay(&letter, &world.registry().await?.envelope_key().await?).await?;
@@ -233,7 +233,7 @@ async fn the_cutover_on_a_redis_cluster() -> anyhow::Result<()> {
 /// A worker of an older release acknowledges in a consumer group. While it is there nobody else reads; what it held is
 /// stored when it is gone.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_of_an_older_release_is_waited_for() -> anyhow::Result<()> {
+async fn the_cutover_waits_for_a_worker_of_an_older_release() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &WORKER).await?;
     let mut redis = world.redis().await?;
     let org = world.org("older").await?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use load::corpus::Corpus;
 use model::ids::OrgId;
 use model::shard::Shard;
-use queue::dlq::{Desk, Listed, Reason, Replayed, Source, Walk};
+use queue::dlq::{DeadLetters, Listed, Reason, Replayed, Source, Walk};
 use redis::AsyncCommands;
 use serde_json::{Value, json};
 use stores::keys::RedisKey;
@@ -40,7 +40,7 @@ async fn post(world: &World, org: &Org, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn letters(desk: &Desk) -> anyhow::Result<Vec<Listed>> {
+async fn letters(desk: &DeadLetters) -> anyhow::Result<Vec<Listed>> {
     let (mut walk, mut all) = (Walk::new(desk.clone(), Source::all()), Vec::new());
     while let Some(page) = walk.next().await? {
         all.extend(page);
@@ -64,14 +64,14 @@ async fn stored(world: &World, org: &Org) -> anyhow::Result<[u64; 4]> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyhow::Result<()> {
+async fn an_envelope_that_clickhouse_refuses_is_dead_lettered_alone_and_replayed_once() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("poisoned").await?;
     // Another org of the same shard, so of the same batch.
     let home = Shard::home(org.org_id);
     let neighbour = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) == home);
     let neighbour = world.org_with_id(neighbour.unwrap(), "neighbour").await?;
-    let (mut redis, desk) = (world.redis().await?, Desk::new(world.redis().await?));
+    let (mut redis, desk) = (world.redis().await?, DeadLetters::new(world.redis().await?));
     world.clickhouse.text(&format!("ALTER TABLE span ADD CONSTRAINT no_poison CHECK name != '{POISON}'")).await?;
     world.worker.stop().await?;
     for name in ["good", POISON, "good"] {
@@ -99,7 +99,7 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
     until("the trail has it", async || {
         let events = registry.events(org.org_id, 100).await?;
         let wanted = json!([{ "reason": "refused", "code": 469, "envelopes": 1, "items": 2 }]);
-        Ok(events.iter().any(|event| event.event_type == "dlq.parked" && event.detail["parked"] == wanted))
+        Ok(events.iter().any(|event| event.event_type == "dlq.dead_lettered" && event.detail["dead_letters"] == wanted))
     })
     .await?;
 
@@ -124,13 +124,13 @@ async fn what_clickhouse_refuses_is_parked_alone_and_later_stored_once() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_shard_waits_for_room_for_its_dead_letters_and_no_other_does() -> anyhow::Result<()> {
+async fn a_shard_without_room_for_dead_letters_waits_and_no_other_does() -> anyhow::Result<()> {
     let world = World::start_with(&[], &[("TRACEBILITY_DLQ_BYTES_MAX", "64KiB")]).await?;
     let stuck = world.org("stuck").await?;
     let home = Shard::home(stuck.org_id);
     let free = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) != home);
     let free = world.org_with_id(free.unwrap(), "free").await?;
-    let (mut redis, desk) = (world.redis().await?, Desk::new(world.redis().await?));
+    let (mut redis, desk) = (world.redis().await?, DeadLetters::new(world.redis().await?));
     let (source, stream) = (Source::Shard(home), RedisKey::shard_stream(home));
     let garbage = "x".repeat(40 << 10);
     for _ in 0..2 {

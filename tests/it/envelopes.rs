@@ -27,7 +27,7 @@ async fn waiting(world: &World, org: &Org) -> anyhow::Result<Vec<Vec<u8>>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_that_were_changed_or_made_up_are_nobodys_dead_letters() -> anyhow::Result<()> {
+async fn altered_and_forged_entries_become_dead_letters_of_no_org() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let (org, victim) = (world.org("sender").await?, world.org("victim").await?);
     world.worker.stop().await?;
@@ -75,7 +75,7 @@ async fn let_keys_be_read(world: &World, may: bool) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn services_wait_for_the_envelope_key_and_give_nothing_up_for_want_of_it() -> anyhow::Result<()> {
+async fn services_wait_for_the_envelope_key_and_lose_nothing_without_it() -> anyhow::Result<()> {
     const AWAY: Duration = Duration::from_secs(2);
     let mut world = World::start().await?;
     let org = world.org("waiting").await?;
@@ -114,7 +114,7 @@ async fn send(world: &World, key: &str, body: &[u8], headers: &[(&str, &str)]) -
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_retry_has_the_content_id_of_the_first_and_nothing_else_has() -> anyhow::Result<()> {
+async fn a_content_id_is_shared_only_by_retries_of_one_request() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     world.worker.stop().await?;
     let org = world.org("retries").await?;

@@ -5,7 +5,7 @@ use faults::scenarios::{CONTROL, SCENARIOS};
 use faults::scene::Size;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_stored_twice_is_found() -> anyhow::Result<()> {
+async fn the_control_scenario_detects_rows_stored_twice() -> anyhow::Result<()> {
     let outcome = run(&CONTROL, None, Size::Short, 1).await?;
     assert!(outcome.verdict.duplicated > 0 && outcome.verdict.lost == 0, "{outcome:?}");
     Ok(())

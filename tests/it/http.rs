@@ -63,7 +63,7 @@ async fn refusals_say_why_and_store_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_span_is_set_aside_alone() -> anyhow::Result<()> {
+async fn a_bad_span_is_rejected_alone() -> anyhow::Result<()> {
     use load::prost::Message;
     let world = World::start().await?;
     let org = world.org("partial").await?;
@@ -82,7 +82,7 @@ async fn a_bad_span_is_set_aside_alone() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn gzip_in_one_or_several_members() -> anyhow::Result<()> {
+async fn gzip_bodies_of_one_or_several_members_are_accepted() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("gzip").await?;
     let traces = format!("{}/v1/traces", world.api.url());

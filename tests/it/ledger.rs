@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
-use ledger::{Balance, Books, SCAN_ENTRIES_MAX, Whose, Window};
+use ledger::{Balance, Hours, LedgerReader, SCAN_ENTRIES_MAX, Scope};
 use load::corpus::Corpus;
 use model::meter::Meter;
 use model::shard::Shard;
+use queue::appender::{Accepted, Appended, ShardAppender};
 use queue::arrival::{Arrivals, Place};
-use queue::dlq::{Desk, Source, Walk};
-use queue::fence::{Accepted, Appended, Fence};
+use queue::dlq::{DeadLetters, Source, Walk};
 use redis::AsyncCommands;
 use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::{Value, json};
@@ -37,9 +37,9 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>)
     Ok(())
 }
 
-pub(crate) async fn books(world: &World) -> anyhow::Result<Books> {
+pub(crate) async fn books(world: &World) -> anyhow::Result<LedgerReader> {
     let clickhouse = parse::clickhouse_url(&world.urls.clickhouse_url).map_err(anyhow::Error::msg)?;
-    Ok(Books::new(world.redis().await?, Records::new(&clickhouse)))
+    Ok(LedgerReader::new(world.redis().await?, Records::new(&clickhouse)))
 }
 
 /// An org's items of the last hours, so that a test may run over the end of one.
@@ -52,7 +52,7 @@ struct Sums {
     letters: u64,
     dropped_letters: u64,
     in_flight: u64,
-    residue: i64,
+    imbalance: i64,
 }
 
 impl Sums {
@@ -65,13 +65,13 @@ impl Sums {
             letters: sum.letters + row.amounts.dead_lettered.held,
             dropped_letters: sum.dropped_letters + row.amounts.dead_lettered.dropped,
             in_flight: sum.in_flight + row.amounts.in_flight,
-            residue: sum.residue + row.amounts.residue,
+            imbalance: sum.imbalance + row.amounts.imbalance,
         })
     }
 }
 
 async fn sums(world: &World, org: &Org) -> anyhow::Result<Sums> {
-    let balance = books(world).await?.balance(Whose::Org(org.org_id), &Window::up_to(unix_hour(), 3)).await?;
+    let balance = books(world).await?.balance(Scope::Org(org.org_id), &Hours::up_to(unix_hour(), 3)).await?;
     assert!(balance.is_complete, "{balance:?}");
     Ok(Sums::of(&balance))
 }
@@ -94,7 +94,7 @@ fn native(name: &str) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_balance_is_exact_wherever_items_are_and_whoever_is_killed() -> anyhow::Result<()> {
+async fn the_ledger_balances_wherever_items_are_and_whichever_process_is_killed() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let (org, other) = (world.org("balanced").await?, world.org("another").await?);
     world.clickhouse.text("ALTER TABLE span ADD CONSTRAINT no_poison CHECK name != 'poison'").await?;
@@ -125,7 +125,7 @@ async fn the_balance_is_exact_wherever_items_are_and_whoever_is_killed() -> anyh
     assert_eq!(sums(&world, &org).await?, stored, "the poisoned one is a dead letter");
     assert_eq!(sums(&world, &other).await?, Sums { accepted: 7, stored: 7, ..Sums::default() });
 
-    let desk = Desk::new(world.redis().await?);
+    let desk = DeadLetters::new(world.redis().await?);
     let letter = Walk::new(desk.clone(), Source::all()).next().await?.unwrap().remove(0);
     assert!(desk.drop(&letter).await?);
     let dropped = Sums { letters: 0, dropped_letters: 2, ..stored };
@@ -139,7 +139,7 @@ async fn the_balance_is_exact_wherever_items_are_and_whoever_is_killed() -> anyh
     let told = ask(&format!("?org={}&hours=3", org.org_id), world.api.admin_key()).await?.json()?;
     let accepted: u64 =
         told["rows"].as_array().unwrap().iter().map(|row| row["row"]["accepted"].as_u64().unwrap()).sum();
-    assert_eq!((accepted, &told["residue"], &told["is_complete"]), (50, &json!(0), &json!(true)), "{told}");
+    assert_eq!((accepted, &told["imbalance"], &told["is_complete"]), (50, &json!(0), &json!(true)), "{told}");
     let all = ask("", world.api.admin_key()).await?.json()?;
     let orgs: Vec<_> = all["rows"].as_array().unwrap().iter().map(|row| &row["row"]["org_id"]).collect();
     assert!(orgs.contains(&&json!(org.org_id)) && orgs.contains(&&json!(other.org_id)), "{all}");
@@ -149,7 +149,7 @@ async fn the_balance_is_exact_wherever_items_are_and_whoever_is_killed() -> anyh
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Result<()> {
+async fn lost_or_doubled_items_are_an_imbalance_and_an_alarm() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &AT_ONCE).await?;
     let names = ["loses-rows", "loses-an-entry", "is-doubled", "is-whole"];
     let mut orgs = Vec::new();
@@ -183,14 +183,16 @@ async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Re
         format!("INSERT INTO billing_meter SELECT * FROM billing_meter WHERE {}", of(doubled, "span_ingested"));
     world.clickhouse.text(&double).await?;
 
-    for (org, residue) in [(rows, 10), (entry, 6), (doubled, -10), (whole, 0)] {
-        assert_eq!(sums(&world, org).await?.residue, residue);
+    for (org, imbalance) in [(rows, 10), (entry, 6), (doubled, -10), (whole, 0)] {
+        assert_eq!(sums(&world, org).await?.imbalance, imbalance);
     }
     let registry = world.registry().await?;
-    for (org, residue) in [(rows, 10), (entry, 6), (doubled, -10)] {
+    for (org, imbalance) in [(rows, 10), (entry, 6), (doubled, -10)] {
         until("the alarm is in the trail", async || {
             let events = registry.events(org.org_id, 100).await?;
-            Ok(events.iter().any(|event| event.event_type == "ledger.residue" && event.detail["residue"] == residue))
+            Ok(events
+                .iter()
+                .any(|event| event.event_type == "ledger.imbalance" && event.detail["imbalance"] == imbalance))
         })
         .await?;
     }
@@ -200,12 +202,12 @@ async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Re
     };
     until("the gauges say it", async || {
         let text = metrics().await?;
-        Ok(text.contains("tracebility_ledger_residue 26") && text.contains("tracebility_ledger_residue_orgs 3"))
+        Ok(text.contains("tracebility_ledger_imbalance 26") && text.contains("tracebility_ledger_imbalance_orgs 3"))
     })
     .await?;
     let alarms = async |org: &Org| -> anyhow::Result<usize> {
         let events = registry.events(org.org_id, 100).await?;
-        Ok(events.iter().filter(|event| event.event_type == "ledger.residue").count())
+        Ok(events.iter().filter(|event| event.event_type == "ledger.imbalance").count())
     };
     assert_eq!((alarms(rows).await?, alarms(whole).await?), (1, 0), "once, and only where something is wrong");
 
@@ -217,15 +219,15 @@ async fn what_is_taken_away_or_doubled_is_a_residue_and_an_alarm() -> anyhow::Re
         rows.org_id
     );
     world.clickhouse.text(&restore).await?;
-    until("the gauges say that it is back", async || Ok(metrics().await?.contains("tracebility_ledger_residue 16")))
+    until("the gauges say that it is back", async || Ok(metrics().await?.contains("tracebility_ledger_imbalance 16")))
         .await
 }
 
 /// Alarms of an org, by how much is missing.
 async fn alarms(world: &World, org: &Org) -> anyhow::Result<Vec<i64>> {
     let events = world.registry().await?.events(org.org_id, 100).await?;
-    let residues = events.iter().filter(|event| event.event_type == "ledger.residue");
-    Ok(residues.filter_map(|event| event.detail["residue"].as_i64()).collect())
+    let imbalances = events.iter().filter(|event| event.event_type == "ledger.imbalance");
+    Ok(imbalances.filter_map(|event| event.detail["imbalance"].as_i64()).collect())
 }
 
 async fn answered(world: &World) -> anyhow::Result<u64> {
@@ -246,12 +248,12 @@ async fn a_redis_that_loses_entries_with_their_counts_is_noticed() -> anyhow::Re
     world.worker.start().await?;
     send(&world, &loses, 6).await?;
     until("what was answered for is written down", async || Ok(answered(&world).await? == 26)).await?;
-    assert_eq!(sums(&world, &loses).await?.residue, 0);
+    assert_eq!(sums(&world, &loses).await?.imbalance, 0);
 
     redis::cmd("FLUSHDB").exec_async(&mut world.redis().await?).await?;
-    let lost = Sums { stored: 10, residue: 6, ..Sums::default() };
+    let lost = Sums { stored: 10, imbalance: 6, ..Sums::default() };
     assert_eq!(sums(&world, &loses).await?, lost, "Redis knows nothing of it any more");
-    assert_eq!(sums(&world, &whole).await?.residue, 0, "only counts were lost of that one");
+    assert_eq!(sums(&world, &whole).await?.imbalance, 0, "only counts were lost of that one");
     until("the alarm is in the trail", async || Ok(alarms(&world, &loses).await? == [6])).await?;
     assert_eq!(alarms(&world, &whole).await?, [0; 0]);
 
@@ -267,7 +269,7 @@ async fn a_redis_that_loses_entries_with_their_counts_is_noticed() -> anyhow::Re
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_an_alarm_while_items_move() -> anyhow::Result<()> {
+async fn no_alarm_is_raised_while_items_move() -> anyhow::Result<()> {
     let mut world = World::start_with(&[("TRACEBILITY_ANSWERED_EVERY", "100ms")], &AT_ONCE).await?;
     let mut orgs = Vec::new();
     for number in 0..6 {
@@ -283,13 +285,13 @@ async fn nothing_is_an_alarm_while_items_move() -> anyhow::Result<()> {
     world.worker.start().await?;
     world.until_drained().await?;
     for org in &orgs {
-        assert_eq!((alarms(&world, org).await?, sums(&world, org).await?.residue), (Vec::new(), 0));
+        assert_eq!((alarms(&world, org).await?, sums(&world, org).await?.imbalance), (Vec::new(), 0));
     }
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_cluster_balances_too() -> anyhow::Result<()> {
+async fn the_ledger_balances_on_a_cluster() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     let cluster = stack::RedisCluster::start().await?;
     let urls = stack::Urls { redis_url: cluster.url().to_owned(), ..(*db).clone() };
@@ -302,14 +304,14 @@ async fn a_cluster_balances_too() -> anyhow::Result<()> {
     world.until_drained().await?;
     world.worker.stop().await?;
     send(&world, &orgs[0], 3).await?;
-    let balance = books(&world).await?.balance(Whose::Everyone, &Window::up_to(unix_hour(), 3)).await?;
+    let balance = books(&world).await?.balance(Scope::Everyone, &Hours::up_to(unix_hour(), 3)).await?;
     let sums = Sums::of(&balance);
     assert_eq!(sums, Sums { accepted: 63, stored: 60, in_flight: 3, ..Sums::default() }, "{balance:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<()> {
+async fn envelopes_parked_or_dropped_over_quota_are_no_imbalance() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("over-quota").await?;
     world.worker.stop().await?;
@@ -322,7 +324,7 @@ async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<
     let [parked, dropped] = &waiting.ids[..] else { panic!("{waiting:?}") };
     let envelope: Vec<u8> = parked.get("e").unwrap();
     let _: () = redis.hset(RedisKey::quota_parked(org.org_id), format!("0/{}", parked.id), envelope).await?;
-    assert_eq!(sums(&world, &org).await?.residue, 0, "in two places for a moment");
+    assert_eq!(sums(&world, &org).await?.imbalance, 0, "in two places for a moment");
     let field = outcomes::field("0/1-0", outcomes::Outcome::OverQuota, outcomes::DROPPED);
     let _: () = redis.hset(RedisKey::outcomes(Some(org.org_id), unix_hour()), field, 4).await?;
     let _: u64 = redis.xdel(&stream, &[&parked.id, &dropped.id]).await?;
@@ -345,7 +347,7 @@ async fn what_is_parked_or_dropped_for_a_quota_is_set_aside() -> anyhow::Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_called_missing_when_not_all_was_seen() -> anyhow::Result<()> {
+async fn no_imbalance_is_reported_when_not_all_entries_were_counted() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("deep").await?;
     let shard = Shard::home(org.org_id);
@@ -360,19 +362,19 @@ async fn nothing_is_called_missing_when_not_all_was_seen() -> anyhow::Result<()>
         pipe.query_async::<()>(&mut redis).await?;
     }
     send(&world, &org, 5).await?;
-    let balance = books(&world).await?.balance(Whose::Org(org.org_id), &Window::up_to(unix_hour(), 3)).await?;
-    assert_eq!((balance.is_complete, balance.residue()), (false, 0), "{balance:?}");
+    let balance = books(&world).await?.balance(Scope::Org(org.org_id), &Hours::up_to(unix_hour(), 3)).await?;
+    assert_eq!((balance.is_complete, balance.imbalance()), (false, 0), "{balance:?}");
     assert!(balance.unreadable >= SCAN_ENTRIES_MAX, "{balance:?}");
     assert_eq!(Sums::of(&balance), Sums { accepted: 5, ..Sums::default() });
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_taken_out_again_was_never_accepted() -> anyhow::Result<()> {
+async fn an_append_to_a_closed_shard_does_not_count_as_accepted() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     world.worker.stop().await?;
     let org = world.org("moving").await?;
-    let (shard, fence) = (Shard::new(3).unwrap(), Fence::new(world.redis().await?));
+    let (shard, fence) = (Shard::new(3).unwrap(), ShardAppender::new(world.redis().await?));
     let new = Accepted { org: org.org_id, received_at: i64::try_from(now())?, items: 5, envelope: b"any" };
     assert_eq!(fence.append(shard, &new).await?, Appended::Kept);
     fence.close(shard, org.org_id, 1).await?;
@@ -387,7 +389,7 @@ async fn what_is_taken_out_again_was_never_accepted() -> anyhow::Result<()> {
 
 /// A client that is refused sends all of it again: then what is bad in it is counted, once.
 #[tokio::test(flavor = "multi_thread")]
-async fn bad_items_share_the_fate_of_their_request() -> anyhow::Result<()> {
+async fn rejected_items_are_counted_once_when_a_refused_request_is_retried() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("refused").await?;
     let meters = vec![(Meter::SpanIngested, LimitEdit::Set(Limit::AtMost(3)))];
@@ -398,7 +400,7 @@ async fn bad_items_share_the_fate_of_their_request() -> anyhow::Result<()> {
     world.api.stop().await?;
     let mut redis = world.redis().await?;
     let mut counted = std::collections::BTreeMap::<String, u64>::new();
-    for hour in Window::up_to(unix_hour(), 2).hours() {
+    for hour in Hours::up_to(unix_hour(), 2).hours() {
         let fields: Vec<(String, u64)> = redis.hgetall(RedisKey::outcomes(Some(org.org_id), hour)).await?;
         for (field, items) in fields {
             *counted.entry(field.split_once(':').unwrap().1.to_owned()).or_default() += items;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use ledger::{ROWS_MAX, Whose, Window};
+use ledger::{Hours, ROWS_MAX, Scope};
 use ledger_watch::Watch;
 use model::ids::OrgId;
 use model::shard::Shard;
@@ -16,7 +16,7 @@ use crate::ledger::books;
 /// Orgs that are in no registry, each of which sent something in each of the last hours.
 struct Crowd {
     orgs: u64,
-    window: Window,
+    window: Hours,
 }
 
 /// Items of an org and hour.
@@ -28,7 +28,7 @@ impl Crowd {
     /// Counts them as accepted and as stored, but for one org and hour of which nothing is stored, and one that is
     /// stored twice.
     async fn settle(world: &World, orgs: u64, lost: (u64, i64), doubled: (u64, i64)) -> anyhow::Result<Self> {
-        let window = Window::up_to(unix_hour(), Self::HOURS);
+        let window = Hours::up_to(unix_hour(), Self::HOURS);
         let mut redis = world.redis().await?;
         for hour in window.hours() {
             for shard in Shard::all() {
@@ -70,7 +70,7 @@ impl Crowd {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_residue_is_found_among_more_orgs_and_hours_than_one_answer_lists() -> anyhow::Result<()> {
+async fn an_imbalance_is_found_among_more_orgs_and_hours_than_one_answer_lists() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     world.worker.stop().await?;
     let (lost, doubled) = ((77, unix_hour() - 20), (3_000, unix_hour() - 1));
@@ -78,17 +78,17 @@ async fn a_residue_is_found_among_more_orgs_and_hours_than_one_answer_lists() ->
     assert!(crowd.rows() > ROWS_MAX);
     let wanted = [((Crowd::id(77), lost.1), 5), ((Crowd::id(3_000), doubled.1), -5)];
 
-    let balance = books(&world).await?.balance(Whose::Everyone, &crowd.window).await?;
-    let told: Vec<_> = balance.rows.iter().map(|row| ((row.org_id, row.hour), row.amounts.residue)).collect();
+    let balance = books(&world).await?.balance(Scope::Everyone, &crowd.window).await?;
+    let told: Vec<_> = balance.rows.iter().map(|row| ((row.org_id, row.hour), row.amounts.imbalance)).collect();
     assert_eq!((told, balance.is_whole, balance.is_complete), (wanted.to_vec(), false, true));
 
     let redis = world.redis().await?;
     let watch = Watch::new(books(&world).await?, redis.clone(), world.registry().await?, Duration::ZERO);
     let report = watch.look().await?;
-    assert_eq!((report.residues, report.items, report.told), (2, 10, 0), "{report:?}");
+    assert_eq!((report.imbalances, report.items, report.told), (2, 10, 0), "{report:?}");
     assert_eq!(watch.look().await?.told, 2, "the older hour is looked at again, because something is missing in it");
-    let seen = ledger::residues(&redis).await?;
-    let seen: Vec<_> = seen.iter().map(|(of, residue)| (*of, residue.told)).collect();
+    let seen = ledger::imbalances(&redis).await?;
+    let seen: Vec<_> = seen.iter().map(|(of, imbalance)| (*of, imbalance.told)).collect();
     assert_eq!(seen, wanted);
     Ok(())
 }
@@ -132,7 +132,7 @@ impl Spent {
     }
 }
 
-/// What looking costs, for docs/ledger.md: `just ledger-cost`.
+/// What looking costs, for docs/operations/ledger.md: `just ledger-cost`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures, and takes some minutes"]
 async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> {
@@ -146,7 +146,7 @@ async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> 
         let before = Spent::read(&world).await?;
         let report = watch.look().await?;
         before.since(&world, what).await?;
-        assert_eq!((report.residues, report.items), (0, 0), "{report:?}");
+        assert_eq!((report.imbalances, report.items), (0, 0), "{report:?}");
     }
     // One org loses something: its bucket is looked at.
     let mut redis = redis;
@@ -155,6 +155,6 @@ async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> 
     let before = Spent::read(&world).await?;
     let report = watch.look().await?;
     before.since(&world, "with one org that does not balance").await?;
-    assert_eq!((report.residues, report.items), (1, 3), "{report:?}");
+    assert_eq!((report.imbalances, report.items), (1, 3), "{report:?}");
     Ok(())
 }

@@ -42,7 +42,7 @@ async fn outcomes(world: &World, org: &Org) -> anyhow::Result<Vec<(String, u64)>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_over_the_rate_is_told_when_to_come_again() -> anyhow::Result<()> {
+async fn a_client_over_its_rate_limit_is_told_when_to_retry() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("fast").await?;
     limit(&world, &org, LimitChange { rps: at_most(1), burst: at_most(3), ..LimitChange::default() }).await?;
@@ -87,7 +87,7 @@ async fn who_is_over_the_rate_is_told_when_to_come_again() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_has_used_up_the_month_is_told_which_meter() -> anyhow::Result<()> {
+async fn an_org_over_its_monthly_limit_is_told_which_meter() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("frugal").await?;
     let change = LimitChange { meters: vec![(Meter::SpanIngested, at_most(5))], ..LimitChange::default() };
@@ -109,7 +109,7 @@ async fn who_has_used_up_the_month_is_told_which_meter() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn self_hosted_counts_and_refuses_nobody() -> anyhow::Result<()> {
+async fn a_self_hosted_deployment_counts_usage_and_refuses_nobody() -> anyhow::Result<()> {
     let world = World::start_with(&[("TRACEBILITY_DEPLOYMENT_MODE", "self_hosted")], &[]).await?;
     let org = world.org("host").await?;
     let change = LimitChange { meters: vec![(Meter::SpanIngested, at_most(1))], ..LimitChange::default() };

@@ -7,7 +7,7 @@ use tests::World;
 const RUN: &str = "0190b7a4-0000-7000-8000-000000000001";
 
 #[tokio::test(flavor = "multi_thread")]
-async fn batches_are_stored_with_what_they_say() -> anyhow::Result<()> {
+async fn native_batches_are_stored_with_all_their_fields() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("native").await?;
     let span = |id: u8, name: &str| {
@@ -69,7 +69,7 @@ async fn batches_are_stored_with_what_they_say() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_times_are_kept_and_flagged() -> anyhow::Result<()> {
+async fn implausible_native_times_are_kept_and_flagged() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("native-times").await?;
     let item = |id: &str, name: &str, start: &str, end: Option<&str>| {
@@ -96,7 +96,7 @@ async fn odd_times_are_kept_and_flagged() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_nested_too_deep_is_rejected_alone() -> anyhow::Result<()> {
+async fn a_too_deeply_nested_item_is_rejected_alone() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("native-deep").await?;
     let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));

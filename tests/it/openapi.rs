@@ -1,4 +1,5 @@
-//! `docs/openapi.yaml` against the implementation: the same paths, and for `POST /v1/runs` the same bodies and answers.
+//! `docs/reference/openapi.yaml` against the implementation: the same paths, and for `POST /v1/runs` the same bodies
+//! and answers.
 
 mod schema;
 
@@ -43,7 +44,7 @@ async fn every_path_is_described_and_no_other() -> anyhow::Result<()> {
 }
 
 #[test]
-fn the_vocabularies_are_those_of_the_model() {
+fn the_documented_enums_match_the_model() {
     let description = Description::read();
     let names = |schema: &str| {
         let values = description.schema(schema)["enum"].as_array().unwrap().clone();
@@ -54,7 +55,7 @@ fn the_vocabularies_are_those_of_the_model() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_described_is_stored_whole() -> anyhow::Result<()> {
+async fn everything_that_openapi_describes_is_stored() -> anyhow::Result<()> {
     const BODIES: usize = 150;
     let description = Description::read();
     let world = World::start().await?;
@@ -144,7 +145,7 @@ async fn rejects(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_described_is_rejected_by_name() -> anyhow::Result<()> {
+async fn items_that_openapi_does_not_allow_are_rejected_by_name() -> anyhow::Result<()> {
     let description = Description::read();
     let world = World::start().await?;
     let org = world.org("not-described").await?;

@@ -113,7 +113,7 @@ async fn every_compression_is_read_over_http_and_grpc() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_header_names_the_project_of_spans_that_do_not() -> anyhow::Result<()> {
+async fn a_header_sets_the_project_of_spans_that_name_none() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("project-header").await?;
     let root = |trace: u8, attribute: &str| {
@@ -195,7 +195,7 @@ async fn an_attribute_that_nests_too_deep_in_json_is_left_out() -> anyhow::Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stores_nothing_counts_against_the_rate() -> anyhow::Result<()> {
+async fn requests_that_store_nothing_count_against_the_rate_limit() -> anyhow::Result<()> {
     let world = World::start().await?;
     for (path, body) in [
         ("/v1/logs", r#"{"resourceLogs":[{"scopeLogs":[{"logRecords":[{}]}]}]}"#),
@@ -229,7 +229,7 @@ async fn what_stores_nothing_counts_against_the_rate() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_that_cannot_be_true_are_kept_and_flagged() -> anyhow::Result<()> {
+async fn implausible_span_times_are_kept_and_flagged() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("times").await?;
     let now = now();
@@ -257,7 +257,7 @@ async fn times_that_cannot_be_true_are_kept_and_flagged() -> anyhow::Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_character_costs_no_span() -> anyhow::Result<()> {
+async fn invalid_utf_8_costs_no_span() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("surrogates").await?;
     let span = |id: &str, name: &str| {
@@ -276,7 +276,7 @@ async fn half_a_character_costs_no_span() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn grpc_has_health_other_signals_and_tells_when_to_come_again() -> anyhow::Result<()> {
+async fn grpc_answers_health_checks_and_other_signals_and_says_when_to_retry() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("grpc-more").await?;
     let slow = world.org("grpc-slow").await?;

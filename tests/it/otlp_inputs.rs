@@ -86,7 +86,7 @@ async fn an_http_client_on_the_grpc_port_is_told_so() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attribute_that_repeats_has_its_last_value_once() -> anyhow::Result<()> {
+async fn a_repeated_attribute_is_stored_once_with_its_last_value() -> anyhow::Result<()> {
     use load::opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue, any_value};
     let world = World::start().await?;
     let org = world.org("repeats").await?;
@@ -139,7 +139,7 @@ async fn an_attribute_that_repeats_has_its_last_value_once() -> anyhow::Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_value_that_cannot_be_read_costs_itself_and_is_kept() -> anyhow::Result<()> {
+async fn an_unreadable_value_costs_only_itself_and_is_kept() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("unread").await?;
     let spans = [
@@ -185,7 +185,7 @@ async fn a_value_that_cannot_be_read_costs_itself_and_is_kept() -> anyhow::Resul
 
 /// Each trace that is here has one run, whatever of it has arrived.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_trace_without_a_root_has_a_run_until_its_own_arrives() -> anyhow::Result<()> {
+async fn a_trace_without_its_root_has_a_stand_in_run_until_the_root_arrives() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("rootless").await?;
     let parent = |id: u8| format!(r#""parentSpanId":"{}""#, format!("{id:02x}").repeat(8));

@@ -10,7 +10,7 @@ use model::ids::OrgId;
 use model::meter::Meter;
 use model::org::OverQuota;
 use model::shard::Shard;
-use quota::{self, Held, Parked, ParkedId};
+use quota::{ParkedAmount, ParkedEnvelopes, ParkedId};
 use redis::streams::StreamRangeReply;
 use registry::{Limit, LimitChange, LimitEdit, Registry};
 use stores::keys::RedisKey;
@@ -64,7 +64,7 @@ async fn told(world: &World, org: &Org, word: &str) -> anyhow::Result<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_billed_refuses_and_is_told_once() -> anyhow::Result<()> {
+async fn billed_usage_over_the_limit_refuses_requests_and_is_announced_once() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &WORKER).await?;
     let (org, registry) = (world.org("metered").await?, registry(&world).await?);
     limit(&registry, &org, 100).await?;
@@ -122,7 +122,7 @@ async fn what_is_billed_refuses_and_is_told_once() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn roles_can_be_divided_among_workers() -> anyhow::Result<()> {
+async fn worker_roles_can_be_divided_among_workers() -> anyhow::Result<()> {
     let settings = [&WORKER[..], &[("TRACEBILITY_WORKER_ROLES", "quota,audit")]].concat();
     let mut world = World::start_with(&[("TRACEBILITY_DEPLOYMENT_MODE", "self_hosted")], &settings).await?;
     let (org, registry) = (world.org("divided").await?, registry(&world).await?);
@@ -193,7 +193,7 @@ async fn set_aside(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
 
 /// The limit falls below what is in flight: that org's envelopes wait until it is raised, and its neighbour's do not.
 #[tokio::test(flavor = "multi_thread")]
-async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::Result<()> {
+async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -> anyhow::Result<()> {
     let mut world = in_flight().await?;
     let (org, neighbour) = neighbours(&world).await?;
     let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
@@ -206,7 +206,7 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
 
     // Somebody has parked the second envelope already, and the third was even released, when the shard's next owner
     // finds them: as if an owner had crashed before it was done with its batch, or came late.
-    let (parked, shard) = (Parked::new(redis.clone()), Shard::home(org.org_id));
+    let (parked, shard) = (ParkedEnvelopes::new(redis.clone()), Shard::home(org.org_id));
     let stream = RedisKey::shard_stream(shard);
     let all: StreamRangeReply =
         redis::cmd("XRANGE").arg(&stream).arg("-").arg("+").query_async(&mut redis.clone()).await?;
@@ -236,7 +236,7 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
     }
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (30, 30));
-    assert_eq!(parked.held(org.org_id).await?, Held::default());
+    assert_eq!(parked.held(org.org_id).await?, ParkedAmount::default());
     send(&world, &org, &mut corpus, 1).await?;
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (40, 40), "it goes on as before");
@@ -244,7 +244,7 @@ async fn over_a_lowered_limit_is_parked_and_released_exactly_once() -> anyhow::R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_a_lowered_limit_is_dropped_where_the_org_says_so_and_counted() -> anyhow::Result<()> {
+async fn envelopes_over_a_lowered_limit_are_dropped_and_counted_if_the_org_chose_so() -> anyhow::Result<()> {
     let mut world = in_flight().await?;
     let (org, neighbour) = neighbours(&world).await?;
     let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));
@@ -257,7 +257,7 @@ async fn over_a_lowered_limit_is_dropped_where_the_org_says_so_and_counted() -> 
     drain(&mut world).await?;
     assert_eq!((stored(&world, &org).await?, stored(&world, &neighbour).await?), ((0, 0), (20, 20)));
     assert_eq!(set_aside(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
-    assert_eq!(Parked::new(redis.clone()).held(org.org_id).await?, Held::default());
+    assert_eq!(ParkedEnvelopes::new(redis.clone()).held(org.org_id).await?, ParkedAmount::default());
     until("the audit trail knows", async || Ok(told(&world, &org, "quota.drop").await? >= 1)).await?;
     let items = "SELECT max(JSONExtractUInt(detail, 'items')) FROM audit_log FINAL WHERE event_type = 'quota.drop'";
     world.until_number(items, 30).await
@@ -266,7 +266,7 @@ async fn over_a_lowered_limit_is_dropped_where_the_org_says_so_and_counted() -> 
 /// Lost counters: the edge lets pass what it should not, until the reconciler has summed up. Where nothing is parked,
 /// for want of room, all of it is stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_finds_no_room_is_stored() -> anyhow::Result<()> {
+async fn an_envelope_over_quota_is_stored_when_there_is_no_room_to_park_it() -> anyhow::Result<()> {
     let mut world = in_flight().await?;
     let org = world.org("roomless").await?;
     let (redis, registry, mut corpus) = (world.redis().await?, registry(&world).await?, Corpus::new(1));

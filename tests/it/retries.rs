@@ -1,6 +1,6 @@
 //! What a client sends again, because it has not heard the answer, is there once and billed once.
 
-use ledger::{Whose, Window};
+use ledger::{Hours, Scope};
 use load::corpus::Corpus;
 use stores::clock::unix_hour;
 use tests::{World, now};
@@ -19,7 +19,7 @@ async fn send(world: &World, key: &str, body: &[u8]) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_is_sent_again_is_stored_and_billed_once() -> anyhow::Result<()> {
+async fn a_retried_request_is_stored_and_billed_once() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let (org, other) = (world.org("sends-again").await?, world.org("another").await?);
     let body = Corpus::new(1).request(SPANS as usize, now()).body;
@@ -43,8 +43,8 @@ async fn a_request_that_is_sent_again_is_stored_and_billed_once() -> anyhow::Res
     assert_eq!((world.clickhouse.number(STORED).await?, world.clickhouse.number(BILLED).await?), (SPANS, SPANS));
 
     // Nothing is missing to the ledger.
-    let balance = books(&world).await?.balance(Whose::Org(org.org_id), &Window::up_to(unix_hour(), 2)).await?;
-    assert_eq!(balance.residue(), 0, "{balance:?}");
+    let balance = books(&world).await?.balance(Scope::Org(org.org_id), &Hours::up_to(unix_hour(), 2)).await?;
+    assert_eq!(balance.imbalance(), 0, "{balance:?}");
 
     // The same content of another key is another request, and so is other content of the same key.
     send(&world, &other.key, &body).await?;

@@ -9,7 +9,7 @@ use http::StatusCode;
 use load::client::Http;
 use load::corpus::Corpus;
 use model::shard::Shard;
-use queue::fence::Fence;
+use queue::appender::ShardAppender;
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
 use stack::{Service, Urls};
@@ -83,7 +83,7 @@ async fn moved_under_load(world: &World) -> anyhow::Result<Vec<Told>> {
 
     let redis = world.redis().await?;
     let registry = world.registry().await?.announcing(Invalidator::new(redis.clone()));
-    let mover = Mover::new(registry.clone(), Fence::new(redis));
+    let mover = Mover::new(registry.clone(), ShardAppender::new(redis));
     let home = Shard::home(org.org_id);
     let away = |n: u8| Shard::new((home.number() + n) % 16);
     for to in [away(1), away(5), None, away(1), None] {

@@ -105,7 +105,8 @@ fn cycle(edges: &BTreeMap<String, BTreeSet<String>>) -> Option<Vec<String>> {
             return true;
         }
         path.pop();
-        done.insert(at.to_owned()) && false
+        done.insert(at.to_owned());
+        false
     }
     let (mut path, mut done) = (Vec::new(), BTreeSet::new());
     edges.keys().any(|at| visit(at, edges, &mut path, &mut done)).then_some(path)
@@ -228,6 +229,38 @@ fn files_are_named_and_formatted_one_way() {
         for (line, number) in text.lines().zip(1..).filter(|(line, _)| is_comment(line)) {
             let columns = line.chars().count();
             assert!(columns <= COLUMNS_MAX, "{}:{number}: {columns} columns, at most {COLUMNS_MAX}", file.display());
+        }
+    }
+}
+
+/// The steps of a walk in `docs/architecture.md`: file and function.
+fn walk(heading: &str) -> Vec<(String, String)> {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let section = text.split_once(heading).unwrap_or_else(|| panic!("no {heading}")).1;
+    let steps = section.lines().skip(1).skip_while(|line| line.trim().is_empty() || !line.starts_with("1. "));
+    let steps = steps.take_while(|line| !line.starts_with('#') && !line.starts_with("**"));
+    let step = |line: &str| {
+        let (_, step) = line.split_once(". `").filter(|(number, _)| number.parse::<u8>().is_ok())?;
+        let (file, rest) = step.split_once("`, `")?;
+        Some((file.to_owned(), rest.split_once('`')?.0.to_owned()))
+    };
+    steps.filter_map(step).collect()
+}
+
+#[test]
+fn the_documented_walks_follow_the_calls() {
+    for (heading, steps_max) in [("**A request", 7), ("**A batch", 8)] {
+        let steps = walk(heading);
+        assert!((4..=steps_max).contains(&steps.len()), "{heading}: {} steps", steps.len());
+        for (at, (file, function)) in steps.iter().enumerate() {
+            let code = fs::read_to_string(root().join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+            let name = function.rsplit("::").next().unwrap();
+            assert!(code.contains(&format!("fn {name}")), "{file} has no function {function}");
+            if let Some((_, next)) = steps.get(at + 1) {
+                let next = next.rsplit("::").next().unwrap();
+                let is_called = code.contains(&format!("{next}(")) || code.contains(&format!("{next}::<"));
+                assert!(is_called, "{file}: {function} does not call {next}, which the walk has next");
+            }
         }
     }
 }

@@ -55,7 +55,7 @@ fn attribute((key, value): (&String, &Value)) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> {
+async fn spans_are_priced_from_usage_in_every_convention() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("usage-otlp").await?;
     // 500 at 3, 1 000 at 0.3, 200 at 3.75 and 90 at 15 dollars per million.
@@ -156,7 +156,7 @@ async fn spans_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn langsmith_runs_are_priced_by_what_they_say_in_any_words() -> anyhow::Result<()> {
+async fn langsmith_runs_are_priced_from_usage_in_every_provider_format() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("usage-langsmith").await?;
     let whole = (1_700, 90, 1_000, 200, Some("0.0039"), true);

@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 const WORKER: [(&str, &str); 2] = [("TRACEBILITY_BATCH_ROWS_MAX", "200"), ("TRACEBILITY_BATCH_AGE_MAX", "50ms")];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stopped_and_started_in_mid_load() -> anyhow::Result<()> {
+async fn workers_stopped_and_started_under_load_lose_nothing() -> anyhow::Result<()> {
     let world = World::start_with(&[], &WORKER).await?;
     let (world, acked) = under_load(world, async |world| {
         for _ in 0..3 {
@@ -40,7 +40,7 @@ async fn stopped_and_started_in_mid_load() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_and_started_in_mid_load() -> anyhow::Result<()> {
+async fn workers_killed_and_started_under_load_lose_nothing() -> anyhow::Result<()> {
     let world = World::start_with(&[], &WORKER).await?;
     let (world, acked) = under_load(world, async |world| {
         for _ in 0..4 {
@@ -56,7 +56,7 @@ async fn killed_and_started_in_mid_load() -> anyhow::Result<()> {
 
 /// Workers need no consumer group: the lease says who reads. Whatever somebody does with one changes nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_becomes_of_a_consumer_group_does_not_matter() -> anyhow::Result<()> {
+async fn consumer_groups_on_the_stream_change_nothing() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     let org = world.org("a-group").await?;
     let mut redis = world.redis().await?;
@@ -77,7 +77,7 @@ async fn what_becomes_of_a_consumer_group_does_not_matter() -> anyhow::Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Result<()> {
+async fn an_unreadable_entry_becomes_a_dead_letter_and_holds_up_nothing() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("odd-entries").await?;
     let mut redis = world.redis().await?;
@@ -109,7 +109,7 @@ async fn an_unreadable_entry_is_a_dead_letter_and_stops_nobody() -> anyhow::Resu
 /// As after a power cut or a failover that took a commit back. The first shard has more work than the others: its owner
 /// also drains what was queued before tenancy.
 #[tokio::test(flavor = "multi_thread")]
-async fn entries_behind_what_was_read_are_delivered() -> anyhow::Result<()> {
+async fn entries_with_ids_below_those_already_read_are_delivered() -> anyhow::Result<()> {
     let world = World::start().await?;
     let mut redis = world.redis().await?;
     for shard in Shard::all().take(2) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use model::ids::OrgId;
 use model::shard::Shard;
 use model::trace::UnixNanos;
-use queue::fence::{Accepted, AppendError, Appended, Fence};
+use queue::appender::{Accepted, AppendError, Appended, ShardAppender};
 use service::settings::parse;
 use stack::{Flavour, RedisServer};
 use stores::keys::RedisKey;
@@ -44,12 +44,12 @@ async fn refused(server: &RedisServer, policy: AckPolicy) -> ConnectError {
     std::sync::Arc::into_inner(error).unwrap()
 }
 
-fn fence(server: &RedisServer, policy: AckPolicy) -> Fence {
+fn fence(server: &RedisServer, policy: AckPolicy) -> ShardAppender {
     let readiness = Readiness::new(redis(server), policy);
-    Fence::confirmed(redis(server), Confirmer::new(&url(server), readiness, APPENDING).unwrap())
+    ShardAppender::confirmed(redis(server), Confirmer::new(&url(server), readiness, APPENDING).unwrap())
 }
 
-async fn append(fence: &Fence, shard: u8) -> Result<Appended, AppendError> {
+async fn append(fence: &ShardAppender, shard: u8) -> Result<Appended, AppendError> {
     let org = OrgId(Uuid::from_u128(7));
     let received_at: UnixNanos = 1_795_000_000_000_000_000;
     let new = Accepted { org, received_at, items: 3, envelope: b"an envelope" };
@@ -161,7 +161,7 @@ async fn a_class_that_the_server_cannot_give_is_refused_and_nothing_is_appended(
 
 /// Appends that come at the same time share their waits, each gets its own reply, and all are counted.
 #[tokio::test]
-async fn appends_share_a_wait() {
+async fn concurrent_appends_share_one_wait() {
     const APPENDS: u64 = 400;
     let server = RedisServer::start(Flavour::Valkey, ALWAYS).await.unwrap();
     server.command::<()>(&["CONFIG", "RESETSTAT"]).await.unwrap();

@@ -7,8 +7,7 @@ use admission::{Admission, Cost, ITEMS_PER_UNIT, Refused, Scope};
 use auth::resolver::PostgresSource;
 use auth::{Resolver, TenantContext};
 use model::ids::{ApiKeyId, OrgId};
-use model::meter::Meter;
-use model::meter::Meter as Metered;
+use model::meter::{Meter, Meter as Metered};
 use model::rate::{Decision, Limit as RateLimit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -162,13 +161,13 @@ async fn a_monthly_limit_is_exact_on_a_node() {
 }
 
 #[tokio::test]
-async fn all_or_nothing_on_a_node() {
+async fn limits_are_charged_all_or_nothing_on_a_node() {
     let world = World::new().await;
     all_or_nothing(&world, redis(&world.db.redis_url)).await;
 }
 
 #[tokio::test]
-async fn all_of_it_on_a_cluster() {
+async fn limits_are_charged_exactly_on_a_cluster() {
     let cluster = RedisCluster::start().await.unwrap();
     a_burst_passes_once(&World::new().await, redis(cluster.url())).await;
     a_monthly_limit_is_exact(&World::new().await, redis(cluster.url())).await;
@@ -176,14 +175,14 @@ async fn all_of_it_on_a_cluster() {
 }
 
 #[tokio::test]
-async fn what_was_not_stored_is_given_back_and_never_more() {
+async fn a_charge_for_unstored_items_is_refunded_and_never_more() {
     let world = World::new().await;
     let redis = redis(&world.db.redis_url);
     let admission = Admission::new(redis.clone(), true);
     let tenant = tenant(&world, Limits { spans: Some(10), ..Limits::default() }).await;
     let ten = Cost { items: 10, bytes: 7 };
-    let (charge, standing) = admission.admit(&tenant, ten, RECEIVED_AT).await.unwrap();
-    assert_eq!(standing.map(|s| (s.limit, s.remaining)), Some((50, 49)));
+    let (charge, rate_limit) = admission.admit(&tenant, ten, RECEIVED_AT).await.unwrap();
+    assert_eq!(rate_limit.map(|s| (s.limit, s.remaining)), Some((50, 49)));
     charge.refunded().await;
     assert_eq!(used(&redis, tenant.org_id(), Meter::SpanIngested).await, Some(0));
     let (charge, _) = admission.admit(&tenant, ten, RECEIVED_AT).await.unwrap();
@@ -196,7 +195,7 @@ async fn what_was_not_stored_is_given_back_and_never_more() {
 }
 
 #[tokio::test]
-async fn counters_end_with_their_month() {
+async fn monthly_counters_expire_after_their_month() {
     let world = World::new().await;
     let mut redis = redis(&world.db.redis_url);
     let tenant = tenant(&world, Limits::default()).await;
@@ -215,7 +214,7 @@ async fn counters_end_with_their_month() {
 }
 
 #[tokio::test]
-async fn a_request_that_could_never_pass_is_told_so() {
+async fn a_request_larger_than_its_limit_is_told_that_it_can_never_pass() {
     let world = World::new().await;
     let redis = redis(&world.db.redis_url);
     let admission = Admission::new(redis, true);
@@ -228,7 +227,7 @@ async fn a_request_that_could_never_pass_is_told_so() {
 }
 
 #[tokio::test]
-async fn zero_forbids_and_internal_keys_are_metered_only() {
+async fn a_zero_limit_forbids_and_internal_keys_are_only_metered() {
     let world = World::new().await;
     let redis = redis(&world.db.redis_url);
     let admission = Admission::new(redis.clone(), true);
@@ -247,14 +246,14 @@ async fn without_redis_the_node_decides_alone() {
     let admission = Admission::new(redis("redis://127.0.0.1:1/0"), true);
     let passed = (0..100).filter(|_| admission.precheck(&tenant).is_ok()).count();
     assert!((50..=60).contains(&passed), "its own limiter holds: {passed}");
-    let (charge, standing) = admission.admit(&tenant, ONE, RECEIVED_AT).await.unwrap();
-    assert_eq!(standing, None);
+    let (charge, rate_limit) = admission.admit(&tenant, ONE, RECEIVED_AT).await.unwrap();
+    assert_eq!(rate_limit, None);
     charge.refunded().await;
 }
 
 /// The script, with time from outside, decides as the model does, over random costs, pauses and clocks that jump.
 #[tokio::test]
-async fn the_script_decides_as_the_model() {
+async fn the_script_agrees_with_the_model() {
     const TIME: &str = "redis.call('TIME')";
     const ADMIT: &str = include_str!("../../tenant/admission/src/admit.lua");
     // Keys end by Redis' own clock, which is not the one of this test.
@@ -306,7 +305,7 @@ async fn the_script_decides_as_the_model() {
 }
 
 #[tokio::test]
-async fn a_charge_without_an_end_is_counted() {
+async fn a_charge_neither_kept_nor_refunded_is_counted() {
     let world = World::new().await;
     let admission = Admission::new(redis(&world.db.redis_url), true);
     let tenant = tenant(&world, Limits::default()).await;

@@ -71,7 +71,7 @@ async fn a_rotated_key_and_its_successor_work_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_overlap_ends_with_the_old_key_and_none_ends_it_at_once() {
+async fn a_rotated_key_ends_with_its_overlap_and_at_once_without_one() {
     let world = World::new().await;
     let (registry, org_id) = (&world.registry, world.org.org_id);
     world.key("site").await;
@@ -103,7 +103,7 @@ async fn an_overlap_ends_with_the_old_key_and_none_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn of_many_rotations_and_revocations_at_once_one_happens() {
+async fn only_one_of_many_concurrent_rotations_and_revocations_succeeds() {
     let world = World::new().await;
     let key = world.key("site").await;
     let rotating: Vec<_> = (0..8)
@@ -140,7 +140,7 @@ async fn look_up(pool: &PgPool, text: &str) -> Vec<uuid::Uuid> {
 }
 
 #[tokio::test]
-async fn the_look_up_finds_one_key_and_nothing_else() {
+async fn find_api_key_returns_one_key_and_nothing_else() {
     let world = World::new().await;
     let (key, another) = (world.key("one").await, world.key("two").await);
     world.execute("INSERT INTO tenant_plan_override (tenant_id, burst) SELECT id, 7 FROM tenants").await;
@@ -181,7 +181,7 @@ async fn the_look_up_finds_one_key_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_look_up_leaves_the_callers_session_as_it_was() {
+async fn find_api_key_leaves_the_callers_session_unchanged() {
     let world = World::new().await;
     let key = world.key("site").await;
     let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap().org_id.to_string();
@@ -216,7 +216,7 @@ async fn the_look_up_leaves_the_callers_session_as_it_was() {
 }
 
 #[tokio::test]
-async fn the_look_ups_setting_opens_nothing_by_itself() {
+async fn the_key_lookup_setting_alone_shows_no_rows() {
     let world = World::new().await;
     let key = world.key("site").await;
     for pool in [&world.pool, &world.operator] {
@@ -229,7 +229,7 @@ async fn the_look_ups_setting_opens_nothing_by_itself() {
 }
 
 #[tokio::test]
-async fn the_look_up_cannot_be_led_astray() {
+async fn find_api_key_ignores_shadowing_tables() {
     let world = World::new().await;
     let key = world.key("site").await;
     let mut connection = world.pool.acquire().await.unwrap();

@@ -20,7 +20,7 @@ fn login(org: Option<OrgId>, n: usize) -> NewEvent {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_and_a_stop_writes_what_is_in_it() {
+async fn a_full_audit_queue_refuses_events_and_a_stop_writes_the_queued_ones() {
     let world = World::new().await;
     let (writer, writing) = writer(Registry::new(world.pool.clone()));
     for n in 0..QUEUE_MAX {
@@ -39,7 +39,7 @@ async fn a_full_queue_refuses_and_a_stop_writes_what_is_in_it() {
 }
 
 #[tokio::test]
-async fn events_outlive_an_outage_and_one_that_is_not_possible() {
+async fn events_survive_an_outage_and_an_impossible_event() {
     let world = World::new().await;
     let wire = Wire::to(&world.db.pg_app_dsn).await;
     let registry = Registry::new(stores::postgres::pool(&wire.dsn).unwrap());
@@ -152,7 +152,7 @@ async fn more_than_one_batch_is_copied() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_noted_and_sent_again() {
+async fn missing_events_are_noted_and_copied_again() {
     let trail = Trail::new().await;
     let org = trail.world.org.org_id;
     let events = [login(Some(org), 1), login(Some(org), 2), login(Some(org), 3)];

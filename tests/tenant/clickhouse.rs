@@ -18,7 +18,7 @@ pub(crate) fn block(values: &[u64]) -> Bytes {
 }
 
 #[tokio::test]
-async fn a_token_is_stored_once_and_what_is_refused_leaves_nothing() {
+async fn an_insert_token_is_stored_once_and_a_refused_insert_leaves_nothing() {
     let db = empty().await;
     let client = raw_client(&db.clickhouse_url);
     let create = "CREATE TABLE numbers (n UInt64, CONSTRAINT small CHECK n < 100) ENGINE = MergeTree ORDER BY n

@@ -82,7 +82,7 @@ async fn bad_rows_are_refused_by_their_constraint() {
 }
 
 #[tokio::test]
-async fn nothing_of_one_org_can_be_in_another() {
+async fn rows_of_one_org_cannot_be_placed_in_another() {
     let world = World::new().await;
     let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap();
     let project = world.registry.create_project(other.org_id, other.workspace_id, "site", "Site").await.unwrap();
@@ -140,7 +140,7 @@ const REFERENCES: [(&str, &str); 18] = [
 ];
 
 #[tokio::test]
-async fn every_org_gets_its_workspace_wherever_names_lead() {
+async fn every_org_gets_its_workspace_despite_shadowing_tables() {
     let world = World::new().await;
     let org_id = uuid::Uuid::new_v4();
     let mut operator = PgConnection::connect(&world.db.pg_operator_dsn).await.unwrap();
@@ -157,7 +157,7 @@ async fn every_org_gets_its_workspace_wherever_names_lead() {
 }
 
 #[tokio::test]
-async fn every_reference_says_what_becomes_of_it() {
+async fn every_foreign_key_has_its_expected_delete_action() {
     let world = World::new().await;
     let mut found: Vec<(String, String)> = sqlx::query_as(
         "SELECT conname::text, CASE confdeltype WHEN 'c' THEN 'CASCADE' WHEN 'n' THEN 'SET NULL' ELSE 'NO ACTION' END
@@ -199,7 +199,7 @@ const OWNED: [&str; 11] = [
 ];
 
 #[tokio::test]
-async fn what_an_org_owns_goes_with_it_and_its_history_stays() {
+async fn deleting_an_org_deletes_its_rows_and_keeps_its_history() {
     let world = World::new().await;
     let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap().org_id;
     let of_other = bound(&world.db.pg_owner_dsn, other).await;
@@ -209,7 +209,7 @@ async fn what_an_org_owns_goes_with_it_and_its_history_stays() {
     assert!(before.values().all(|count| *count > 0) && counts(&world.owner).await.values().all(|count| *count > 0));
     let (logged, told) = (before["audit_log"], counts(&world.owner).await["audit_outbox"]);
 
-    // As docs/registry.md has it: the owner, bound to the org. Nobody else may.
+    // As docs/reference/registry.md has it: the owner, bound to the org. Nobody else may.
     world.execute("DELETE FROM tenants").await;
     assert!(counts(&world.owner).await.values().all(|count| *count == 0), "{:?}", counts(&world.owner).await);
     assert_eq!(counts(&of_other).await, before, "the other org has all it had");
@@ -224,7 +224,7 @@ async fn what_an_org_owns_goes_with_it_and_its_history_stays() {
 }
 
 #[tokio::test]
-async fn what_is_in_a_workspace_or_a_project_goes_with_it() {
+async fn deleting_a_workspace_or_project_deletes_its_contents() {
     let world = World::new().await;
     fill(&world.owner).await;
     let before = counts(&world.owner).await;

@@ -28,7 +28,7 @@ fn cutover(world: &World, args: &[&str]) -> Run {
 }
 
 #[tokio::test]
-async fn a_project_says_whose_it_is_and_nothing_else_does() {
+async fn the_org_of_a_legacy_entry_comes_only_from_its_project() {
     let world = World::new().await;
     let org = &world.org;
     let project = world.registry.create_project(org.org_id, org.workspace_id, "old", "Old").await.unwrap();
@@ -64,7 +64,7 @@ async fn a_project_says_whose_it_is_and_nothing_else_does() {
 }
 
 #[tokio::test]
-async fn a_switch_is_flipped_with_its_event_or_not_at_all() {
+async fn a_cutover_switch_and_its_event_are_written_together() {
     let world = World::new().await;
     let flags = Flags::new(world.pool.clone());
     let (_stop, stopped) = watch::channel(false);
@@ -96,7 +96,7 @@ async fn a_switch_is_flipped_with_its_event_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn operators_see_what_is_left_and_close_only_what_is_empty() {
+async fn operators_see_what_is_left_and_close_the_legacy_stream_only_when_empty() {
     let world = World::new().await;
     let mut redis = redis(&world);
     let entry: String = redis.xadd(RedisKey::legacy_stream(), "*", &[("data", "{}")]).await.unwrap();

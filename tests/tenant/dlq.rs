@@ -9,9 +9,9 @@ use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use model::meter::Meter;
 use model::shard::Shard;
 use model::trace::{Origin, Run, Span};
+use queue::appender::{Appended, ShardAppender};
 use queue::arrival::{Arrivals, Place};
-use queue::dlq::{Desk, LetterId, PAGE_LETTERS, Replayed, Source, Walk};
-use queue::fence::{Appended, Fence};
+use queue::dlq::{DeadLetterId, DeadLetters, PAGE_LETTERS, Replayed, Source, Walk};
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
 use serde_json::{Value, json};
@@ -76,7 +76,7 @@ async fn letter(
     items: u64,
     tables: &[u8],
     bytes: &[u8],
-) -> LetterId {
+) -> DeadLetterId {
     let (letters, size) = match source {
         Source::Shard(shard) => (RedisKey::shard_dlq(shard), RedisKey::shard_dlq_bytes(shard)),
         Source::Legacy => (RedisKey::legacy_dlq(), RedisKey::legacy_dlq_bytes()),
@@ -117,15 +117,15 @@ fn document(world: &World, args: &[&str]) -> Value {
 }
 
 /// Letters of a source are gone, and the room that they took is free.
-async fn is_empty(desk: &Desk, source: Source) -> bool {
+async fn is_empty(desk: &DeadLetters, source: Source) -> bool {
     desk.held(source).await.unwrap() == (0, 0)
 }
 
 #[tokio::test]
-async fn pages_end_with_what_was_there_when_they_began() {
+async fn paging_ends_with_the_dead_letters_that_were_there_at_its_start() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), Some(world.org.org_id));
-    let desk = Desk::new(redis.clone());
+    let desk = DeadLetters::new(redis.clone());
     let many = PAGE_LETTERS * 2 + 3;
     for _ in 0..many {
         letter(&mut redis, Source::Shard(shard(3)), org, 1, &[], b"x").await;
@@ -150,10 +150,10 @@ async fn pages_end_with_what_was_there_when_they_began() {
 }
 
 #[tokio::test]
-async fn a_letter_is_sent_again_once_and_only_what_is_missing() {
+async fn a_replay_sends_a_dead_letter_once_and_only_its_missing_tables() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
-    let desk = Desk::new(redis.clone());
+    let desk = DeadLetters::new(redis.clone());
     let (source, stream) = (Source::Shard(shard(7)), RedisKey::shard_stream(shard(7)));
     let key = &world.registry.envelope_key().await.unwrap();
     let bytes = envelope(key, org, 2);
@@ -191,7 +191,7 @@ async fn a_letter_is_sent_again_once_and_only_what_is_missing() {
 }
 
 #[tokio::test]
-async fn what_is_thrown_away_is_counted_and_everything_is_audited() {
+async fn dropped_dead_letters_are_counted_and_every_action_is_audited() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let source = Source::Shard(shard(7));
@@ -228,7 +228,7 @@ async fn what_is_thrown_away_is_counted_and_everything_is_audited() {
 
     assert_eq!(document(&world, &["replay", &others.to_string()])["sent"], 1);
     assert_eq!(document(&world, &["drop", "--all", "--yes"])["dropped"], 2, "also what is nobody's");
-    assert!(is_empty(&Desk::new(redis.clone()), source).await);
+    assert!(is_empty(&DeadLetters::new(redis.clone()), source).await);
     let drops = "SELECT count(*) FROM audit_outbox WHERE event_type = 'dlq.drop'";
     assert_eq!(world.count(drops).await, 2, "acme's; what was gone is nothing that is done");
     let events = world.registry.events(other, 10).await.unwrap();
@@ -237,7 +237,7 @@ async fn what_is_thrown_away_is_counted_and_everything_is_audited() {
 }
 
 #[tokio::test]
-async fn letters_are_shown_and_written_to_a_file() {
+async fn dead_letters_are_shown_and_written_to_a_file() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let bytes = envelope(&world.registry.envelope_key().await.unwrap(), org, 2);
@@ -290,7 +290,7 @@ async fn letters_are_shown_and_written_to_a_file() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_with_what_helps() {
+async fn dlq_command_errors_say_what_helps() {
     let world = World::new().await;
     let unknown = "it is not known where Redis is, which has the dead letters; set TRACEBILITY_REDIS_URL";
     let ran: Ran = with(&world).args(["dlq", "ls"]).output().unwrap().into();
@@ -300,7 +300,7 @@ async fn what_is_wrong_is_told_with_what_helps() {
         (&["replay", "7/1-0", "--all"], "cannot be used with"),
         (&["drop", "7/1-0", "--org", "acme"], "cannot be used with"),
         (&["show", "7"], "is no dead letter's id, such as 7/1795241935570-0"),
-        (&["ls", "--reason", "odd"], "it can be unreadable, unauthenticated, refused"),
+        (&["ls", "--reason", "odd"], "expected one of unreadable, unauthenticated, refused"),
         (&["ls", "--shard", "16"], "is no shard: a number from 0 to 15"),
         (&["ls", "--shard", "1", "--legacy"], "cannot be used with"),
     ] {
@@ -318,14 +318,15 @@ async fn what_is_wrong_is_told_with_what_helps() {
     let mut without = command(&world);
     let ran: Ran = without.env_remove("TRACEBILITY_PG_DSN").args(["replay", "--all"]).output().unwrap().into();
     assert!(ran.code == Some(2) && ran.err.contains("set TRACEBILITY_PG_DSN"), "{}", ran.err);
-    assert_eq!(Desk::new(redis).held(Source::Legacy).await.unwrap().0, 1);
+    assert_eq!(DeadLetters::new(redis).held(Source::Legacy).await.unwrap().0, 1);
 }
 
 #[tokio::test]
-async fn an_arrival_is_once_and_a_closed_shard_takes_none() {
+async fn an_arrival_is_appended_once_and_a_closed_shard_takes_none() {
     let world = World::new().await;
     let (mut redis, org, shard) = (redis(&world), world.org.org_id, shard(5));
-    let (arrivals, fence, place) = (Arrivals::new(redis.clone()), Fence::new(redis.clone()), Place::Shard(shard, org));
+    let (arrivals, fence, place) =
+        (Arrivals::new(redis.clone()), ShardAppender::new(redis.clone()), Place::Shard(shard, org));
     let stream = RedisKey::shard_stream(shard);
     for _ in 0..3 {
         assert_eq!(arrivals.append(place, "a", "e", b"one").await.unwrap(), Appended::Kept);
@@ -347,10 +348,10 @@ async fn an_arrival_is_once_and_a_closed_shard_takes_none() {
 }
 
 #[tokio::test]
-async fn a_cluster_takes_every_command() {
+async fn every_dlq_command_works_on_a_cluster() {
     let cluster = stack::RedisCluster::start().await.expect("a cluster");
     let mut redis = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
-    let (desk, org) = (Desk::new(redis.clone()), OrgId(Uuid::new_v4()));
+    let (desk, org) = (DeadLetters::new(redis.clone()), OrgId(Uuid::new_v4()));
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let bytes = envelope(&key, org, 2);
     for source in Source::all() {

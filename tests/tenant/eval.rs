@@ -153,7 +153,7 @@ fn slug(name: &str) -> String {
 }
 
 #[tokio::test]
-async fn all_of_it_on_a_node() {
+async fn evaluation_caps_hold_on_a_node() {
     let world = World::new().await;
     let redis = redis(&world.db.redis_url);
     a_cap_is_exact(&world, redis.clone()).await;
@@ -163,7 +163,7 @@ async fn all_of_it_on_a_node() {
 }
 
 #[tokio::test]
-async fn all_of_it_on_a_cluster() {
+async fn evaluation_caps_hold_on_a_cluster() {
     let cluster = RedisCluster::start().await.unwrap();
     let world = World::new().await;
     let redis = redis(cluster.url());
@@ -187,7 +187,7 @@ async fn no_slots_means_none_and_unlimited_means_any_number() {
 }
 
 #[tokio::test]
-async fn a_lowered_cap_lets_nobody_in_until_it_fits() {
+async fn a_lowered_cap_admits_no_evaluation_until_usage_fits() {
     let world = World::new().await;
     let slots = EvalConcurrency::new(redis(&world.db.redis_url));
     let key = world.key("evals").await;
@@ -249,7 +249,7 @@ impl Model {
 /// The scripts, with time from outside, do what the model does, whatever holders do: take, ask again, renew, give back,
 /// be silent for ever, come back too late, while the cap changes.
 #[tokio::test]
-async fn the_scripts_do_what_the_model_does() {
+async fn the_scripts_agree_with_the_model() {
     const TIME: &str = "redis.call('TIME')";
     const HOLDERS: usize = 12;
     const STEPS: usize = 400;

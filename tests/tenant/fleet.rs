@@ -126,7 +126,7 @@ async fn a_revocation_is_heard(world: &World, redis_url: &str) {
 }
 
 #[tokio::test]
-async fn one_verifies_for_all_on_a_node() {
+async fn one_process_verifies_a_key_for_all_on_a_node() {
     let world = World::new().await;
     one_verifies_for_all(&world, &world.db.redis_url).await;
 }
@@ -138,7 +138,7 @@ async fn a_revocation_is_heard_on_a_node() {
 }
 
 #[tokio::test]
-async fn both_on_a_cluster() {
+async fn keys_are_verified_once_and_revocations_are_heard_on_a_cluster() {
     let cluster = RedisCluster::start().await.unwrap();
     let world = World::new().await;
     one_verifies_for_all(&world, cluster.url()).await;
@@ -146,7 +146,7 @@ async fn both_on_a_cluster() {
 }
 
 #[tokio::test]
-async fn what_is_not_heard_is_polled_for() {
+async fn a_missed_revocation_is_found_by_polling() {
     let world = World::new().await;
     let key = world.key("site").await;
     let node = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
@@ -181,7 +181,7 @@ async fn every_change_of_an_org_reaches_all_its_keys() {
 }
 
 #[tokio::test]
-async fn who_read_before_the_change_cannot_bring_it_back() {
+async fn a_stale_read_cannot_overwrite_a_revocation_marker() {
     let world = World::new().await;
     let key = world.key("site").await;
     let node = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
@@ -192,7 +192,7 @@ async fn who_read_before_the_change_cannot_bring_it_back() {
 }
 
 #[tokio::test]
-async fn a_record_is_never_older_than_its_time() {
+async fn a_cache_record_is_not_used_past_its_own_expiry() {
     let world = World::new().await;
     let key = world.key("site").await;
     let first = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
@@ -212,7 +212,7 @@ async fn a_record_is_never_older_than_its_time() {
 }
 
 #[tokio::test]
-async fn what_someone_else_wrote_into_redis_is_not_believed() {
+async fn forged_cache_records_in_redis_are_ignored() {
     let world = World::new().await;
     let (mine, theirs) = (world.key("mine").await, world.key("theirs").await);
     let node = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
@@ -228,7 +228,7 @@ async fn what_someone_else_wrote_into_redis_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_put_back_is_believed_until_its_time_is_over() {
+async fn a_restored_old_cache_record_is_used_only_until_its_expiry() {
     let world = World::new().await;
     let key = world.key("revoked").await;
     let first = Node::new(&url(&world.db.pg_app_dsn), &world.db.redis_url);
@@ -249,7 +249,7 @@ async fn a_record_that_is_put_back_is_believed_until_its_time_is_over() {
 }
 
 #[tokio::test]
-async fn that_there_is_no_key_is_believed_of_this_deployment_only() {
+async fn unknown_key_records_are_used_only_if_this_deployment_wrote_them() {
     let world = World::new().await;
     let (key, other) = (world.key("one").await, world.key("two").await);
     let wire = Wire::to(&world.db.pg_app_dsn).await;
@@ -274,7 +274,7 @@ async fn that_there_is_no_key_is_believed_of_this_deployment_only() {
 }
 
 #[tokio::test]
-async fn without_redis_postgres_is_asked() {
+async fn keys_are_resolved_from_postgres_without_redis() {
     let world = World::new().await;
     let key = world.key("site").await;
     let node = Node::new(&url(&world.db.pg_app_dsn), "redis://127.0.0.1:1/0");

@@ -24,7 +24,7 @@ async fn as_app() -> (TestDb, String) {
 }
 
 #[tokio::test]
-async fn the_services_may_ask_and_insert_all_that_they_do() {
+async fn the_services_role_can_run_every_query_and_insert_of_the_services() {
     let (_db, url) = as_app().await;
     let url: ClickHouseUrl = url.parse().unwrap();
     let (records, inserter) = (Records::new(&url), Inserter::new(&url));
@@ -71,7 +71,7 @@ async fn the_services_may_ask_and_insert_all_that_they_do() {
 }
 
 #[tokio::test]
-async fn the_services_may_neither_read_what_was_sent_nor_change_a_table() {
+async fn the_services_role_can_neither_read_payloads_nor_change_a_table() {
     let (db, url) = as_app().await;
     let client = raw_client(&url);
     let elsewhere = db.clickhouse_url.rsplit_once('/').unwrap().1;

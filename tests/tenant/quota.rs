@@ -3,12 +3,11 @@
 
 use model::entry_id::EntryId;
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
-use model::meter::Meter;
-use model::meter::period;
+use model::meter::{Meter, period};
 use model::org::OverQuota;
 use model::shard::Shard;
-use queue::fence::Fence;
-use quota::{Held, Parked, ParkedId};
+use queue::appender::ShardAppender;
+use quota::{ParkedAmount, ParkedEnvelopes, ParkedId};
 use redis::AsyncCommands;
 use redis::streams::StreamRangeReply;
 use registry::{Limit, LimitChange, LimitEdit};
@@ -58,13 +57,13 @@ async fn waiting(redis: &Redis, shard: Shard) -> Vec<Vec<u8>> {
 }
 
 async fn parked_once_and_released_once(redis: Redis) {
-    let (parked, org, here) = (Parked::new(redis.clone()), OrgId(Uuid::new_v4()), id(3, 7));
+    let (parked, org, here) = (ParkedEnvelopes::new(redis.clone()), OrgId(Uuid::new_v4()), id(3, 7));
     let key = &EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let verified = |bytes: Vec<u8>| Verified::check(key, bytes).unwrap();
     let bytes = envelope(key, org, 5);
     for _ in 0..2 {
         parked.park(org, here, &bytes).await.unwrap();
-        assert_eq!(parked.held(org).await.unwrap(), Held { envelopes: 1, bytes: bytes.len() as u64 });
+        assert_eq!(parked.held(org).await.unwrap(), ParkedAmount { envelopes: 1, bytes: bytes.len() as u64 });
     }
     parked.park(org, id(3, 8), &envelope(key, org, 1)).await.unwrap();
     parked.park(org, id(12, 1), &envelope(key, org, 1)).await.unwrap();
@@ -72,7 +71,7 @@ async fn parked_once_and_released_once(redis: Redis) {
     assert_eq!(parked.ids(OrgId(Uuid::new_v4())).await.unwrap(), []);
 
     // It goes back to where it comes from, also if its org has moved away from there.
-    Fence::new(redis.clone()).close(here.shard, org, 1).await.unwrap().unwrap();
+    ShardAppender::new(redis.clone()).close(here.shard, org, 1).await.unwrap().unwrap();
     let read = parked.read(org, here).await.unwrap().unwrap();
     assert_eq!(read, bytes);
     // Twice, as by two at once or after a crash; and parked again by a worker that comes late.
@@ -118,7 +117,7 @@ async fn an_envelope_is_parked_once_and_released_once_on_a_cluster() {
 }
 
 #[tokio::test]
-async fn the_policy_is_the_orgs_and_audited() {
+async fn the_over_quota_policy_is_set_per_org_and_audited() {
     let world = World::new().await;
     let org = world.org.org_id;
     assert_eq!(world.registry.limits(org).await.unwrap().over_quota, OverQuota::Park);
@@ -137,7 +136,7 @@ async fn the_policy_is_the_orgs_and_audited() {
 
 /// A change of limits takes back at once what was said about an org that was over them.
 #[tokio::test]
-async fn a_raised_limit_holds_before_the_next_tick() {
+async fn a_raised_limit_clears_the_over_quota_flag_at_once() {
     let world = World::new().await;
     let (org, redis) = (world.org.org_id, redis(&world.db.redis_url));
     let registry = world.registry.clone().announcing(auth::invalidate::Invalidator::new(redis.clone()));

@@ -64,7 +64,7 @@ async fn tenant(world: &World, spans: u64) -> Arc<TenantContext> {
 
 /// What was charged to a counter, by when it was received, and where it is now.
 #[derive(Default)]
-struct Books {
+struct LedgerReader {
     /// In a stream, oldest first.
     queued: Vec<(i64, u64)>,
     /// In ClickHouse.
@@ -77,7 +77,7 @@ struct Books {
     watermark: i64,
 }
 
-impl Books {
+impl LedgerReader {
     fn sum(list: &[(i64, u64)], from: i64, to: i64) -> u64 {
         list.iter().filter(|(minute, _)| (from..to).contains(minute)).map(|(_, items)| items).sum()
     }
@@ -113,7 +113,7 @@ async fn the_counter_is_conserved(world: &World, redis: &Redis, seeds: std::ops:
         for key in [&counter, &RedisKey::quota_recent(org, PERIOD), &over] {
             let _: () = redis.clone().del(key).await.unwrap();
         }
-        let mut books = Books::default();
+        let mut books = LedgerReader::default();
         let mut minute = NOON / MINUTE;
         // Of a process that has summed up and not yet written: the minute, and what was billed.
         let mut summed: Option<(i64, u64)> = None;
@@ -154,7 +154,7 @@ async fn the_counter_is_conserved(world: &World, redis: &Redis, seeds: std::ops:
                 _ => {
                     let oldest = books.queued.iter().map(|(of, _)| *of).min().unwrap_or(minute).min(minute);
                     let watermark = oldest - SETTLE;
-                    let sum = (watermark, Books::sum(&books.billed, i64::MIN, watermark));
+                    let sum = (watermark, LedgerReader::sum(&books.billed, i64::MIN, watermark));
                     // One that dies before it writes, one that writes late, one that writes twice.
                     let writes = match random.random_range(0..6) {
                         0 => vec![],
@@ -274,7 +274,7 @@ fn event(word: &str, limit: i64, percent: i64) -> (String, i64, i64) {
 }
 
 #[tokio::test]
-async fn what_is_billed_is_summed_up_and_told_once() {
+async fn billed_usage_is_summed_up_and_announced_once() {
     let bills = Bills::new().await;
     let (a, reconciler) = (bills.world.org.org_id, bills.reconciler(true));
     let b = bills.world.registry.create_org(&NewOrg::new("other", "Other", "pro")).await.unwrap().org_id;
@@ -329,7 +329,7 @@ async fn what_is_billed_is_summed_up_and_told_once() {
 }
 
 #[tokio::test]
-async fn a_crash_between_the_stores_is_made_up_for() {
+async fn a_crash_between_postgres_and_redis_is_made_up_for() {
     let bills = Bills::new().await;
     let (org, reconciler) = (bills.world.org.org_id, bills.reconciler(true));
     limit(&bills.world, org, Limit::AtMost(100)).await;
@@ -352,7 +352,7 @@ async fn a_crash_between_the_stores_is_made_up_for() {
 }
 
 #[tokio::test]
-async fn an_org_that_is_refused_is_told_so_below_its_limit() {
+async fn a_refused_org_is_told_so_even_below_its_limit() {
     let bills = Bills::new().await;
     let tenant = tenant(&bills.world, 100).await;
     let admission = Admission::new(bills.redis.clone(), true);
@@ -374,7 +374,7 @@ async fn an_org_that_is_refused_is_told_so_below_its_limit() {
 }
 
 #[tokio::test]
-async fn self_hosted_is_told_and_not_stopped() {
+async fn a_self_hosted_org_is_warned_at_its_limit_and_not_refused() {
     let bills = Bills::new().await;
     let org = bills.world.org.org_id;
     limit(&bills.world, org, Limit::AtMost(100)).await;
@@ -385,7 +385,7 @@ async fn self_hosted_is_told_and_not_stopped() {
 }
 
 #[tokio::test]
-async fn leaked_charges_go_even_where_nothing_is_billed() {
+async fn leaked_charges_are_removed_even_where_nothing_is_billed() {
     let bills = Bills::new().await;
     let tenant = tenant(&bills.world, 10).await;
     let (org, admission) = (tenant.org_id(), Admission::new(bills.redis.clone(), true));

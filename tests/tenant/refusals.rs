@@ -103,7 +103,7 @@ async fn every_code_has_the_name_that_clickhouse_gives_it() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_rows_is_permanent() {
+async fn errors_caused_by_the_rows_are_permanent() {
     let server = Server::new().await;
     server.table("kinds", "n UInt64, e Enum8('a' = 1), a Array(UInt8)", "").await;
     let url = server.url();
@@ -127,7 +127,7 @@ async fn what_is_wrong_with_the_rows_is_permanent() {
 /// What is wrong with the server, or with how it is set up, is no row's fault, and the same rows are stored once it is
 /// well.
 #[tokio::test]
-async fn what_is_wrong_with_the_server_is_an_outage() {
+async fn errors_caused_by_the_server_are_outages() {
     let server = Server::new().await;
     let url = server.url();
     let number = || block(&[7]);
@@ -164,7 +164,7 @@ async fn what_is_wrong_with_the_server_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_success_that_carries_an_exception_is_none() {
+async fn a_200_answer_that_carries_an_exception_is_a_failure() {
     let server = Server::new().await;
     let url = server.url();
     let text = "Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED) (version 26.7.2.1 (official build))\n";
@@ -193,7 +193,7 @@ async fn a_success_that_carries_an_exception_is_none() {
 
 /// Cut anywhere, and repeated under the same token: stored once.
 #[tokio::test]
-async fn a_cut_connection_costs_and_doubles_nothing() {
+async fn a_cut_connection_neither_loses_nor_doubles_an_insert() {
     let server = Server::new().await;
     let url = server.url();
     let cuts = [
@@ -235,7 +235,7 @@ async fn an_insert_that_lands_late_is_dropped() {
 }
 
 #[tokio::test]
-async fn who_may_not_insert_any_more_stores_nothing() {
+async fn an_insert_abandoned_midway_stores_nothing() {
     let server = Server::new().await;
     let (inserter, numbers) = (inserter(&server.url()), InsertStatement::new("numbers", ["n"]));
     let whole = block(&[1, 2, 3]);
@@ -253,7 +253,7 @@ async fn who_may_not_insert_any_more_stores_nothing() {
 }
 
 #[tokio::test]
-async fn the_server_knows_how_long_it_may_take() {
+async fn an_insert_sets_its_deadline_on_the_server() {
     let server = Server::new().await;
     server
         .table("limits", "n UInt64, seconds Float64 MATERIALIZED toFloat64(getSetting('max_execution_time'))", "")

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::{World, url};
 
 #[tokio::test]
-async fn every_change_is_told_in_the_outbox_with_what_was_and_what_is() {
+async fn every_change_writes_an_outbox_event_with_old_and_new_values() {
     let world = World::new().await;
     let (registry, org_id) = (&world.registry, world.org.org_id);
     let key = world.key("site").await;
@@ -74,7 +74,7 @@ async fn every_change_is_told_in_the_outbox_with_what_was_and_what_is() {
 }
 
 #[tokio::test]
-async fn what_changes_nothing_is_told_to_nobody() {
+async fn a_change_without_effect_writes_no_event() {
     let world = World::new().await;
     let (registry, org_id) = (&world.registry, world.org.org_id);
     let key = world.key("site").await;
@@ -113,7 +113,7 @@ async fn what_changes_nothing_is_told_to_nobody() {
 }
 
 #[tokio::test]
-async fn thawing_gives_back_the_status_from_before() {
+async fn thawing_restores_the_previous_status() {
     let world = World::new().await;
     let registry = &world.registry;
     for status in [OrgStatus::Demo, OrgStatus::Trial, OrgStatus::Active] {
@@ -163,7 +163,7 @@ async fn nothing_of_an_archived_org_changes_but_its_keys_can_be_revoked() {
 }
 
 #[tokio::test]
-async fn nothing_is_added_to_what_is_archived() {
+async fn nothing_can_be_added_to_an_archived_workspace_or_project() {
     let world = World::new().await;
     let (registry, Org { org_id, workspace_id }) = (&world.registry, world.org);
     let team = registry.create_workspace(org_id, "team", "Team").await.unwrap();
@@ -188,7 +188,7 @@ async fn nothing_is_added_to_what_is_archived() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_named() {
+async fn an_unknown_org_workspace_or_project_is_named_in_the_error() {
     let world = World::new().await;
     let (registry, Org { org_id, workspace_id }) = (&world.registry, world.org);
     let (nobody, nowhere, nothing) =
@@ -267,7 +267,7 @@ async fn orgs_workspaces_and_projects_are_listed_in_order_and_found_by_slug_or_i
 }
 
 #[tokio::test]
-async fn own_limits_go_over_the_plans_one_by_one_and_can_be_taken_back() {
+async fn an_orgs_own_limits_override_its_plans_one_by_one_and_can_be_cleared() {
     let world = World::new().await;
     let (registry, org_id) = (&world.registry, world.org.org_id);
     let set = |n| LimitEdit::Set(Limit::AtMost(n));
@@ -323,7 +323,7 @@ async fn configs_are_kept_whole_and_shown_without_their_secrets() {
 }
 
 #[tokio::test]
-async fn of_many_who_ask_for_one_slug_one_gets_it() {
+async fn only_one_of_many_concurrent_requests_gets_a_slug() {
     let world = World::new().await;
     let asking: Vec<_> = (0..8)
         .map(|_| {

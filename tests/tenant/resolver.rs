@@ -21,7 +21,7 @@ fn with_wrong_secret(key: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_good_key_says_whose_it_is_and_what_its_org_may_do() {
+async fn a_valid_key_resolves_to_its_org_and_limits() {
     let world = World::new().await;
     let key = world.key("site").await;
     world.execute("INSERT INTO tenant_plan_override (tenant_id, burst) SELECT id, 7 FROM tenants").await;
@@ -94,7 +94,7 @@ async fn an_expired_key_is_refused_at_its_moment() {
 }
 
 #[tokio::test]
-async fn orgs_that_are_not_served_are_named() {
+async fn frozen_and_archived_orgs_are_refused_with_their_status() {
     let world = World::new().await;
     let key = world.key("site").await;
     let (resolver, clock) = resolver(&world);

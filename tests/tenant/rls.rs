@@ -12,7 +12,7 @@ use crate::support::{World, bound, fill, url};
 /// What the directory shows an operator of every org.
 const DIRECTORY: [&str; 4] = ["tenants", "workspaces", "tenant_projects", "shard_map"];
 
-/// The functions that run as the owner, each with its reason in docs/registry.md.
+/// The functions that run as the owner, each with its reason in docs/reference/registry.md.
 const DOORS: [&str; 8] = [
     "ensure_default_org",
     "envelope_key",
@@ -89,7 +89,7 @@ async fn every_table_of_a_tenant_is_protected_and_a_new_one_is_noticed() {
 }
 
 #[tokio::test]
-async fn there_is_no_other_way_past_the_policies() {
+async fn the_lookup_functions_are_the_only_exceptions_to_the_policies() {
     let world = World::new().await;
     let more: Vec<String> = sqlx::query_scalar(
         "SELECT policyname || ' ' || tablename || ' ' || cmd || ' ' || roles::text || ' ' || coalesce(qual, with_check)
@@ -271,7 +271,7 @@ async fn an_upsert_cannot_take_over_the_row_of_another() {
 }
 
 #[tokio::test]
-async fn a_setting_that_is_no_id_is_an_error_and_not_everything() {
+async fn an_invalid_tenant_setting_is_an_error_and_shows_no_rows() {
     let world = World::new().await;
     for setting in ["all", "%", "' OR true --", "00000000-0000-0000-0000-00000000000g"] {
         let mut transaction = world.pool.begin().await.unwrap();
@@ -283,7 +283,7 @@ async fn a_setting_that_is_no_id_is_an_error_and_not_everything() {
 }
 
 #[tokio::test]
-async fn a_session_leaves_its_connection_bound_to_nobody() {
+async fn a_session_leaves_its_connection_bound_to_no_org() {
     let world = World::new().await;
     let pool =
         sqlx::postgres::PgPoolOptions::new().max_connections(1).connect(&world.db.pg_operator_dsn).await.unwrap();
@@ -299,7 +299,7 @@ async fn a_session_leaves_its_connection_bound_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_role_that_is_not_bound_is_refused() {
+async fn a_role_not_bound_by_the_policies_is_refused() {
     let world = World::new().await;
     let owner = url(&world.db.pg_owner_dsn);
     let Err(RegistryError::UnboundRole(unbound)) = Registry::connect(&owner).await else { panic!("accepted") };
@@ -310,7 +310,7 @@ async fn a_role_that_is_not_bound_is_refused() {
     Registry::connect(&url(&world.db.pg_operator_dsn)).await.unwrap();
 }
 
-/// Per table, what the two roles may do, as docs/registry.md has it.
+/// Per table, what the two roles may do, as docs/reference/registry.md has it.
 async fn rights(pool: &PgPool) -> Vec<String> {
     let rows = sqlx::query(
         "SELECT relname::text AS name, role,
@@ -346,9 +346,9 @@ async fn rights(pool: &PgPool) -> Vec<String> {
 #[tokio::test]
 async fn the_roles_may_do_what_is_documented_and_no_more() {
     let world = World::new().await;
-    let documented = include_str!("../../docs/registry.md");
+    let documented = include_str!("../../docs/reference/registry.md");
     let start = documented.find("| table | ").expect("the table of rights");
     let documented: Vec<_> = documented[start..].lines().skip(2).take_while(|line| line.starts_with('|')).collect();
     let found = rights(&world.owner).await;
-    assert!(documented == found, "docs/registry.md should have:\n{}", found.join("\n"));
+    assert!(documented == found, "docs/reference/registry.md should have:\n{}", found.join("\n"));
 }

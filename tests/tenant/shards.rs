@@ -10,7 +10,7 @@ use auth::resolver::PostgresSource;
 use model::ids::OrgId;
 use model::org::DEFAULT_ORG;
 use model::shard::Shard;
-use queue::fence::{Accepted, Appended, Fence};
+use queue::appender::{Accepted, Appended, ShardAppender};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
@@ -53,7 +53,7 @@ async fn store(redis: &Redis, shard: Shard, id: &str) {
 }
 
 async fn a_closed_shard_takes_nothing_of_that_org(redis: Redis) {
-    let fence = Fence::new(redis.clone());
+    let fence = ShardAppender::new(redis.clone());
     let (org, other, here) = (OrgId(Uuid::new_v4()), OrgId(Uuid::new_v4()), shard(3));
     let append = async |org, text: &str| fence.append(here, &of(org, text.as_bytes())).await.unwrap();
     assert_eq!(append(org, "before").await, Appended::Kept);
@@ -111,7 +111,7 @@ enum Done {
 
 impl Walker {
     /// Goes one step further; false when somebody else has taken over.
-    async fn step(&mut self, fence: &Fence, org: OrgId) -> bool {
+    async fn step(&mut self, fence: &ShardAppender, org: OrgId) -> bool {
         if self.done == Done::Drained {
             self.done = Done::Opened;
             return fence.open(self.to, org, self.version).await.unwrap();
@@ -137,7 +137,7 @@ async fn order_is_kept(redis: Redis, seeds: std::ops::Range<u64>) {
     let (mut refused, mut arrived, runs) = (0, 0, seeds.end - seeds.start);
     for seed in seeds {
         let mut random = StdRng::seed_from_u64(seed);
-        let fence = Fence::new(redis.clone());
+        let fence = ShardAppender::new(redis.clone());
         for stream in shards {
             let _: () = redis.clone().del(RedisKey::shard_stream(stream)).await.unwrap();
         }
@@ -237,13 +237,13 @@ async fn order_is_kept(redis: Redis, seeds: std::ops::Range<u64>) {
 }
 
 #[tokio::test]
-async fn order_is_kept_whoever_believes_what() {
+async fn order_holds_with_stale_routing() {
     let world = World::new().await;
     order_is_kept(redis(&world.db.redis_url), 0..15).await;
 }
 
 #[tokio::test]
-async fn the_map_says_where_an_org_is_and_where_it_goes() {
+async fn the_shard_map_says_where_an_org_is_and_where_it_goes() {
     let world = World::new().await;
     let (registry, org) = (&world.registry, world.org.org_id);
     let key = world.key("site").await;
@@ -297,11 +297,11 @@ async fn the_map_says_where_an_org_is_and_where_it_goes() {
 }
 
 #[tokio::test]
-async fn a_move_waits_for_what_was_sent_before_and_for_nothing_else() {
+async fn a_move_waits_only_for_entries_appended_before_it() {
     let world = World::new().await;
     let redis = redis(&world.db.redis_url);
     let registry = Registry::new(world.operator.clone()).announcing(Invalidator::new(redis.clone()));
-    let fence = Fence::new(redis.clone());
+    let fence = ShardAppender::new(redis.clone());
     let mover = Mover::new(registry.clone(), fence.clone());
     let org = world.org.org_id;
     let home = Shard::home(org);

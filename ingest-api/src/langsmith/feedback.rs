@@ -1,4 +1,4 @@
-//! One feedback object of LangSmith, as a row of `eval_score`.
+//! Decodes one feedback object of LangSmith into a row of `eval_score`.
 
 use model::ids::ProjectId;
 use model::trace::Score;
@@ -6,13 +6,13 @@ use serde_json::value::RawValue;
 use translate::batch::Batch;
 use translate::fields::{Fields, ItemError};
 use translate::instant;
+use translate::lenient::Document;
 use uuid::Uuid;
 use wire::tables::content_hash_128;
 
 use super::run::scalar;
-use translate::lenient::Document;
 
-/// Labels are a column of few different values: a longer text is no label, and only in `value_json`.
+/// The label column is for few different values. A longer text is not a label and is only in `value_json`.
 const LABEL_BYTES_MAX: usize = 128;
 
 /// Adds the row of one feedback object. `id` is the one in the part's name.
@@ -23,7 +23,7 @@ pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: 
     let sent_id = fields.parse::<Uuid>("id")?;
     let name = Fields::required(fields.take("key").and_then(scalar).filter(|key| !key.is_empty()), "key")?;
     let run_id = fields.parse("run_id")?.unwrap_or_default();
-    // What a field cannot be read as stays what it is, in `extra`.
+    // A field that cannot be read is kept unchanged in `extra`.
     let mut unread = Vec::new();
     let source = read(&mut fields, "feedback_source", |raw| Fields::read(raw).ok(), &mut unread);
     let mut source = source.unwrap_or(Fields(Vec::new()));
@@ -32,7 +32,7 @@ pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: 
         run_id,
         trace_id: read(&mut fields, "trace_id", |raw| serde_json::from_str(raw.get()).ok(), &mut unread)
             .unwrap_or_default(),
-        // Without an id of its own, what it says is what it is: a retry is the same row.
+        // Without an id of its own, the hash of the content is the id: a retry is the same row.
         score_id: id.or(sent_id).unwrap_or_else(|| Uuid::from_bytes(content_hash_128(object.trim_ascii()))),
         name,
         value: read(&mut fields, "score", as_number, &mut unread),
@@ -70,7 +70,7 @@ fn as_number(raw: &RawValue) -> Option<f64> {
     }
 }
 
-/// Takes a field; one that cannot be read is added to `unread`.
+/// Takes a field out of `fields`. A field that cannot be read is added to `unread`.
 fn read<'a, T>(
     fields: &mut Fields<'a>,
     name: &'static str,
@@ -85,7 +85,7 @@ fn read<'a, T>(
     value
 }
 
-/// What nobody took or could read, as one object.
+/// The fields that were not taken or could not be read, as one object.
 fn rest(fields: &Fields<'_>, unread: &[(&'static str, &RawValue)]) -> String {
     let others = fields.0.iter().filter(|(_, raw)| raw.get() != "null").map(|(name, raw)| (&**name, *raw));
     let members: Vec<_> = others

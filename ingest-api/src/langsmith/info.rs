@@ -1,17 +1,17 @@
-//! `GET /info`: what the SDKs ask for once, to learn how to send.
+//! `GET /info`: the SDKs read it once, to learn how to send.
 
 use serde_json::{Value, json};
 
-/// The release of LangSmith whose protocol this is. From 0.8.10 on the SDKs send feedback with the runs, from 0.16 on
-/// they do not warn.
+/// The release of LangSmith whose protocol this is. From 0.8.10 on, the SDKs send feedback together with runs; from
+/// 0.16 on, they do not log a warning.
 const VERSION: &str = "0.18.0";
-/// Operations per request.
+/// Most operations per request that the SDKs should send.
 const OPERATIONS_MAX: usize = 100;
-/// Bytes per request, uncompressed. The Python SDK stops adding after it has passed this, so a body is larger by up to
-/// one run.
+/// Most bytes per request that the SDKs should send, uncompressed. The Python SDK stops adding runs after it has passed
+/// this size, so a body can be larger by one run.
 const BODY_BYTES: usize = 20 << 20;
 
-/// The answer. `batch_ingest_config` is complete or must be absent: the Python SDK dies of a missing member.
+/// The answer. `batch_ingest_config` must be complete or absent: the Python SDK crashes when a member is missing.
 pub(super) fn answer(body_max: usize) -> Value {
     json!({
         "version": VERSION,

@@ -1,14 +1,15 @@
-//! The body of `POST /runs/batch` taken apart: `{"post": [run, ...], "patch": [run, ...]}`.
+//! Splits the body of `POST /runs/batch` into its runs: `{"post": [run, ...], "patch": [run, ...]}`.
 //!
-//! Only brackets, commas and strings are looked at, so that a run that is no JSON is one bad run and not a bad batch.
+//! Only brackets, commas and strings are read, so that a run that is not JSON makes one rejected item and not a refused
+//! request.
 
 use translate::fields::string_end;
 
 use super::Op;
 use crate::error::ApiError;
 
-/// Calls `found` with each run as it was sent, with its operation and its place in that list. An error means that the
-/// body is not such a batch, or comes from `found`.
+/// Calls `found` with each run as it was sent, its operation and its index in that list. Fails if the body is not such
+/// a batch, or if `found` fails.
 pub(super) fn each<'a>(
     body: &'a [u8],
     mut found: impl FnMut(Op, usize, &'a [u8]) -> Result<(), ApiError>,
@@ -52,7 +53,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// The next byte that is no white space.
+    /// The next byte that is not white space.
     fn peek(&mut self) -> Option<u8> {
         let blank = self.body[self.at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         self.at += blank;
@@ -69,7 +70,7 @@ impl<'a> Scan<'a> {
         if self.skip(byte) { Ok(()) } else { Err(self.refused(&format!("{:?} is missing", char::from(byte)))) }
     }
 
-    /// What comes before one of `ends` that is not inside of it.
+    /// The value up to one of the bytes in `ends`, not counting those inside of the value.
     fn value(&mut self, ends: &[u8]) -> Result<&'a [u8], ApiError> {
         self.peek();
         let (start, mut depth) = (self.at, 0_usize);
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_found_whatever_is_in_them() {
+    fn a_batch_is_split_into_runs_whatever_json_they_contain() {
         assert_eq!(
             read(
                 r#" { "patch" : [ {"a":"]}\",["} , [1,{}] ], "other":{"post":[1]}, "post":[nope, {"n":NaN},"x",7 ] } "#
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_batch_is_refused() {
+    fn a_body_that_is_not_a_batch_is_refused() {
         for body in [
             "",
             "[]",

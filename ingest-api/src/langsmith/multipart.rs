@@ -1,6 +1,6 @@
-//! `multipart/form-data` taken apart (RFC 2046 §5.1, RFC 7578), borrowing from the body.
+//! Splits `multipart/form-data` into its parts (RFC 2046 §5.1, RFC 7578), borrowed from the body.
 //!
-//! Parts are delimited by the boundary alone. The lengths that SDKs add are hints, sent by one and not by the other.
+//! Only the boundary separates parts. The lengths that some SDKs add are ignored, because other SDKs do not send them.
 
 use std::borrow::Cow;
 
@@ -8,37 +8,37 @@ use memchr::memmem;
 
 use crate::header_value;
 
-/// Parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up to
-/// eight parts and its attachments. All that come after them are set aside as one.
+/// Most parts of one request that are read one by one. A LangSmith SDK sends at most 100 operations at once, each of up
+/// to eight parts and its attachments. All further parts together are one rejected item.
 pub(super) const PARTS_MAX: usize = 20_000;
-/// The headers of one part, in bytes.
+/// Most bytes of the headers of one part.
 const HEADER_BYTES_MAX: usize = 16 << 10;
-/// RFC 2046 §5.1.1.
+/// Most bytes of a boundary (RFC 2046 §5.1.1).
 const BOUNDARY_BYTES_MAX: usize = 70;
 
-/// One part.
+/// One part of a body, with the headers that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Part<'a> {
-    /// The field's name.
+    /// The `name` parameter of its Content-Disposition.
     pub(super) name: Cow<'a, str>,
-    /// Its media type without the length that some SDKs write into it; empty if none is given.
+    /// Its media type, without the length that some SDKs write into it; empty if none is given.
     pub(super) mime_type: String,
     /// Its content encoding, if any.
     pub(super) encoding: Option<&'a str>,
-    /// Its bytes.
+    /// The part's content, still in its content encoding.
     pub(super) content: &'a [u8],
-    /// All of it, headers and bytes.
+    /// The whole part, headers and content.
     pub(super) raw: &'a [u8],
 }
 
-/// One part that does not say what it is.
+/// A part without a readable name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BadPart<'a> {
-    /// Which one, from 1.
+    /// Place of the part in the body, from 1.
     pub(super) number: usize,
-    /// Why.
+    /// Why the part cannot be read, for the client.
     pub(super) reason: String,
-    /// All of it.
+    /// The whole part, headers and content.
     pub(super) raw: &'a [u8],
 }
 
@@ -51,7 +51,7 @@ pub(super) enum MultipartError {
     Cut(usize),
 }
 
-/// The boundary in a content type, if that is `multipart/form-data`.
+/// The boundary in a content type; `None` if that is not `multipart/form-data`.
 pub(super) fn boundary(content_type: &str) -> Option<String> {
     let (kind, parameters) = header_value::split(content_type);
     if !kind.eq_ignore_ascii_case("multipart/form-data") {
@@ -61,21 +61,22 @@ pub(super) fn boundary(content_type: &str) -> Option<String> {
     (1..=BOUNDARY_BYTES_MAX).contains(&found.len()).then_some(found)
 }
 
-/// The parts in their order. A body that is cut is refused as a whole: nobody knows what else was in it.
+/// The parts in their order. A body that is cut off is refused as a whole, because the rest of it is not known.
 pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Part<'a>, BadPart<'a>>>, MultipartError> {
     let delimiter = format!("\r\n--{boundary}");
     let finder = memmem::Finder::new(delimiter.as_bytes());
     let mut parts = Vec::new();
-    // The first delimiter has no line before it, unless there is a preamble.
+    // There is no line before the first delimiter, unless there is a preamble.
     let start = match body.strip_prefix(&delimiter.as_bytes()[2..]).and_then(line_end) {
         Some(end) => Some((body.len() - end.rest.len(), end.last)),
         None => next(&finder, body, 0).map(|(_, after, last)| (after, last)),
     };
     let (mut at, mut last) = start.ok_or_else(|| MultipartError::NoBoundary(boundary.to_owned()))?;
-    // How many, and from where to where.
+    // The parts beyond [`PARTS_MAX`]: their number, the start of the first and the end of the last.
     let mut beyond: Option<(usize, usize, usize)> = None;
     while !last {
-        // An empty part has its delimiter right here: its line break is the one that ended the line before.
+        // The delimiter after an empty part begins right here, because its line break is also the end of the line
+        // before.
         let number = parts.len() + beyond.map_or(1, |(count, ..)| count + 1);
         let (end, after, is_last) = next(&finder, body, at - 2).ok_or(MultipartError::Cut(number))?;
         let end = end.max(at);
@@ -95,7 +96,7 @@ pub(super) fn parts<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<Result<Par
     Ok(parts)
 }
 
-/// What ends a delimiter's line: nothing but blanks, or the two dashes after the last part.
+/// The end of a delimiter's line: only blanks, or two dashes after the last part.
 struct LineEnd<'a> {
     rest: &'a [u8],
     last: bool,
@@ -111,8 +112,8 @@ fn line_end(after: &[u8]) -> Option<LineEnd<'_>> {
     blank[..line].iter().all(|b| matches!(b, b' ' | b'\t')).then(|| LineEnd { rest: &after[line + 2..], last: false })
 }
 
-/// The next delimiter from `from` on: where the part before it ends, where the next one starts, and whether it is the
-/// last. A look-alike that is followed by anything else is content.
+/// The next delimiter from `from` on: where the part before it ends, where the next part starts, and whether it is the
+/// last delimiter. A look-alike that anything else follows is content.
 fn next(finder: &memmem::Finder<'_>, body: &[u8], mut from: usize) -> Option<(usize, usize, bool)> {
     loop {
         let at = from + finder.find(body.get(from..)?)?;
@@ -151,7 +152,7 @@ fn part(bytes: &[u8]) -> Result<Part<'_>, String> {
     })
 }
 
-/// The `name` parameter. Browsers percent-encode what would end it.
+/// The `name` parameter. Browsers percent-encode the characters that would end it.
 fn name(disposition: &str) -> Option<Cow<'_, str>> {
     let (_, parameters) = header_value::split(disposition);
     let mut name = parameters.find("name")?;
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_says_nothing_is_told_alone() {
+    fn a_part_without_content_disposition_is_reported_alone() {
         let body = format!("--b\r\n\r\nno headers\r\n--b\r\n--b\r\nX: y\r\n\r\n\r\n--b\r\n{NAMED}\r\n\r\n\r\n--b--");
         let read = read(&body);
         let told: Vec<_> = read.iter().map(|part| part.as_ref().err().map_or("fine", |e| e.as_str())).collect();
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_unescaped() {
+    fn part_names_are_unescaped() {
         for (disposition, wanted) in [
             (r#"form-data; name="a\"b\\c""#, Some("a\"b\\c")),
             ("form-data; name=plain; x=y", Some("plain")),
@@ -232,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_body_is_not_taken_for_a_whole_one() {
+    fn a_truncated_multipart_body_is_not_taken_as_complete() {
         let body = format!("--b\r\n{NAMED}\r\n\r\none\r\n--b\r\n{NAMED}\r\n\r\ntwo\r\n--b--");
         for end in 0..body.len() {
             assert!(parts(&body.as_bytes()[..end], "b").is_err(), "cut at {end}");
@@ -241,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_beyond_the_limit_are_one_bad_part() {
+    fn parts_over_the_limit_are_reported_as_one_bad_part() {
         let part = format!("--b\r\n{NAMED}\r\n\r\nc\r\n");
         let body = part.repeat(PARTS_MAX + 3) + "--b--";
         let parts = parts(body.as_bytes(), "b").unwrap();

@@ -1,6 +1,6 @@
-//! What a multipart body holds, put together run by run.
+//! Reads the parts of a multipart body and groups them into writes of runs.
 //!
-//! What cannot be stored is kept as a multipart body of its own, so that it can be read and sent again as it is.
+//! What cannot be stored is kept as a multipart body of its own, so that it can be read and sent again unchanged.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use model::trace::Attachment;
 use translate::batch::Batch;
 use translate::fields::{Fields, ItemError};
+use translate::lenient::Document;
 use uuid::Uuid;
 use wire::envelope::Header;
 use wire::tables::content_hash_of;
@@ -15,16 +16,16 @@ use wire::tables::content_hash_of;
 use super::multipart::{BadPart, Part};
 use super::run::Write;
 use super::{Op, feedback};
-use crate::body::{self, ReadBody};
+use crate::body;
+use crate::body::ReadBody;
 use crate::error::ApiError;
-use translate::lenient::Document;
 
-/// Parts of one write of a run. SDKs send up to seven.
+/// Most parts of one write of a run. SDKs send up to seven.
 const FIELDS_MAX: usize = 64;
-/// One file of a run, decompressed, in bytes.
+/// Most bytes of one attachment, decompressed.
 const ATTACHMENT_BYTES_MAX: usize = 32 << 20;
 
-/// The bytes of a part.
+/// The content of a part, as it was sent or decompressed.
 enum Content<'a> {
     Sent(&'a [u8]),
     Decompressed(ReadBody),
@@ -39,22 +40,22 @@ impl Content<'_> {
     }
 }
 
-/// One part of a write. The run object itself has no name.
+/// One part of a write. The part with the run object itself has an empty name.
 struct Field<'a> {
     name: &'a str,
     content: Content<'a>,
     part: &'a Part<'a>,
 }
 
-/// The parts of one write of a run, in whatever order they came.
+/// The parts of one write of a run, in any order.
 struct Group<'a> {
     op: Op,
     id: Uuid,
     fields: Vec<Field<'a>>,
 }
 
-/// Stores what the parts hold; what cannot be stored is set aside by itself. An error means that there is no memory to
-/// decompress with.
+/// Stores what the parts contain. Each item that cannot be stored is rejected by itself. Fails only if the budget has
+/// no memory to decompress a part.
 pub(super) fn store<'a>(
     parts: &'a [Result<Part<'a>, BadPart<'a>>],
     decompressor: &mut body::Parts<'_>,
@@ -92,7 +93,7 @@ pub(super) fn store<'a>(
         };
         match place {
             Place::Run { op, id, field } => {
-                // A field that is there already begins another write of the same run.
+                // A field that the group has already begins another write of the same run.
                 let at = newest.get(&(op, id)).copied().filter(|at| groups[*at].fields.iter().all(|f| f.name != field));
                 let at = at.unwrap_or_else(|| {
                     groups.push(Group { op, id, fields: Vec::new() });
@@ -129,7 +130,8 @@ pub(super) fn store<'a>(
     Ok(())
 }
 
-/// Keeps parts as they came. Their boundary is their hash, so that the same parts are the same content.
+/// Keeps the parts of a rejected item unchanged. Their boundary is their hash, so that the same parts have the same
+/// content.
 fn keep_aside<'a>(batch: &mut Batch, item: String, reason: String, parts: impl IntoIterator<Item = &'a [u8]> + Clone) {
     let boundary = format!("{:016x}", content_hash_of(parts.clone()));
     let mut content = Vec::new();
@@ -145,14 +147,14 @@ fn keep_aside<'a>(batch: &mut Batch, item: String, reason: String, parts: impl I
 impl Group<'_> {
     fn store(&self, header: &Header, batch: &mut Batch) -> Result<(), ItemError> {
         let mut sent: Vec<_> = self.fields.iter().map(|field| (field.name, field.content.bytes())).collect();
-        // The same write is the same row, in whatever order its parts come.
+        // The same write makes the same row, in whatever order its parts come.
         sent.sort_unstable_by_key(|(name, _)| *name);
         let hash = content_hash_of(sent.iter().flat_map(|(name, bytes)| [name.as_bytes(), b"\0", bytes, b"\0"]));
         let documents: Vec<_> = sent.iter().map(|(name, bytes)| (*name, Document::new(bytes))).collect();
         let mut fields = Fields(Vec::new());
         for (name, document) in &documents {
             match *name {
-                // The run object comes first, and is lost if it is no JSON.
+                // The run object comes first. If it is not JSON, the write is rejected.
                 "" => fields = document.read(Fields::of_text)?,
                 name => {
                     fields.0.retain(|(known, _)| known != name);
@@ -164,7 +166,7 @@ impl Group<'_> {
     }
 }
 
-/// What a part is, by its name.
+/// What a part contains, according to its name.
 enum Place<'a> {
     Run { op: Op, id: Uuid, field: &'a str },
     Attachment { id: Uuid, name: &'a str },
@@ -202,7 +204,7 @@ mod tests {
 
     const ID: &str = "01a1fca2-6eb8-7760-82cf-990515cae231";
 
-    /// A part: its name, headers besides that, and bytes.
+    /// A part in a test: its name, its other headers, and its bytes.
     type Sent = (String, String, Vec<u8>);
 
     fn plain(name: &str, content: &[u8]) -> Sent {
@@ -261,12 +263,12 @@ mod tests {
         }
     }
 
-    /// What becomes of a body of at most so many bytes, and its envelope.
+    /// Decodes the parts, with at most `body_max` bytes per body, and returns the counts and the envelope.
     fn stored(parts: &[Sent], boundary: &str, body_max: usize) -> Result<(Counts, Vec<u8>), ApiError> {
         let (body, budget) = (body(parts, boundary), Budget::new(body_max, 2 * body_max));
         Batch::with(|batch| {
             decode(&BodyKind::Multipart(boundary.to_owned()), &body, &header(), &budget, batch)?;
-            // The bill is for the body's bytes, which is not what is compared.
+            // The billing row counts the body's bytes, which these tests do not compare.
             let envelope = batch.envelope(&header(), 0)?;
             Ok((batch.counts(), envelope.map(|envelope| envelope.finish(&key())).unwrap_or_default()))
         })
@@ -277,14 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_write_has_few_parts() {
+    fn field_parts_over_the_limit_of_a_write_are_rejected() {
         let parts: Vec<_> = (0..FIELDS_MAX + 3).map(|i| plain(&format!("post.{ID}.field{i}"), b"1")).collect();
         let (counts, _) = stored(&parts, "b", 1 << 20).unwrap();
         assert_eq!((counts.runs, counts.set_aside), (1, 3));
     }
 
     #[test]
-    fn a_part_may_be_encoded_by_itself() {
+    fn a_part_may_have_its_own_content_encoding() {
         let run = br#"{"name":"n","run_type":"chain"}"#;
         let plain = [plain(&format!("post.{ID}"), run), plain(&format!("post.{ID}.inputs"), b"{\"q\":1}")];
         let wanted = stored(&plain, "b", 1 << 20).unwrap();
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_cannot_be_decompressed_is_set_aside_alone() {
+    fn a_part_that_cannot_be_decompressed_is_rejected_alone() {
         let attachment = |name: &str, encoding: &str, bytes: usize| {
             encoded(&format!("attachment.{ID}.{name}"), encoding, &vec![b'x'; bytes])
         };
@@ -324,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_are_kept_as_a_body_of_their_own() {
+    fn rejected_parts_are_kept_as_a_multipart_body() {
         let parts = [
             plain(&format!("post.{ID}"), b"no JSON"),
             plain(&format!("post.{ID}.inputs"), b"{}"),
@@ -354,7 +356,7 @@ mod tests {
         assert!(memchr::memmem::find(&envelope, &kept).is_some());
     }
 
-    /// Which writes and attachments are in an envelope. The hash of each is over all that was sent of it.
+    /// The rows of writes and attachments in an envelope. The hash of each is over everything that was sent for it.
     fn rows(envelope: &[u8]) -> Vec<Vec<u8>> {
         let envelope = Envelope::decode(&key(), envelope).unwrap();
         let mut rows = Vec::new();
@@ -377,7 +379,7 @@ mod tests {
         rows
     }
 
-    /// Whether a boundary may not be chosen for a part because it delimits something inside of it.
+    /// Whether the boundary cannot be used for a part, because its content contains that delimiter.
     fn has_delimiter(content: &[u8], boundary: &str) -> bool {
         let (delimiter, content) = (format!("\r\n--{boundary}"), [b"\r\n", content, b"\r\n"].concat());
         memchr::memmem::find_iter(&content, &delimiter).any(|at| {
@@ -386,9 +388,9 @@ mod tests {
         })
     }
 
-    /// Any order of parts, any boundary, contents that look like it, and any encoding: the same rows.
+    /// Any order of parts, any boundary, contents that look like it, and any encoding give the same rows.
     #[test]
-    fn the_same_parts_are_the_same_rows() {
+    fn the_same_parts_make_the_same_rows_in_any_order_and_encoding() {
         let seed: u64 = rand::random();
         println!("seed {seed}");
         let random = &mut StdRng::seed_from_u64(seed);

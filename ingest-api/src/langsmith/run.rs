@@ -1,7 +1,7 @@
-//! One run object of LangSmith, whole or a patch, as a row of `run`.
+//! Decodes one run object of LangSmith, a whole run or a patch, into a row of `run`.
 //!
-//! Only what makes a run identifiable can be wrong with it: any other field of a type that we do not know is kept as it
-//! came, as an attribute, because the SDK that sent it can neither be told nor send it again.
+//! A run is rejected only if it is not a JSON object or has no readable id. Any other field of an unexpected type is
+//! kept unchanged as an attribute, because the SDK that sent it neither reads answers nor sends it again.
 
 use std::borrow::Cow;
 
@@ -10,25 +10,23 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use translate::batch::Batch;
 use translate::fields::{Bounded, Fields, ItemError, NESTING_MAX, json_value, nests_deeper};
-use translate::{instant, times};
+use translate::lenient::Document;
+use translate::{instant, provider, times};
 use uuid::Uuid;
 use wire::envelope::Header;
 use wire::tables::content_hash;
 
-use super::Op;
-use super::tree::{self, Parent};
-use super::usage;
-use translate::lenient::Document;
-use translate::provider;
+use super::tree::Parent;
+use super::{Op, tree, usage};
 
-/// What is put before the names of attributes that are not the user's own metadata.
+/// Prefix of attributes that are not the user's own metadata.
 const PREFIX: &str = "langsmith.";
-/// One field of a run, in bytes. SDKs send runs of 26 MB whole.
+/// Most bytes of one field of a run. SDKs send runs of 26 MB in one piece.
 const VALUE_BYTES_MAX: usize = 32 << 20;
-/// Tags of one run. More of them are kept as an attribute.
+/// Most tags of one run. A longer list is kept as an attribute.
 const TAGS_MAX: usize = 1_024;
 
-/// Adds the row of a write that is one JSON object.
+/// Adds the row of a write whose body is one JSON object.
 pub(super) fn store(
     op: Op,
     id: Option<Uuid>,
@@ -41,20 +39,20 @@ pub(super) fn store(
     Write { op, id, fields, hash: content_hash(object.trim_ascii()), parent: None }.store(header, batch)
 }
 
-/// One write of a run as it came.
+/// One write of a run as it was sent, before its fields are read.
 pub(super) struct Write<'a> {
     pub(super) op: Op,
-    /// The id that was given outside of the object: in the path, or in a part's name.
+    /// The id that was sent outside of the object: in the path, or in a part's name.
     pub(super) id: Option<Uuid>,
     pub(super) fields: Fields<'a>,
-    /// Over everything that was sent, so that a retry is the same row.
+    /// Hash of everything that was sent, so that a retry is the same row.
     pub(super) hash: u64,
-    /// The run in whose `child_runs` it was, if it was there.
+    /// The run in whose `child_runs` this one was; `None` if it was not inside of another.
     pub(super) parent: Option<&'a Parent>,
 }
 
 impl<'a> Write<'a> {
-    /// Adds its row. A field that is too much is set aside alone.
+    /// Adds the run's row. A field that is too large or too deeply nested is rejected by itself.
     pub(super) fn store(mut self, header: &Header, batch: &mut Batch) -> Result<(), ItemError> {
         let (op, hash, level) = (self.op, self.hash, self.parent.map_or(0, |parent| parent.level));
         let too_much = self.take_too_much();
@@ -140,12 +138,12 @@ impl<'a> Write<'a> {
         if let Some(parent) = parent {
             parent.place(&mut run);
         }
-        // Who is below something that cannot be read is no root.
+        // A run whose parent or trace cannot be read is not a root.
         let is_placed = ["trace_id", "parent_run_id"].iter().all(|name| !fields.is_kept(name));
         tree::place(op == Op::Post && is_placed, &mut run);
-        // Both SDKs copy what an LLM used onto whatever returns its result, and what it is onto its children: a sum
-        // over all runs would count it several times. It stays in the attributes. A bare patch does not say what it is
-        // a patch of.
+        // Both SDKs copy the usage of an LLM call to every run that returns its result, and the model to the runs
+        // below: a sum over all runs would count it several times. So for other kinds it stays in the attributes. A
+        // patch alone does not say which kind of run it changes.
         if matches!(kind, Kind::Llm | Kind::Embedding | Kind::Span) {
             extra.describe_model(&mut run.llm, &fields.fields.0);
         }
@@ -156,7 +154,7 @@ impl<'a> Write<'a> {
     }
 }
 
-/// The class of an error: what `repr` or JavaScript put first, as in `ValueError('no')` and `TypeError: no`.
+/// The class of an error, which `repr` and JavaScript write first, as in `ValueError('no')` and `TypeError: no`.
 fn error_kind(message: &str) -> &str {
     let end = message.find(|c: char| !(c.is_alphanumeric() || matches!(c, '_' | '.'))).unwrap_or(0);
     let (word, after) = message.split_at(end);
@@ -173,7 +171,7 @@ fn is_placeholder(raw: &str) -> bool {
     }
 }
 
-/// Fields that are taken if they are what is expected, and kept as attributes if they are not.
+/// Fields that are taken if they have the expected type, and otherwise kept as attributes.
 struct Lenient<'a> {
     fields: Fields<'a>,
     attributes: Vec<Attribute<'a>>,
@@ -201,7 +199,8 @@ impl<'a> Lenient<'a> {
         self.take(name, scalar).unwrap_or_default()
     }
 
-    /// The project's name. Clients that are no SDK write it as the SDKs' own functions call it.
+    /// The name of the LangSmith project. Clients that are not an SDK send it as `project_name`, as the SDKs' own
+    /// functions call it.
     fn session_name(&mut self) -> Cow<'a, str> {
         let name = self.text("session_name");
         if name.is_empty() { self.text("project_name") } else { name }
@@ -227,12 +226,12 @@ impl<'a> Lenient<'a> {
         self.take("tags", read).unwrap_or_default()
     }
 
-    /// A list, as the client wrote it.
+    /// A list, as JSON as the client wrote it.
     fn list(&mut self, name: &'static str) -> Cow<'a, str> {
         self.take(name, |raw| raw.get().starts_with('[').then(|| raw.get().into())).unwrap_or_default()
     }
 
-    /// What went wrong. A boolean says nothing of that.
+    /// The text of the error. A boolean is kept as an attribute, because it does not say what went wrong.
     fn error(&mut self) -> Cow<'a, str> {
         let read = |raw: &'a RawValue| {
             let is_boolean = matches!(raw.get(), "true" | "false");
@@ -241,12 +240,12 @@ impl<'a> Lenient<'a> {
         self.take("error", read).unwrap_or_default()
     }
 
-    /// Any JSON as the client wrote it, except that a string is its text.
+    /// Any JSON as the client wrote it, except that a string becomes its text.
     fn payload(&mut self, name: &'static str) -> Cow<'a, str> {
         self.take(name, |raw| text(raw).or_else(|| Some(raw.get().into()))).unwrap_or_default()
     }
 
-    /// Keeps what nobody took.
+    /// Keeps all fields that were not taken as attributes.
     fn rest(&mut self) {
         for (name, raw) in std::mem::take(&mut self.fields.0) {
             if !is_placeholder(raw.get()) {
@@ -262,7 +261,7 @@ fn text(raw: &RawValue) -> Option<Cow<'_, str>> {
     serde_json::from_str::<Text<'_>>(raw.get()).ok().map(|text| text.0)
 }
 
-/// What is in `extra`: the user's metadata, the SDK's runtime, and more.
+/// The content of the field `extra`: the user's metadata, the SDK's runtime, and more.
 struct Extra<'a> {
     metadata: Vec<(Cow<'a, str>, &'a RawValue)>,
     runtime: Vec<(Cow<'a, str>, &'a RawValue)>,
@@ -294,7 +293,8 @@ impl<'a> Extra<'a> {
         names.iter().find_map(|name| find(&self.metadata, name).and_then(scalar)).unwrap_or_default()
     }
 
-    /// Model, provider, temperature, tokens and cost. `fields` are what else there is in the run.
+    /// Fills in model, provider, temperature, tokens and cost. `fields` are the fields of the run that were not taken
+    /// yet.
     fn describe_model(&mut self, llm: &mut Llm<'a>, fields: &[(Cow<'a, str>, &'a RawValue)]) {
         let parameters = find(&self.others, "invocation_params").and_then(|raw| Fields::read(raw).ok());
         let parameters = parameters.map(|fields| fields.0).unwrap_or_default();
@@ -316,7 +316,7 @@ impl<'a> Extra<'a> {
         let prefixed = |place: &str, key: &str| Cow::Owned(format!("{PREFIX}{place}.{key}"));
         attributes.extend(self.runtime.into_iter().map(|(key, raw)| named(prefixed("runtime", &key), raw)));
         attributes.extend(self.others.into_iter().map(|(key, raw)| named(prefixed("extra", &key), raw)));
-        // A null says nothing, but that the client has such a key: it is kept, and gives way to any other value.
+        // A null says only that the client has such a key. It is kept, and any other value replaces it.
         attributes.retain(|a| !matches!(&a.value, Value::Map(text) | Value::Array(text) if is_placeholder(text)));
         attributes
     }
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_all_it_takes() {
+    fn a_write_needs_only_a_run_id() {
         let json = format!(r#"{{"id":"{ID}"}}"#);
         let run = read(Op::Patch, &json);
         assert_eq!(
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_are_not_provided() {
+    fn empty_placeholders_count_as_absent_fields() {
         let json = format!(
             r#"{{"id":"{ID}","name":null,"inputs":{{ }},"outputs":{{}},"events":[],"tags":[],"error":null,"extra":{{}},
                 "serialized":{{}},"child_runs":[],"session_id":null,"end_time":null}}"#
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_kept() {
+    fn fields_that_are_not_understood_are_kept_as_attributes() {
         let json = format!(
             r#"{{"id":"{ID}","start_time":"soon","run_type":"dance","tags":"a","trace_id":7,"new":{{"a":1}},"events":"none",
                 "error":false,"name":["n"],"session_name":"s","project_name":"p","end_time":0,
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_mean_one_thing_only_is_read() {
+    fn values_of_the_wrong_type_are_read_when_unambiguous() {
         let json = format!(
             r#"{{"id":"{ID}","name":7,"run_type":"LLM","tags":["a",1,null,true],"start_time":1767323045,"end_time":"1767323046.5",
                 "project_name":"p","error":{{"code":1}}}}"#
@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_too_much_is_set_aside_alone() {
+    fn a_field_over_its_limits_is_rejected_without_its_run() {
         let deep = format!("{}{}", "[".repeat(NESTING_MAX + 1), "]".repeat(NESTING_MAX + 1));
         let long = "x".repeat(VALUE_BYTES_MAX);
         let json = format!(r#"{{"id":"{ID}","name":"n","inputs":{deep},"outputs":"{long}","error":"no"}}"#);
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn more_tags_than_a_run_has_are_an_attribute() {
+    fn tags_over_the_limit_become_an_attribute() {
         let json = |n| format!(r#"{{"id":"{ID}","tags":[{}]}}"#, vec![r#""t""#; n].join(","));
         assert_eq!(read(Op::Post, &json(TAGS_MAX)).llm.tags.len(), TAGS_MAX);
         let json = json(TAGS_MAX + 1);
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_placed_by_its_path() {
+    fn trace_and_parent_are_read_from_dotted_order() {
         let parent = "01a1fca2-6ec2-7e04-96a9-2ce0986d145b";
         let json =
             format!(r#"{{"id":"{ID}","dotted_order":"20261121T054426040845Z{parent}.20261121T054426040846Z{ID}"}}"#);
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn the_class_of_an_error() {
+    fn error_kind_is_the_class_name_of_the_exception() {
         for (message, kind) in [
             ("ValueError('no')\n\nTraceback", "ValueError"),
             ("httpx.ReadTimeout('')", "httpx.ReadTimeout"),

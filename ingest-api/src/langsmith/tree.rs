@@ -1,5 +1,5 @@
-//! Where a run is in its tree, and `child_runs`: the runs below a run, in its own object. Old SDKs send a whole tree
-//! so. Each becomes a run of its own.
+//! Finds the place of a run in its tree, and reads `child_runs`: the runs below a run, inside its own object. Old SDKs
+//! send a whole tree this way. Each run becomes a run of its own.
 
 use model::trace::Run;
 use serde_json::value::RawValue;
@@ -12,13 +12,13 @@ use wire::tables::content_hash;
 use super::run::Write;
 use super::{Op, time};
 
-/// How deep runs may be inside one another. Each level is read once more than the one above it. What is deeper stays an
-/// attribute of the run it is in.
+/// How deep runs may be inside one another. Each level is read once more often than the level above it. Deeper runs
+/// stay an attribute of the run that contains them.
 pub(super) const CHILD_LEVELS_MAX: usize = 16;
 
-/// A run in whose object others are.
+/// A run whose object contains other runs.
 pub(super) struct Parent {
-    /// How many runs it is inside of, itself included.
+    /// Depth of the runs inside of it: 1 for the runs of a run that is not inside of another.
     pub(super) level: usize,
     run_id: Uuid,
     trace_id: Uuid,
@@ -27,7 +27,7 @@ pub(super) struct Parent {
 }
 
 impl Parent {
-    /// `level` is that of the run.
+    /// `level` is the depth of the run itself, 0 if it is not inside of another.
     pub(super) fn of(run: &Run<'_>, level: usize) -> Self {
         Self {
             level: level + 1,
@@ -55,9 +55,9 @@ impl Parent {
     }
 }
 
-/// Fills in where a run is in its tree, if that can be told. Without a parent it is a root, if it can be one.
+/// Fills in the place of a run in its tree, as far as it is known. A run without a parent is a root, if `can_be_root`.
 pub(super) fn place(can_be_root: bool, run: &mut Run<'_>) {
-    // The last 36 characters of each segment are an id, those before are a time.
+    // The last 36 characters of each segment are an id; those before it are a time.
     let id_of = |segment: &str| segment.len().checked_sub(36).and_then(|at| segment.get(at..)?.parse::<Uuid>().ok());
     let segments: Vec<_> = run.dotted_order.split('.').collect();
     if run.trace_id.is_nil() {
@@ -74,7 +74,7 @@ pub(super) fn place(can_be_root: bool, run: &mut Run<'_>) {
     }
 }
 
-/// Takes the runs below a run of that level out of its fields. A list that cannot be read is left there.
+/// Takes the runs below a run of that level out of its fields. A list that cannot be read stays in the fields.
 pub(super) fn take<'a>(fields: &mut Fields<'a>, level: usize) -> Vec<&'a RawValue> {
     const NAME: &str = "child_runs";
     if level == CHILD_LEVELS_MAX {
@@ -88,12 +88,13 @@ pub(super) fn take<'a>(fields: &mut Fields<'a>, level: usize) -> Vec<&'a RawValu
     children
 }
 
-/// Stores runs that were inside of `parent`, which came as `op`; each that is no good is set aside alone.
+/// Stores the runs that were inside of `parent`, which came as `op`. Each run that cannot be stored is rejected by
+/// itself.
 pub(super) fn store(children: &[&RawValue], parent: &Parent, op: Op, header: &Header, batch: &mut Batch) {
     for (i, child) in children.iter().enumerate().filter(|(_, child)| child.get() != "null") {
         let stored = if batch.run_rows() < SECTION_ROWS_MAX {
             let hash = content_hash(child.get().as_bytes());
-            // It is told of here for the first time, whatever becomes of its parent.
+            // A post, whatever the operation of its parent is, because no earlier write contained this run.
             let write = |fields| Write { op: Op::Post, id: None, fields, hash, parent: Some(parent) };
             Fields::read(child).and_then(|fields| write(fields).store(header, batch))
         } else {
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn runs_inside_of_runs_are_stored_down_to_the_last_level() {
+    fn child_runs_are_stored_at_every_level() {
         let nested = (0..CHILD_LEVELS_MAX + 5).fold(String::from("[]"), |inner, n| {
             format!(r#"[{{"id":"{}","child_runs":{inner}}}]"#, Uuid::from_u128(n as u128 + 1))
         });
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_run_inside_of_a_run_is_set_aside_alone() {
+    fn a_bad_child_run_is_rejected_alone() {
         let [root, child] = [1, 2].map(Uuid::from_u128);
         let nil = Uuid::nil();
         let counts =

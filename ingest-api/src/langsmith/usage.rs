@@ -1,5 +1,5 @@
-//! Where LangSmith's SDKs, LangChain and providers put token counts and costs. What they say there is read by
-//! [`translate::usage`].
+//! Finds where LangSmith's SDKs, LangChain and providers put token counts and costs. [`translate::usage`] reads what is
+//! there.
 
 use std::borrow::Cow;
 
@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 use translate::fields::{Bounded, Fields};
 use translate::usage::Usage;
 
-/// Generations that a model returned for one call.
+/// Most generations that a model returned for one call.
 const GENERATIONS_MAX: usize = 1_024;
-/// What LangSmith's API has for a run itself.
+/// The names that LangSmith's API has for the usage of a run itself.
 const OF_RUNS: [&str; 6] =
     ["prompt_tokens", "completion_tokens", "total_tokens", "prompt_cost", "completion_cost", "total_cost"];
 
-/// What a run used: by its metadata, else by what it returned, else by fields of its own.
+/// The usage of a run: from its metadata, else from its outputs, else from fields of the run itself.
 pub(super) fn of_run(
     metadata: Option<&RawValue>,
     outputs: Option<&RawValue>,
@@ -36,8 +36,8 @@ fn read(raw: &RawValue) -> Option<Usage> {
     Usage::of_json(raw.get())
 }
 
-/// The first there is in what a run returned: LangSmith's own, LangChain's message, a provider's, LangChain's older
-/// one.
+/// The first usage in a run's outputs: LangSmith's own format, else LangChain's message, else a provider's answer, else
+/// LangChain's older format.
 fn of_outputs(outputs: &RawValue) -> Option<Usage> {
     #[derive(Deserialize)]
     struct Outputs<'a> {
@@ -62,7 +62,7 @@ fn of_outputs(outputs: &RawValue) -> Option<Usage> {
     own.or_else(|| of_response(outputs.llm_output.or(outputs.of_javascript)?))
 }
 
-/// What is in `generations[0][0].message.kwargs`; current LangChain has no `kwargs`.
+/// The usage in `generations[0][0].message.kwargs`; current LangChain has no `kwargs`.
 fn of_generations(generations: &RawValue) -> Option<Usage> {
     let message = member(first(first(generations)?)?, "message")?;
     let message = member(message, "kwargs").unwrap_or(message);
@@ -70,7 +70,7 @@ fn of_generations(generations: &RawValue) -> Option<Usage> {
     own.or_else(|| of_response(member(message, "response_metadata")?))
 }
 
-/// What LangChain calls it where it passes on what a provider answered.
+/// The usage under the names that LangChain uses where it passes on a provider's answer.
 fn of_response(response: &RawValue) -> Option<Usage> {
     ["token_usage", "tokenUsage", "usage"].iter().find_map(|name| read(member(response, name)?))
 }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn metadata_that_has_a_cost_alone_leaves_the_counts_to_what_was_returned() {
+    fn token_counts_come_from_outputs_when_metadata_has_only_a_cost() {
         let raw = |json| serde_json::from_str::<&RawValue>(json).unwrap();
         let metadata = raw(r#"{"total_cost":"0.5"}"#);
         let outputs = raw(r#"{"usage":{"prompt_tokens":3,"completion_tokens":2}}"#);

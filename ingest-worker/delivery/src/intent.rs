@@ -1,12 +1,13 @@
-//! What is about to be inserted, written down in Redis before the first insert.
+//! A batch that is about to be inserted, written to Redis before its first insert.
 //!
-//! Whoever comes after a crash makes the same batch of it: the same entries in the same order, without the same ones,
-//! cut into the same pieces, under the same tokens. So everything that depends on the moment (how much was there to be
-//! read, who was over a quota, what ClickHouse refused) is in here, and nothing that can be had again from the entries
-//! themselves.
+//! After a crash, the next owner of the shard reads the intent and makes the same batch: the same entries in the same
+//! order, without the same set-aside entries, cut into the same pieces, under the same tokens. So the intent holds
+//! everything that depends on the moment: which entries there were to read, which orgs were over a quota, what
+//! ClickHouse refused. It holds nothing that can be read again from the entries themselves.
 //!
-//! It has two parts. The *body* never changes. *Notes* are added to it while ClickHouse refuses rows, each a few bytes
-//! and written once, so that finding a thousand bad envelopes does not write the whole intent a thousand times.
+//! An intent has two parts. The *body* never changes. *Notes* are added while ClickHouse refuses rows. A note is a few
+//! bytes and is written once, so that finding a thousand bad envelopes does not write the whole intent a thousand
+//! times.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -15,52 +16,52 @@ use model::entry_id::EntryId;
 use thiserror::Error;
 use wire::tables::{BILLING_METER, Table, content_hash_128};
 
-/// Entries of one batch.
+/// The most entries that one batch may have.
 pub const ENTRIES_MAX: usize = 8_192;
-/// The format of the body.
+/// Version of the body's encoding. A body of another version is [`IntentError::Version`].
 const VERSION: u8 = 2;
-/// The first byte of a note that cuts, and of one that names a refused entry.
+/// First byte of a note that cuts a piece; the next constant is that of a note that names a refused entry.
 const CUT: u8 = 1;
 const REFUSED: u8 = 2;
 
-/// A batch of one shard.
+/// Which entries of one shard make a batch, and how their rows are inserted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Intent {
     /// Its entries, in the order in which their rows are inserted.
     pub entries: Vec<EntryId>,
-    /// Whether the stream holds no other entry up to the last of these: then it can be cut off there, which is much
-    /// cheaper than deleting entry by entry.
+    /// Whether the stream has no entries up to the last one of this batch except the batch's own. Then the commit can
+    /// trim the stream there, which is much cheaper than deleting entry by entry.
     pub is_prefix: bool,
-    /// What they have rows for, in the order of insertion.
+    /// The tables (with versions) that the entries have rows for, in the order of insertion.
     pub targets: Vec<Target>,
-    /// Entries that are not stored, or not billed, and what becomes of them instead. In order.
+    /// Entries that are not stored or not billed, by their index in `entries`, and what becomes of each. In order.
     pub set_aside: Vec<(u32, Verdict)>,
-    /// What became known since.
+    /// What became known after the body was written.
     pub noted: Noted,
 }
 
-/// The notes of a batch, and what they say.
+/// The notes of a batch, and the cuts and refused entries that follow from them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Noted {
     notes: Vec<Note>,
-    /// Where the rows of a target are cut.
+    /// For each target, the indexes of the entries before which its rows are cut into pieces.
     cuts: BTreeMap<Target, BTreeSet<u32>>,
-    /// What was refused of an entry.
+    /// The refused entries, by their index in the batch.
     refused: BTreeMap<u32, Refused>,
 }
 
-/// A table at one version of its column list. Rows of two versions never share an insert: their blocks differ, and
-/// ClickHouse would take the second for a repetition of the first if they had one token.
+/// A table at one version of its column list. Rows of two versions never share an insert: their blocks differ, and if
+/// they shared one token, ClickHouse would drop the second as a repetition of the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Target {
-    /// The table's number in an envelope.
+    /// The number that stands for the table in an envelope.
     pub table: u8,
     /// The version of its column list.
     pub version: u16,
 }
 
 impl Target {
-    /// The table, if this release knows it.
+    /// The table, or `None` if this release does not know the table or that version.
     pub fn known(self) -> Option<&'static Table> {
         Table::find(self.table, self.version)
     }
@@ -72,15 +73,15 @@ impl From<&Table> for Target {
     }
 }
 
-/// What becomes of an envelope that is not simply stored and billed.
+/// What becomes of an envelope that is not both stored and billed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// Its org is over a quota: kept until the quota is raised.
+    /// Its org is over a monthly limit: the envelope is parked until an operator releases or drops it.
     Park,
-    /// Its org is over a quota: counted and deleted, as the org's policy says.
+    /// Its org is over a monthly limit: the envelope is counted and deleted, as the org's policy says.
     Drop,
-    /// A client's retry of a request that is in this batch, or was in one of late: its rows are stored and collapse
-    /// with the first ones, but it is not billed.
+    /// A client's retry of a request that is in this batch or in a recent one. Its rows are stored and collapse with
+    /// the first ones, but it is not billed.
     Repeated,
 }
 
@@ -88,24 +89,24 @@ impl Verdict {
     const ALL: [Self; 3] = [Self::Park, Self::Drop, Self::Repeated];
 }
 
-/// Some of a batch's entries, for one target.
+/// Some of a batch's entries, for one target. One insert.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
-    /// Of which rows.
+    /// The table and version whose rows the piece has.
     pub target: Target,
-    /// Which entries, by their place in the batch.
+    /// The entries, as a range of indexes in the batch.
     pub entries: Range<u32>,
 }
 
-/// Something that became known while the batch was inserted.
+/// A fact that became known while the batch was inserted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Note {
-    /// ClickHouse refused a piece as a whole, so it is cut before each of these entries, and each part is inserted by
-    /// itself.
+    /// ClickHouse refused a piece as a whole. The piece is cut before each of these entries, and each part is inserted
+    /// by itself.
     Cut {
-        /// Of which rows.
+        /// The table and version whose rows are cut.
         target: Target,
-        /// Places in the batch.
+        /// Indexes of entries in the batch.
         before: Vec<u32>,
     },
     /// ClickHouse will never take the rows of an entry.
@@ -115,35 +116,35 @@ pub enum Note {
 /// Rows that ClickHouse will never take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Refused {
-    /// Whose, by its place in the batch.
+    /// The entry that has the rows, by its index in the batch.
     pub entry: u32,
-    /// Of which table.
+    /// The table and version that refused them.
     pub target: Target,
-    /// ClickHouse's code; 0 when it named none.
+    /// ClickHouse's error code; 0 when ClickHouse named none.
     pub code: u32,
 }
 
-/// Why bytes are not an intent that this release can carry out.
+/// Why this release cannot carry out an intent that it read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum IntentError {
-    /// Of another release.
+    /// A release with another version of the encoding wrote it.
     #[error(
         "an intent of format {0}; this release knows {VERSION}. Let a worker of the release that wrote it finish it"
     )]
     Version(u8),
-    /// Not written by any.
+    /// No release writes such bytes.
     #[error("an intent that breaks off or makes no sense")]
     Broken,
 }
 
 impl Intent {
-    /// The entries whose rows of that table belong into that piece, by their place. An entry that was refused by a
-    /// table is in none of the later ones; the earlier ones have it already.
+    /// The indexes of the entries whose rows belong into that piece. An entry that one table has refused is left out of
+    /// all later tables; the earlier tables have its rows already.
     pub fn included(&self, piece: &Piece) -> impl Iterator<Item = usize> {
         let place = |target: Target| self.targets.iter().position(|known| *known == target);
         let place_of_piece = place(piece.target);
-        // What is sent again is stored again, because a change back to what was before is a change; it is not billed
-        // again.
+        // The rows of a repeated request are stored again, because a change back to an earlier value is a change. They
+        // are not billed again.
         let is_bill = piece.target.table == BILLING_METER.id;
         let is_set_aside = move |entry: &u32| {
             let found = self.set_aside.binary_search_by_key(entry, |(at, _)| *at);
@@ -156,7 +157,7 @@ impl Intent {
         piece.entries.clone().filter(move |entry| !is_left_out(entry)).map(|entry| entry as usize)
     }
 
-    /// What is inserted for that target, each piece by itself, in order.
+    /// The pieces of that target, in order. Each is inserted by itself.
     pub fn pieces(&self, target: Target) -> Vec<Piece> {
         let cuts = self.noted.cuts.get(&target).into_iter().flatten().copied();
         let mut start = 0;
@@ -168,22 +169,22 @@ impl Intent {
         pieces
     }
 
-    /// What is known beyond the body, in the order in which it became known.
+    /// The notes, in the order in which they were added.
     pub fn notes(&self) -> &[Note] {
         &self.noted.notes
     }
 
-    /// What ClickHouse refused for good, by entry.
+    /// The rows that ClickHouse refused for good, one element per entry.
     pub fn refused(&self) -> impl Iterator<Item = &Refused> {
         self.noted.refused.values()
     }
 
-    /// Whether all rows of a target are inserted together, as they were gathered.
+    /// Whether no target is cut, so that all rows of each target are inserted together as they were gathered.
     pub fn is_uncut(&self) -> bool {
         self.noted.notes.is_empty()
     }
 
-    /// Adds a note. One that makes no sense for this batch is refused.
+    /// Adds a note. Fails if the note does not fit this batch.
     pub fn note(&mut self, note: Note) -> Result<(), IntentError> {
         let count = self.entries.len() as u32;
         match &note {
@@ -204,9 +205,10 @@ impl Intent {
         Ok(())
     }
 
-    /// What tells the insert of a piece from all others: the version of its columns and the entries whose rows are in
-    /// it, each of them, and nothing else. The same entries make the same rows, so a repeated insert is recognised,
-    /// whoever repeats it; others must never, or ClickHouse would drop their rows.
+    /// The token of a piece's insert. It is made of the version of the columns and of every entry whose rows are in the
+    /// piece, and of nothing else. The same entries make the same rows, so ClickHouse recognises a repeated insert,
+    /// whichever worker repeats it. Two different pieces must never have the same token, or ClickHouse would drop the
+    /// rows of the second.
     pub fn token(&self, stream: &str, piece: &Piece) -> String {
         let ids: Vec<String> = self.included(piece).map(|at| self.entries[at].to_string()).collect();
         let text = |id: Option<&String>| id.cloned().unwrap_or_default();
@@ -214,8 +216,8 @@ impl Intent {
         format!("{stream}/v{}/{}/{}/{all:032x}", piece.target.version, text(ids.first()), text(ids.last()))
     }
 
-    /// The body's bytes in Redis. Numbers are LEB128; ids are written as the difference to the one before, because they
-    /// are close.
+    /// The body as bytes for Redis. Numbers are LEB128. Each id is written as the difference to the id before it,
+    /// because the ids of a batch are close together.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION, u8::from(self.is_prefix)];
         put(&mut out, self.entries.len() as u64);
@@ -274,7 +276,7 @@ impl Intent {
 }
 
 impl Note {
-    /// Its bytes in Redis.
+    /// The note as bytes for Redis.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
@@ -356,7 +358,7 @@ impl Reader<'_> {
 
     fn list<T>(&mut self, mut read: impl FnMut(&mut Self) -> Result<T, IntentError>) -> Result<Vec<T>, IntentError> {
         let count = self.number()?;
-        // Each element takes a byte at least.
+        // Each element takes at least one byte.
         if count > self.0.len() as u64 {
             return Err(IntentError::Broken);
         }

@@ -1,12 +1,12 @@
-//! Every interleaving of two workers that both believe they own a shard: crashes, take-overs, lost replies, commands
-//! and inserts that arrive late or twice, rows that ClickHouse refuses until somebody mends the table, an org whose
-//! parked envelope is released.
+//! Tries every interleaving of two workers that both believe they own a shard: crashes, take-overs, lost replies,
+//! commands and inserts that arrive late or twice, rows that ClickHouse refuses until the table is repaired, an org
+//! that has a parked envelope released.
 //!
-//! [`Delivery`] and [`Intent`] are the real ones. Redis and ClickHouse are what the scripts and the deduplication
-//! window promise (`tests/it` and `tests/faults` hold the real ones to that). Two things are taken for granted, both
-//! bounded in time by the deadlines of a lease and of an insert: that a token is remembered for as long as a copy of
-//! its insert can be under way, and that when a table is mended no copy is under way any more, and nobody who has lost
-//! the shard still believes to own it.
+//! [`Delivery`] and [`Intent`] are the real code. Redis and ClickHouse are models that do what the scripts and the
+//! deduplication window promise (`tests/it` and `tests/faults` check the real servers against that). The models assume
+//! two things, and the deadlines of leases and inserts bound both in time: ClickHouse remembers a token for as long as
+//! a copy of its insert can be under way; and when the table is repaired, no copy is under way any more, and no worker
+//! that has lost the shard still believes that it owns it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,32 +20,32 @@ use super::{Delivery, Step};
 const ENTRIES: u64 = 3;
 const TABLES: [u8; 2] = [2, 3];
 const NO_NOTES: [[u8; 0]; 0] = [];
-/// Its rows of one table are refused.
+/// An entry that one table refuses the rows of.
 const POISON: EntryId = EntryId::new(2, 0);
-/// Its org may be found to be over its quota.
+/// An entry that may get the verdict that its org is over a monthly limit.
 const OVER_QUOTA: EntryId = EntryId::new(3, 0);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct World {
-    workers: [Option<Tenure>; 2],
+    workers: [Option<LeaseGuard>; 2],
     redis: Redis,
     clickhouse: ClickHouse,
-    /// Copies of what was sent that may still arrive.
+    /// Copies of commands and inserts that may still arrive.
     late: BTreeSet<Late>,
-    /// How much may still go wrong.
+    /// How many more crashes may happen.
     crashes: u8,
     mishaps: u8,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct Tenure {
+struct LeaseGuard {
     epoch: u8,
     batches: u8,
-    /// The batch, with the epoch and number it was announced under.
+    /// The batch under way, with the epoch and number under which it was announced.
     delivery: Option<(Id, Delivery)>,
 }
 
-/// Epoch and number of an intent.
+/// The epoch and the number of an intent.
 type Id = (u8, u8);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -53,12 +53,12 @@ struct Redis {
     epoch: u8,
     stream: BTreeSet<EntryId>,
     intent: Option<Intent>,
-    /// Of the newest intent, whether it is still there or not.
+    /// Id of the newest intent, whether that is still in Redis or not.
     newest: Id,
     dead: Vec<EntryId>,
     parked: BTreeSet<EntryId>,
-    /// What was parked and put into the stream again, where it is another entry, and how often. This is also what is
-    /// remembered of releases: each for longer than a command can be late.
+    /// Parked envelopes that were put into the stream again, as new entries, and how often. Redis remembers each
+    /// release too, and for longer than a command can be late.
     released: BTreeMap<EntryId, u8>,
 }
 
@@ -69,7 +69,7 @@ struct ClickHouse {
     refusing: Option<u8>,
 }
 
-/// Something that was sent by who held that epoch, for the intent of that id.
+/// A command or insert that the owner in that epoch sent for the intent with that id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Late {
     epoch: u8,
@@ -80,7 +80,7 @@ struct Late {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum What {
     Announce(Vec<u8>),
-    /// Notes, from that one on.
+    /// The intent's notes from that number on.
     Note(usize, Vec<Vec<u8>>),
     Commit,
     SetAside(Vec<u8>),
@@ -100,43 +100,44 @@ enum Reply {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Action {
-    /// Takes the shard over, whoever believes to own it.
+    /// That worker takes the shard over, whichever worker believes that it owns it.
     TakeOver(usize),
     Crash(usize),
-    /// Makes a batch of the first entries, or of all but the first; with or without the verdict over [`OVER_QUOTA`].
+    /// That worker makes a batch of the first entries, or of all but the first, with or without a verdict on
+    /// [`OVER_QUOTA`].
     Gather {
         worker: usize,
         first: usize,
         count: usize,
         over: bool,
     },
-    /// Does the next step.
+    /// That worker does the next step of its batch.
     Step(usize),
-    /// Judges who is to blame.
+    /// That worker judges whether the entries or the table are to blame.
     Judge(usize, Blame),
-    /// Does it without hearing of it.
+    /// That worker does the next step, but the reply is lost.
     LoseReply(usize),
-    /// Sends it, and it arrives later, if at all.
+    /// That worker sends the command or insert of the next step. It arrives later or never.
     Delay(usize),
     Arrive(Late),
     Mend,
-    /// Somebody puts what is parked back into the stream: appends it, and then takes it out of the parked envelopes.
+    /// An operator releases what is parked: appends it to the stream, and then takes it out of the parked envelopes.
     Release,
 }
 
 struct TwoWorkers {
-    /// The table that refuses [`POISON`].
+    /// The number of the table that refuses [`POISON`].
     refusing: u8,
-    /// How often the shard is taken over.
+    /// How many take-overs of the shard may happen.
     take_overs: u8,
-    /// How many commands and inserts are delayed, or not answered.
+    /// How many commands and inserts may be delayed or lose their reply.
     mishaps: u8,
 }
 
 impl World {
     fn late(&self, worker: usize) -> Option<Late> {
-        let tenure = self.workers[worker].as_ref()?;
-        let (id, delivery) = tenure.delivery.as_ref()?;
+        let guard = self.workers[worker].as_ref()?;
+        let (id, delivery) = guard.delivery.as_ref()?;
         let what = match delivery.step()? {
             Step::Announce(intent) => What::Announce(intent.encode()),
             Step::Note(intent, first) => What::Note(first, intent.notes()[first..].iter().map(Note::encode).collect()),
@@ -145,10 +146,10 @@ impl World {
             Step::Commit(_) => What::Commit,
             Step::Insert(intent, piece) => insert(&intent, &piece),
         };
-        Some(Late { epoch: tenure.epoch, id: *id, what })
+        Some(Late { epoch: guard.epoch, id: *id, what })
     }
 
-    /// What Redis or ClickHouse does when it arrives.
+    /// What Redis or ClickHouse does when the command or insert arrives.
     fn arrives(&mut self, Late { epoch, id, what }: Late) -> Reply {
         let redis = &mut self.redis;
         let fenced = redis.epoch != epoch;
@@ -164,8 +165,8 @@ impl World {
                     }
                 }
             }
-            // Parking goes to a store of the org, where no lease is known. The same entry twice is one, and what was
-            // released stays so.
+            // Parked envelopes are in a store of their org, which does not know the shard's lease. Parking the same
+            // entry twice parks it once, and a released entry is not parked again.
             What::SetAside(bytes) => {
                 let intent = Intent::decode(&bytes, NO_NOTES).unwrap();
                 let entries = intent.set_aside.iter().map(|(at, _)| intent.entries[*at as usize]);
@@ -212,21 +213,21 @@ impl World {
     }
 
     fn hears(&mut self, worker: usize, reply: Reply) {
-        let Some(tenure) = &mut self.workers[worker] else { return };
-        let Some((_, delivery)) = &mut tenure.delivery else { return };
+        let Some(guard) = &mut self.workers[worker] else { return };
+        let Some((_, delivery)) = &mut guard.delivery else { return };
         match reply {
             Reply::Done => delivery.done(),
             Reply::Refused => delivery.refused(117),
             Reply::Fenced => self.workers[worker] = None,
         }
-        if let Some(tenure) = &mut self.workers[worker]
-            && tenure.delivery.as_ref().is_some_and(|(_, delivery)| delivery.step().is_none())
+        if let Some(guard) = &mut self.workers[worker]
+            && guard.delivery.as_ref().is_some_and(|(_, delivery)| delivery.step().is_none())
         {
-            tenure.delivery = None;
+            guard.delivery = None;
         }
     }
 
-    /// Whether an entry that is not in the stream any more ended as it should.
+    /// Whether an entry that left the stream is in its one right place: its tables, the dead letters or parked.
     fn ended_well(&self, refusing: u8, entry: EntryId) -> bool {
         let rows = |table| self.clickhouse.rows.get(&(table, entry)).copied().unwrap_or_default();
         let dead = self.redis.dead.iter().filter(|dead| **dead == entry).count();
@@ -276,11 +277,11 @@ impl Model for TwoWorkers {
             if world.redis.epoch < self.take_overs {
                 actions.push(Action::TakeOver(worker));
             }
-            let Some(tenure) = &world.workers[worker] else { continue };
+            let Some(guard) = &world.workers[worker] else { continue };
             if world.crashes > 0 {
                 actions.push(Action::Crash(worker));
             }
-            if let Some((_, delivery)) = &tenure.delivery {
+            if let Some((_, delivery)) = &guard.delivery {
                 if matches!(delivery.step(), Some(Step::Judge(..))) {
                     let blames = [Blame::Entries, Blame::Undecided, Blame::TableAccepts];
                     actions.extend(blames.map(|blame| Action::Judge(worker, blame)));
@@ -292,7 +293,8 @@ impl Model for TwoWorkers {
                     actions.push(Action::Delay(worker));
                 }
             } else {
-                // What a fenced worker believes to be in the stream may be gone already; the announcement will tell.
+                // A worker that lost its lease may believe that entries are in the stream that are not; the
+                // announcement fails then.
                 let all = world.redis.stream.len();
                 for (first, count) in [(0, 1), (0, all), (1, all.saturating_sub(1))] {
                     if count > 0 && all > 0 {
@@ -307,7 +309,7 @@ impl Model for TwoWorkers {
             actions.push(Action::Release);
         }
         let inserts = world.late.iter().any(|late| matches!(late.what, What::Insert { .. }));
-        let outdated = world.workers.iter().flatten().any(|tenure| tenure.epoch < world.redis.epoch);
+        let outdated = world.workers.iter().flatten().any(|guard| guard.epoch < world.redis.epoch);
         if world.clickhouse.refusing.is_some() && !inserts && !outdated {
             actions.push(Action::Mend);
         }
@@ -319,7 +321,7 @@ impl Model for TwoWorkers {
             Action::TakeOver(worker) => {
                 world.redis.epoch += 1;
                 let found = world.redis.intent.clone().map(|intent| (world.redis.newest, Delivery::found(intent)));
-                world.workers[worker] = Some(Tenure { epoch: world.redis.epoch, batches: 0, delivery: found });
+                world.workers[worker] = Some(LeaseGuard { epoch: world.redis.epoch, batches: 0, delivery: found });
             }
             Action::Crash(worker) => {
                 world.workers[worker] = None;
@@ -331,9 +333,9 @@ impl Model for TwoWorkers {
                 let set_aside = over.map(|at| (at as u32, Verdict::Park)).into_iter().collect();
                 let targets = TABLES.map(|table| Target { table, version: 1 }).to_vec();
                 let intent = Intent { entries, is_prefix: first == 0, targets, set_aside, ..Intent::default() };
-                let tenure = world.workers[worker].as_mut()?;
-                tenure.batches += 1;
-                tenure.delivery = Some(((tenure.epoch, tenure.batches), Delivery::new(intent)));
+                let guard = world.workers[worker].as_mut()?;
+                guard.batches += 1;
+                guard.delivery = Some(((guard.epoch, guard.batches), Delivery::new(intent)));
             }
             Action::Step(worker) => {
                 let reply = world.late(worker).map(|late| world.arrives(late))?;
@@ -408,7 +410,7 @@ fn every_entry_is_stored_exactly_once() {
     check(2, 1);
 }
 
-/// Sixteen million states each, some minutes in all and several GiB.
+/// Sixteen million states for each table. Takes some minutes and several GiB of memory.
 #[test]
 #[ignore = "takes minutes; cargo test -p ingest-worker --lib -- --ignored"]
 fn every_entry_is_stored_exactly_once_with_more_going_wrong() {

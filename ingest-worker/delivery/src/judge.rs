@@ -1,8 +1,8 @@
-//! Whether refused entries are bad, or the table that refuses them.
+//! Decides whether refused entries are bad, or the table that refuses them is broken.
 //!
-//! A table that refuses everything (a setting, a missing column, a constraint that somebody added) refuses also what is
-//! good. Taking each of those entries for bad would fill the dead letters with everything that arrives. So what was
-//! refused alone is remembered per table, for all shards of a worker, until the table accepts anything.
+//! A broken table (a setting, a missing column, a constraint that an operator added) also refuses good rows. If each
+//! refused entry counted as bad, everything that arrives would end in the dead letters. So the judge remembers, per
+//! table and for all shards of a worker, which entries were refused alone, until the table accepts anything.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,41 +14,41 @@ use model::shard::Shard;
 
 use super::intent::Target;
 
-/// From how many refused entries on a table is to blame when they are of several orgs.
+/// When entries of several orgs were refused, this many refused entries mean that the table is to blame.
 pub const SEVERAL_ORGS_MIN: usize = 3;
-/// From how many refused entries on a table is to blame even if they are of one org.
+/// When entries of only one org were refused, this many refused entries mean that the table is to blame.
 pub const ONE_ORG_MIN: usize = 24;
-/// How long fewer entries than that are tried again, while nothing else is accepted, before they are bad. Meanwhile
-/// other shards show whether the table takes anything.
+/// How long fewer refused entries than that are tried again, while the table accepts nothing else, before they count as
+/// bad. In that time inserts of other shards show whether the table accepts anything.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// Refused entries that are remembered of a table. More prove nothing more.
+/// The most refused entries that are remembered of a table. More would prove nothing more.
 const REMEMBERED_MAX: usize = 256;
 
-/// An entry that was refused alone.
+/// An entry that was refused when it was inserted alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusedAlone {
-    /// Which: an entry that is refused again is no more evidence.
+    /// The shard and the entry's id. An entry that is refused again is no more evidence.
     pub entry: (Shard, EntryId),
-    /// Whose; `None` when the entry is not there any more.
+    /// The org of the entry; `None` when the entry is not in the stream any more.
     pub org: Option<OrgId>,
-    /// ClickHouse's code.
+    /// ClickHouse's error code.
     pub code: u32,
 }
 
-/// Who is to blame.
+/// Whether the entries or the table are to blame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Blame {
     /// The entries: they become dead letters.
     Entries,
-    /// The table: nothing is given up, and the insert is tried until it is mended.
+    /// The table: no entry is given up, and the insert is tried again until an operator repairs the table.
     Table,
-    /// Not known yet: to be tried again.
+    /// Not known yet: the insert is tried again.
     Undecided,
-    /// The table has accepted rows since the entries were refused, so whoever is refused now is bad.
+    /// The table has accepted rows since the entries were refused. So an entry that is refused from now on is bad.
     TableAccepts,
 }
 
-/// What was refused since a table last accepted rows. Cheap to clone.
+/// The entries that were refused since a table last accepted rows. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Judge(Arc<Mutex<HashMap<Target, Known>>>);
 
@@ -59,14 +59,14 @@ struct Known {
 }
 
 impl Judge {
-    /// A table has accepted rows.
+    /// Remembers that a table has accepted rows just now.
     pub fn accepted(&self, target: Target) {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *tables.entry(target).or_default() = Known { accepted: Some(Instant::now()), refused: HashMap::new() };
     }
 
-    /// Says who is to blame for entries that were refused alone, the first of them at `since`, while their batch was
-    /// accepted nothing of.
+    /// Judges entries that were refused alone while the table accepted nothing of their batch. `since` is when the
+    /// first of them was judged first.
     pub fn judge(&self, target: Target, suspects: &[RefusedAlone], since: Instant) -> Blame {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = tables.entry(target).or_default();
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_of_several_orgs_refused_alike_blame_the_table() {
+    fn the_table_is_blamed_when_entries_of_several_orgs_are_refused_alike() {
         let judge = Judge::default();
         assert_eq!(
             judge.judge(SPAN, &[refused(1, 1, 7), refused(2, 2, 7)], now()),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn many_entries_of_one_org_blame_the_table() {
+    fn the_table_is_blamed_when_many_entries_of_one_org_are_refused() {
         let judge = Judge::default();
         let all: Vec<_> = (0..ONE_ORG_MIN as u64).map(|entry| refused(entry, 1, 7)).collect();
         assert_eq!(judge.judge(SPAN, &all[1..], now()), Blame::Undecided);
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn few_entries_are_bad_after_a_while_or_once_the_table_accepts_others() {
+    fn few_refused_entries_are_blamed_after_a_wait_or_once_the_table_accepts_others() {
         let judge = Judge::default();
         let (suspect, since) = ([refused(1, 1, 7)], now());
         let long_ago = since.checked_sub(PATIENCE).unwrap();

@@ -1,8 +1,8 @@
-//! An envelope of before tenancy, read and written anew. Pure.
+//! Reads an envelope from before tenancy and writes it as one of today. Pure.
 //!
-//! It is a JSON object: `project_id`, `payload` (a native batch), and, as its writer knew them, `org_id`,
-//! `workspace_id`, `api_key_id`, `received_at` and `source`. What it says of its org is compared with its project's and
-//! never believed.
+//! An old envelope is a JSON object: `project_id`, `payload` (a native batch), and, if the process that wrote it knew
+//! them, `org_id`, `workspace_id`, `api_key_id`, `received_at` and `source`. The org in it is compared with the
+//! project's org and never believed.
 
 use std::borrow::Cow;
 
@@ -16,25 +16,26 @@ use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use translate::batch::Batch;
-use translate::native::{self, Aside};
+use translate::native;
+use translate::native::Aside;
 use uuid::{Builder, Uuid};
 use wire::envelope::{ContentId, EnvelopeKey, Header, Source};
 use wire::tables::framed_hash_128;
 
 const DAY: UnixNanos = 86_400 * 1_000_000_000;
-/// How much later than its entry an envelope may say that it was received: two machines' clocks. Rows are partitioned
-/// by that time.
+/// How much later than the time in its entry's id an envelope may claim to be received, because the two times are of
+/// different machines. Rows are partitioned by the time of receipt.
 const RECEIVED_LATE_MAX: UnixNanos = DAY;
-/// How much earlier: so long may an envelope have waited.
+/// How much earlier than that it may claim to be received: an envelope may have waited this long.
 const RECEIVED_EARLY_MAX: UnixNanos = 10 * 366 * DAY;
 
 /// Why an entry becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{detail}")]
 pub(super) struct Flaw {
-    /// In one word.
+    /// The reason, one of a fixed set.
     pub(super) reason: Reason,
-    /// In a sentence.
+    /// The reason as a sentence for the operator.
     pub(super) detail: String,
 }
 
@@ -43,7 +44,7 @@ impl Flaw {
         Self { reason: Reason::Unreadable, detail: detail.to_string() }
     }
 
-    /// Nobody knows the project.
+    /// The registry does not have the project.
     pub(super) fn unknown_project(project: ProjectId) -> Self {
         Self { reason: Reason::UnknownProject, detail: format!("there is no project {project}") }
     }
@@ -73,14 +74,14 @@ pub(super) struct Old<'a> {
 }
 
 impl<'a> Old<'a> {
-    /// Reads an entry.
+    /// Decodes the bytes of the entry with that id.
     pub(super) fn read(id: EntryId, data: &'a [u8]) -> Result<Self, Flaw> {
         let json: Json<'a> = serde_json::from_slice(data).map_err(Flaw::unreadable)?;
         let project = json.project_id.map(ProjectId).ok_or_else(|| Flaw::unreadable("`project_id` is missing"))?;
         let appended_at = i64::try_from(id.ms()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
         let received_at = match &json.received_at {
             Some(text) => unix_nanos(text)?,
-            // Its writer appended it as soon as it had received it.
+            // The process that wrote it appended it as soon as it had received it.
             None => appended_at,
         };
         let earliest = appended_at.saturating_sub(RECEIVED_EARLY_MAX);
@@ -91,22 +92,22 @@ impl<'a> Old<'a> {
         Ok(Self { id, data, json, project, received_at })
     }
 
-    /// Which project alone says whose it is.
+    /// The project, which alone decides which org the envelope belongs to.
     pub(super) fn project(&self) -> ProjectId {
         self.project
     }
 
-    /// The envelope of today; `None` if there is nothing in it. `place` is its project's.
+    /// The envelope as one of today; `None` if it is empty. `place` is where the envelope's project is.
     ///
-    /// It has the same bytes whenever it is translated with the same prices. It was accepted by the limits of its time,
-    /// so today's do not hold for it.
+    /// Its bytes are the same whenever it is translated with the same prices. It was accepted under the limits of its
+    /// time, so today's limits do not apply to it.
     pub(super) fn translate(&self, place: &Place, key: &EnvelopeKey) -> Result<Option<Vec<u8>>, Flaw> {
         let Json { org_id, workspace_id, api_key_id, source, payload, .. } = &self.json;
         let said = |what: &str, said: Uuid, is: Uuid| Flaw {
             reason: Reason::WrongOrg,
             detail: format!("it says {what} {said}, but its project {} is of {is}", self.project),
         };
-        // Some writers wrote zeros for what they did not know.
+        // Some older releases wrote a nil id for an unknown one.
         let known = |id: &Option<Uuid>| id.filter(|id| !id.is_nil());
         if let Some(org) = known(org_id).filter(|org| OrgId(*org) != place.org_id) {
             return Err(said("org", org, place.org_id.0));
@@ -121,7 +122,7 @@ impl<'a> Old<'a> {
             workspace_id: place.workspace_id,
             project_id: self.project(),
             api_key_id: ApiKeyId(api_key_id.unwrap_or_default()),
-            // Each entry is moved once, and what was sent twice was accepted twice.
+            // Each entry is moved once, and a request that was sent twice was accepted twice.
             content_id: ContentId::NONE,
             received_at: self.received_at,
             source: source.as_deref().and_then(Source::named).unwrap_or(Source::Native),
@@ -139,7 +140,7 @@ impl<'a> Old<'a> {
     }
 }
 
-/// An RFC 3339 time; one without an offset is in UTC.
+/// Parses an RFC 3339 time; one without an offset is in UTC.
 fn unix_nanos(text: &str) -> Result<UnixNanos, Flaw> {
     let parsed = OffsetDateTime::parse(text, &Rfc3339);
     let parsed = parsed.or_else(|error| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339).map_err(|_| error));
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn it_becomes_an_envelope_of_its_projects_org() {
+    fn a_legacy_entry_becomes_an_envelope_of_its_projects_org() {
         let bytes = translated(&old()).unwrap().unwrap();
         let envelope = Envelope::decode(&key(), &bytes).unwrap();
         let Header { org_id, workspace_id, project_id, api_key_id, received_at, source, .. } = envelope.header;
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_stored_for_an_org_that_the_project_is_not_of() {
+    fn a_legacy_entry_that_names_another_org_than_its_projects_is_refused() {
         for field in ["org_id", "workspace_id"] {
             let flaw = translated(&with(field, json!(Uuid::from_u128(9)))).unwrap_err();
             assert_eq!(flaw.reason, Reason::WrongOrg, "{flaw}");
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_says_why() {
+    fn an_unreadable_legacy_entry_says_why() {
         for (json, why) in [
             (with("project_id", json!(null)), "`project_id` is missing"),
             (with("payload", json!("text")), "not a batch"),
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_read_as_their_writers_wrote_them() {
+    fn legacy_times_are_read_in_every_form_that_was_written() {
         for text in ["2026-11-20T10:00:00.5", "2026-11-20T10:00:00.5Z", "2026-11-20T11:00:00.5+01:00"] {
             assert_eq!(unix_nanos(text).unwrap(), 1_795_168_800_500_000_000, "{text}");
         }

@@ -1,11 +1,12 @@
 #!lua flags=allow-oom
--- Notes where entries of the legacy stream go, before they go there. What was noted before stays.
+-- Notes where entries of the legacy stream go, before they are appended there. An earlier note stays.
 --
 -- KEYS  1  tracebility:ingest:v1      2  {tracebility:ingest:v1}:moving   hash: entry -> where it is going
 -- ARGV  per entry: its id, where it is to go, and the note that this takes the place of, or ""
--- Reply per entry where it goes; "" if it is in the stream no more: then somebody else has moved it, and it must go nowhere
+-- Reply per entry where it goes; "" if it is not in the stream any more: then another worker has moved it, and it must
+--       not be appended
 --
--- Runs on a full Redis (allow-oom), which only moving things on can empty.
+-- Runs on a full Redis (allow-oom), because moving entries on is what empties Redis.
 
 local noted = {}
 for i = 1, #ARGV, 3 do

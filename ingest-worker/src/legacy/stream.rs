@@ -1,4 +1,4 @@
-//! The legacy stream in Redis: reading it, noting where its entries go, taking them out.
+//! The legacy stream in Redis: reads it, notes where its entries go, takes them out.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,27 +10,28 @@ use model::shard::Shard;
 use queue::dlq::LEGACY_FIELD;
 use redis::streams::StreamRangeReply;
 use redis::{RedisError, Script};
-use stores::entries::{self, Entry, PageMax, READ_BYTES_MAX};
+use stores::entries;
+use stores::entries::{Entry, PageMax, READ_BYTES_MAX};
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
 static NOTE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("note.lua")));
 
-/// Bytes of a page at least, however often reading has failed.
+/// The smallest bound of a page, in bytes, however often reads have failed.
 const PAGE_BYTES_MIN: usize = 16 << 10;
-/// Entries of one page.
+/// Most entries of one page.
 const PAGE_ENTRIES_MAX: usize = 128;
-/// Notes of which one look finds whose entry is gone. Of what is on its way at a time there are hardly more.
+/// How many notes are checked at a time for entries that are gone. Hardly more entries are being moved at a time.
 const NOTES_MAX: usize = 1_000;
-/// Entries of which one look finds that readers of older releases never acknowledged them.
+/// How many entries are acknowledged at a time that readers of older releases deleted without acknowledging them.
 const FORGOTTEN_MAX: usize = 1_000;
 
 /// Where an entry goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Goal {
-    /// Into a shard, for an org.
+    /// The shard that the org's entries go to.
     Shard(Shard, OrgId),
-    /// Into the dead letters.
+    /// The legacy stream's dead letters.
     Letters,
 }
 
@@ -66,7 +67,7 @@ fn entry_id(text: &str) -> Result<EntryId, RedisError> {
     text.parse().map_err(|_| unexpected("not an id of a stream"))
 }
 
-/// The legacy stream.
+/// The legacy stream's keys, and the connection to them.
 pub(super) struct LegacyStream {
     redis: Redis,
     stream: RedisKey,
@@ -75,13 +76,13 @@ pub(super) struct LegacyStream {
 }
 
 impl LegacyStream {
-    /// The one in that Redis.
+    /// The legacy stream in that Redis.
     pub(super) fn new(redis: Redis) -> Self {
         let (stream, moving) = (RedisKey::legacy_stream(), RedisKey::legacy_moving());
         Self { redis, stream, moving, page_bytes: READ_BYTES_MAX }
     }
 
-    /// The last entry, if there is one.
+    /// The id of the last entry; `None` if the stream is empty.
     pub(super) async fn last(&self) -> Result<Option<EntryId>, RedisError> {
         let mut command = redis::cmd("XREVRANGE");
         command.arg(&self.stream).arg("+").arg("-").arg("COUNT").arg(1);
@@ -92,16 +93,16 @@ impl LegacyStream {
     /// The next entries, from `from` to `to`, with their JSON.
     pub(super) async fn page(&mut self, from: EntryId, to: EntryId) -> Result<Vec<Entry>, RedisError> {
         let max = PageMax { entries: PAGE_ENTRIES_MAX, bytes: self.page_bytes };
-        // One without the field is no envelope, and will be found unreadable.
+        // An entry without the field is no envelope, and becomes an unreadable dead letter.
         let page = entries::page(&mut self.redis, &self.stream, LEGACY_FIELD, from, Some(to), max).await;
-        // The way may be too narrow for so much at a time.
+        // The network may be too slow for a large page.
         let bytes = if page.is_ok() { self.page_bytes.saturating_mul(2) } else { self.page_bytes / 2 };
         self.page_bytes = bytes.clamp(PAGE_BYTES_MIN, READ_BYTES_MAX);
         Ok(page?.entries)
     }
 
-    /// Notes where entries go, in place of an older note if one is named. Answers per entry where it goes, which is
-    /// what was noted first; `None` if it is in the stream no more.
+    /// Notes where entries go, in place of an older note if one is named. Returns where each entry goes, which is what
+    /// was noted first; `None` if the entry is not in the stream any more.
     pub(super) async fn note(&self, goals: &[(EntryId, Goal, Option<Goal>)]) -> Result<Vec<Option<Goal>>, RedisError> {
         let mut call = NOTE.key(&self.stream);
         call.key(&self.moving);
@@ -116,10 +117,10 @@ impl LegacyStream {
         noted.iter().map(|goal| if goal.is_empty() { Ok(None) } else { goal.parse().map(Some) }).collect()
     }
 
-    /// Takes entries out that are elsewhere by now. Nobody else will be given them.
+    /// Takes out entries that are elsewhere by now. No reader gets them after this.
     pub(super) async fn take(&self, ids: &[EntryId], groups: &[String]) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
-        // Acknowledged first: what is acknowledged and still there is moved once more, to no effect.
+        // Acknowledged first: an entry that is acknowledged and still there is moved again, without effect.
         let ids = texts(ids);
         for group in groups {
             pipe.cmd("XACK").arg(&self.stream).arg(group).arg(&ids);
@@ -128,13 +129,13 @@ impl LegacyStream {
         pipe.exec_async(&mut self.redis.clone()).await
     }
 
-    /// Forgets where entries went.
+    /// Deletes the notes of entries.
     pub(super) async fn forget(&self, ids: &[EntryId]) -> Result<(), RedisError> {
         let mut command = redis::cmd("HDEL");
         command.arg(&self.moving).arg(texts(ids)).exec_async(&mut self.redis.clone()).await
     }
 
-    /// Entries that were taken out and not forgotten, and where they went: somebody died in between.
+    /// Entries that were taken out and whose notes are still there, and where they went: a worker crashed in between.
     pub(super) async fn gone(&self) -> Result<Vec<(EntryId, Goal)>, RedisError> {
         let mut command = redis::cmd("HRANDFIELD");
         command.arg(&self.moving).arg(NOTES_MAX).arg("WITHVALUES");
@@ -151,8 +152,8 @@ impl LegacyStream {
         Ok(gone)
     }
 
-    /// Acknowledges what a group's readers have deleted and not acknowledged. To be called when the stream is empty and
-    /// they are gone.
+    /// Acknowledges entries that a group's readers have deleted without acknowledging them. Call it only when the
+    /// stream is empty and those readers are stopped.
     pub(super) async fn acknowledge_rest(&self, group: &str) -> Result<(), RedisError> {
         let mut command = redis::cmd("XPENDING");
         command.arg(&self.stream).arg(group).arg("-").arg("+").arg(FORGOTTEN_MAX);
@@ -166,7 +167,7 @@ impl LegacyStream {
     }
 }
 
-/// Ids as Redis takes them.
+/// Entry ids as texts, for commands.
 fn texts(ids: &[EntryId]) -> Vec<String> {
     ids.iter().map(EntryId::to_string).collect()
 }
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn notes_are_read_as_they_are_written() {
+    fn transfer_notes_read_back() {
         let org = OrgId(uuid::Uuid::from_u128(7));
         for goal in [Goal::Shard(Shard::new(11).unwrap(), org), Goal::Letters] {
             assert_eq!(goal.to_string().parse::<Goal>().unwrap(), goal);

@@ -1,16 +1,17 @@
--- Writes down the batch that is about to be inserted.
+-- Announces a batch: writes its intent to Redis before its first insert.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease     hash: owner, epoch, …
---       2  {tracebility:ingest:v1:<n>}:intent    hash: owner, epoch and number of the newest batch; while it is under way also
---                                                when it was announced (ms since the Unix epoch), its body, and its notes under
---                                                their numbers from 1
---       3  {tracebility:ingest:v1:<n>}:recent    list: when a batch was announced and its content ids, the oldest batch first
+--       2  {tracebility:ingest:v1:<n>}:intent    hash: owner, epoch and number of the newest batch; if it is under way
+--                                                also when it was announced (ms since the Unix epoch), its body and its
+--                                                notes under their numbers from 1
+--       3  {tracebility:ingest:v1:<n>}:recent    list: per batch when it was announced and its content ids, the oldest
+--                                                batch first
 -- ARGV  1, 2  the owner and its epoch    3  the batch's number in that epoch    4  its body
---       5  what the list gets, or ""    6  how many of the oldest batches leave it
--- Reply  1  written down, now or before      0  the shard is somebody else's      -1  another batch is under way
+--       5  what to append to the list, or ""    6  how many of the oldest batches to remove from the list
+-- Reply  1  announced, now or before      0  another worker owns the shard      -1  another batch is under way
 --
--- A copy of the command that arrives late must not bring a batch back that is done: numbers only grow. Runs on a full Redis
--- (allow-oom): it is the worker who empties it.
+-- A copy of the command that arrives late must not announce a committed batch again: numbers only grow. Runs on a full
+-- Redis (allow-oom), because it is the worker that empties Redis.
 
 if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then
     return 0

@@ -1,13 +1,13 @@
--- Is done with a batch: what was refused goes to the dead letters, its entries are deleted, and it is forgotten.
+-- Commits a batch: moves its refused entries to the dead letters, deletes its entries and forgets its intent.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease      2  {tracebility:ingest:v1:<n>}:intent
 --       3  tracebility:ingest:v1:<n>              4  {tracebility:ingest:v1:<n>}:dlq
 --       5  {tracebility:ingest:v1:<n>}:dlq:bytes
 -- ARGV  1, 2  the owner and its epoch    3, 4, 5  the owner, epoch and number that the batch was announced under
 --       6  how many bytes of dead letters there may be
---       7  the id up to where the stream is cut off, or ""    8  how many were refused, n
+--       7  the id up to where the stream is cut off, or ""    8  the number n of refused entries
 --       then n times id and description, and the ids to delete
--- Reply  1  done, now or before      0  the shard is somebody else's      -1  no room for dead letters, nothing was done
+-- Reply  1  done, now or before    0  another worker owns the shard    -1  no room for dead letters, nothing was done
 
 if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then
     return 0
@@ -26,7 +26,7 @@ end
 if ARGV[7] ~= '' then
     redis.call('XTRIM', KEYS[3], 'MINID', '=', ARGV[7])
 end
--- Lua takes some thousand arguments at a time.
+-- Lua can pass only some thousand arguments at a time.
 for i = first, #ARGV, 1000 do
     redis.call('XDEL', KEYS[3], unpack(ARGV, i, math.min(i + 999, #ARGV)))
 end

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Says which entry of a stream is the first, without sending what is in it.
+-- Returns the id of the first entry of a stream, without its bytes.
 --
 -- KEYS  1  tracebility:ingest:v1:<n>
 -- Reply its id, or nil

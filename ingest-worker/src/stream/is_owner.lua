@@ -1,6 +1,7 @@
--- Whether a shard is that owner's. Begins the scripts that only a shard's owner may run.
+-- Whether that worker owns the shard. This text is put before the scripts that only a shard's owner may run.
 --
--- Owner and epoch are compared: after a failover to a replica that lagged behind, an epoch can be given a second time.
+-- Both owner and epoch are compared: after a failover to a replica that lagged behind, an epoch can be given a second
+-- time.
 local function is_owner(lease, owner, epoch)
     local found = redis.call('HMGET', lease, 'owner', 'epoch')
     return found[1] == owner and found[2] == epoch

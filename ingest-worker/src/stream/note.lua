@@ -1,11 +1,11 @@
--- Writes down more about the batch under way: what ClickHouse refuses of it.
+-- Adds notes to the batch under way: what ClickHouse refuses of it.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease      2  {tracebility:ingest:v1:<n>}:intent
 -- ARGV  1, 2  the owner and its epoch    3, 4, 5  the owner, epoch and number that the batch was announced under
 --       6  the number of the first of these notes    then the notes
--- Reply  1  written down, now or before      0  the shard is somebody else's
+-- Reply  1  written down, now or before      0  another worker owns the shard
 --
--- A note never changes, so a late copy writes what is there already.
+-- A note never changes, so a late copy of the command writes what is there already.
 
 if not is_owner(KEYS[1], ARGV[1], ARGV[2]) then
     return 0

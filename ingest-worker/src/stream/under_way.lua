@@ -1,7 +1,7 @@
--- Says which batch is under way, if any.
+-- Returns the batch that is under way, if any.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:intent
--- Reply nil or {for how many ms, {field, value, …}}, by Redis' clock
+-- Reply nil or {ms since it was announced, by Redis' clock, {field, value, …}}
 
 local fields = redis.call('HGETALL', KEYS[1])
 local announced
@@ -17,5 +17,5 @@ if not has_body then
 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
--- Without a time it counts as announced long ago.
+-- A batch without a time counts as announced long ago.
 return {announced and math.max(now - announced, 0) or now, fields}

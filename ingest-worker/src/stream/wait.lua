@@ -1,7 +1,9 @@
--- Says at the lease of a shard what it waits for.
+-- Writes to the lease of a shard what the shard waits for.
 --
--- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, …; waiting, a word, and waiting_since, ms since the Unix epoch
--- ARGV  1, 2  the owner and its epoch    3  what it waits for, or "" when it goes on    4  for how long already, ms
+-- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, …; waiting, a word;
+--                                              waiting_since, ms since the Unix epoch
+-- ARGV  1, 2  the owner and its epoch    3  what it waits for, or "" when it goes on
+--       4  how long it has waited, in ms
 -- Reply 1
 
 if is_owner(KEYS[1], ARGV[1], ARGV[2]) then

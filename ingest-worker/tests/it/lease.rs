@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use lease::store::{Acquired, Store};
-use lease::{LEASE_TTL, Leases, Tenure};
+use lease::{LEASE_TTL, LeaseGuard, Leases};
 use model::shard::{SHARDS, Shard};
 use redis::AsyncCommands;
 use service::settings::parse;
@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// Nothing here takes nearly as long.
+/// After this long a test fails. No step takes nearly as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 const POLL_EVERY: Duration = Duration::from_millis(10);
 
@@ -26,7 +26,7 @@ fn redis(url: &str) -> Redis {
     connect(&parse::redis_url(url).unwrap()).unwrap()
 }
 
-/// Waits until it is so, and says how long that took.
+/// Waits until `is_so` is true, and returns how long that took.
 async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     let begun = Instant::now();
     while !is_so() {
@@ -36,22 +36,23 @@ async fn until(what: &str, is_so: impl Fn() -> bool) -> Duration {
     begun.elapsed()
 }
 
-/// The last tenure of each shard, whoever had it, and what would break the promise.
+/// The last guard of each shard, of any member, and every breach of the lease's promise.
 #[derive(Clone, Default)]
 struct Fleet {
-    last: Arc<Mutex<HashMap<Shard, Tenure>>>,
+    last: Arc<Mutex<HashMap<Shard, LeaseGuard>>>,
     wrong: Arc<Mutex<Vec<String>>>,
 }
 
 impl Fleet {
-    fn begin(&self, tenure: &Tenure) {
-        let before = self.last.lock().unwrap().insert(tenure.shard(), tenure.clone());
-        if let Some(before) = before.filter(|before| before.holds() || before.epoch() >= tenure.epoch()) {
-            self.wrong.lock().unwrap().push(format!("{tenure:?} began after {before:?}, holds {}", before.holds()));
+    fn begin(&self, guard: &LeaseGuard) {
+        let before = self.last.lock().unwrap().insert(guard.shard(), guard.clone());
+        if let Some(before) = before.filter(|before| before.holds() || before.epoch() >= guard.epoch()) {
+            self.wrong.lock().unwrap().push(format!("{guard:?} began after {before:?}, holds {}", before.holds()));
         }
     }
 
-    /// Nobody began to rely on a shard while another did, and each epoch was larger than the one before.
+    /// Fails if a worker began with a shard while another still held it, or if an epoch was not larger than the one
+    /// before.
     fn check(&self) {
         assert_eq!(*self.wrong.lock().unwrap(), Vec::<String>::new());
     }
@@ -59,49 +60,49 @@ impl Fleet {
 
 struct Member {
     owner: String,
-    /// What it works on.
-    tenures: Arc<Mutex<HashMap<Shard, Tenure>>>,
+    /// The guards of the shards that the member works on.
+    guards: Arc<Mutex<HashMap<Shard, LeaseGuard>>>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
 impl Member {
-    /// Works on every shard until its tenure ends.
+    /// Starts a worker that works on every shard it gets until the guard ends.
     fn start(url: &str, fleet: &Fleet) -> Self {
         let leases = Leases::new(redis(url), "worker");
-        let (owner, tenures) = (leases.owner().to_string(), Arc::<Mutex<HashMap<Shard, Tenure>>>::default());
+        let (owner, guards) = (leases.owner().to_string(), Arc::<Mutex<HashMap<Shard, LeaseGuard>>>::default());
         let (stop, stopping) = watch::channel(false);
-        let (fleet, working) = (fleet.clone(), Arc::clone(&tenures));
-        let task = tokio::spawn(leases.run(stopping, move |tenure| {
+        let (fleet, working) = (fleet.clone(), Arc::clone(&guards));
+        let task = tokio::spawn(leases.run(stopping, move |guard| {
             let (fleet, working) = (fleet.clone(), Arc::clone(&working));
             async move {
-                fleet.begin(&tenure);
-                working.lock().unwrap().insert(tenure.shard(), tenure.clone());
-                tenure.ended().await;
-                working.lock().unwrap().remove(&tenure.shard());
+                fleet.begin(&guard);
+                working.lock().unwrap().insert(guard.shard(), guard.clone());
+                guard.ended().await;
+                working.lock().unwrap().remove(&guard.shard());
             }
         }));
-        Self { owner, tenures, stop, task }
+        Self { owner, guards, stop, task }
     }
 
     fn shards(&self) -> usize {
-        self.tenures.lock().unwrap().values().filter(|tenure| tenure.holds() && tenure.is_wanted()).count()
+        self.guards.lock().unwrap().values().filter(|guard| guard.holds() && guard.is_wanted()).count()
     }
 
     async fn leave(self) {
         self.stop.send_replace(true);
         self.task.await.unwrap();
-        assert!(self.tenures.lock().unwrap().is_empty(), "its work was waited for");
+        assert!(self.guards.lock().unwrap().is_empty(), "its work was waited for");
     }
 
-    /// As if its process had been killed.
+    /// Ends the worker as if its process had been killed.
     async fn crash(self) {
         self.task.abort();
         assert!(self.task.await.unwrap_err().is_cancelled());
     }
 }
 
-/// Waits until those have all shards, evenly.
+/// Waits until these members have all shards, evenly.
 async fn even(members: &[&Member]) -> Duration {
     let shards = || members.iter().map(|member| member.shards()).collect::<Vec<_>>();
     let is_even = || {
@@ -111,7 +112,7 @@ async fn even(members: &[&Member]) -> Duration {
     until(&format!("{} workers share evenly", members.len()), is_even).await
 }
 
-/// Workers come, go and crash; the others have their shards soon after.
+/// Workers come, go and crash; the others take over their shards soon after.
 async fn a_fleet_shares(url: &str, what: &str) {
     let fleet = Fleet::default();
     let a = Member::start(url, &fleet);
@@ -134,14 +135,14 @@ async fn a_fleet_shares(url: &str, what: &str) {
 }
 
 #[tokio::test]
-async fn a_fleet_shares_on_a_node() {
+async fn a_fleet_shares_the_shards_on_a_node() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     a_fleet_shares(&db.redis_url, "node").await;
 }
 
-/// A cluster of which every node is full: it is workers that empty it.
+/// On a cluster where every node is full leases must still work: it is the workers that empty it.
 #[tokio::test]
-async fn a_fleet_shares_on_a_full_cluster() {
+async fn a_fleet_shares_the_shards_on_a_full_cluster() {
     let cluster = RedisCluster::start().await.unwrap();
     let (first, others) = cluster.url().trim_start_matches("redis-cluster://").split_once("/?nodes=").unwrap();
     for node in others.split(',').chain([first]) {
@@ -154,10 +155,10 @@ async fn a_fleet_shares_on_a_full_cluster() {
     a_fleet_shares(cluster.url(), "full cluster").await;
 }
 
-/// One that was cut off knows by its own clock that it holds nothing any more, before anybody else begins; and when it
-/// is back it gets a share under other epochs.
+/// A worker that was cut off from Redis knows by its own clock that it holds no lease any more, before another worker
+/// begins. When it is back, it gets shards under new epochs.
 #[tokio::test]
-async fn who_is_cut_off_knows_it() {
+async fn a_worker_cut_off_from_redis_sees_that_its_leases_expired() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let fleet = Fleet::default();
     let wire = Wire::to(&db.redis_url).await;
@@ -165,22 +166,22 @@ async fn who_is_cut_off_knows_it() {
     even(&[&a]).await;
     let b = Member::start(&db.redis_url, &fleet);
     even(&[&a, &b]).await;
-    let had: Vec<Tenure> = a.tenures.lock().unwrap().values().cloned().collect();
-    assert!(had.iter().all(|tenure| tenure.owner() == a.owner));
+    let had: Vec<LeaseGuard> = a.guards.lock().unwrap().values().cloned().collect();
+    assert!(had.iter().all(|guard| guard.owner() == a.owner));
     wire.cut().await;
     println!("cut off: the other has all after {:?}", even(&[&b]).await);
-    assert!(had.iter().all(|tenure| !tenure.holds()) && a.tenures.lock().unwrap().is_empty());
+    assert!(had.iter().all(|guard| !guard.holds()) && a.guards.lock().unwrap().is_empty());
     wire.mend();
     println!("mended: two share after {:?}", even(&[&a, &b]).await);
-    assert!(had.iter().all(|tenure| !tenure.holds()), "what is over stays over");
+    assert!(had.iter().all(|guard| !guard.holds()), "what is over stays over");
     fleet.check();
     a.leave().await;
     b.leave().await;
 }
 
-/// One that stood still, as by SIGSTOP, knows before it has asked anybody, and its lease is another's.
+/// A worker that stood still, as after SIGSTOP, knows that it lost its lease before it asks Redis.
 #[tokio::test]
-async fn who_stood_still_knows_it_at_once() {
+async fn a_stalled_worker_sees_that_its_lease_expired() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let fleet = Fleet::default();
     let (stands_still, has_stopped) = oneshot::channel();
@@ -191,12 +192,12 @@ async fn who_stood_still_knows_it_at_once() {
         runtime.block_on(async move {
             let a = Member::start(&url, &of_a);
             even(&[&a]).await;
-            let had: Vec<Tenure> = a.tenures.lock().unwrap().values().cloned().collect();
+            let had: Vec<LeaseGuard> = a.guards.lock().unwrap().values().cloned().collect();
             stands_still.send(()).unwrap();
-            // Blocks the thread, and with it all of the worker.
+            // Blocks the thread, and with it the whole worker.
             waits.recv().unwrap();
-            let knew = had.iter().all(|tenure| !tenure.holds());
-            let lost = || had.iter().all(|tenure| !tenure.is_wanted());
+            let knew = had.iter().all(|guard| !guard.holds());
+            let lost = || had.iter().all(|guard| !guard.is_wanted());
             until("the work on each shard is told", lost).await;
             a.leave().await;
             knew
@@ -213,23 +214,23 @@ async fn who_stood_still_knows_it_at_once() {
     b.leave().await;
 }
 
-/// Work that returns by itself, or fails, gives its shard back, and is begun anew.
+/// When the work on a shard returns or fails, the shard is given back and the work begins again.
 #[tokio::test]
-async fn work_that_ends_is_begun_anew() {
+async fn shard_work_that_ends_or_fails_is_restarted() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let (stop, stopping) = watch::channel(false);
     let (fleet, begun) = (Fleet::default(), Arc::new(Mutex::new(HashMap::<Shard, u32>::new())));
     let leases = Leases::new(redis(&db.redis_url), "worker");
     let (log, counts) = (fleet.clone(), Arc::clone(&begun));
-    let task = tokio::spawn(leases.run(stopping, move |tenure| {
-        log.begin(&tenure);
-        let times = *counts.lock().unwrap().entry(tenure.shard()).and_modify(|n| *n += 1).or_insert(1);
+    let task = tokio::spawn(leases.run(stopping, move |guard| {
+        log.begin(&guard);
+        let times = *counts.lock().unwrap().entry(guard.shard()).and_modify(|n| *n += 1).or_insert(1);
         async move {
             match times {
                 1 => {}
-                2 if tenure.shard().number() == 0 => panic!("as it is meant to"),
+                2 if guard.shard().number() == 0 => panic!("as it is meant to"),
                 2 => {}
-                _ => tenure.ended().await,
+                _ => guard.ended().await,
             }
         }
     }));
@@ -244,7 +245,7 @@ async fn work_that_ends_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn an_epoch_only_grows_and_fences_who_is_late() {
+async fn an_epoch_only_grows_and_fences_out_late_owners() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let mut redis = redis(&db.redis_url);
     let shard = Shard::new(5).unwrap();
@@ -283,7 +284,7 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     assert!(!b.renew(shard, three).await.unwrap() && !b.release(shard, three, true).await.unwrap());
     assert_eq!(a.holder(shard).await.unwrap().as_deref(), Some("a"));
     assert!(a.release(shard, four, true).await.unwrap());
-    // A panic counts, and what was fenced does not.
+    // A panic counts as a crash; work that was fenced does not.
     taken(&b, None, 3).await;
 
     assert_eq!(b.join().await.unwrap(), ["b"]);
@@ -294,10 +295,10 @@ async fn an_epoch_only_grows_and_fences_who_is_late() {
     assert_eq!(b.join().await.unwrap(), ["b"]);
 }
 
-/// A failover to a replica that had not heard of the last leases brings back older ones: an owner that had given its
-/// lease up finds it running, and epochs are counted from an older number.
+/// A failover to a replica that lagged behind brings back older leases: an owner that had given its lease up finds it
+/// running, and epochs are counted from an older number.
 #[tokio::test]
-async fn an_epoch_is_new_after_a_failover_that_forgot_leases() {
+async fn an_epoch_is_never_reused_after_a_failover_that_lost_leases() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let mut redis = redis(&db.redis_url);
     let shard = Shard::new(5).unwrap();
@@ -329,11 +330,11 @@ async fn an_epoch_is_new_after_a_failover_that_forgot_leases() {
     assert!(!a.renew(shard, again).await.unwrap(), "and owners are compared as well");
 }
 
-/// A TCP proxy to Redis that can be cut.
+/// A TCP proxy to Redis that a test can cut.
 struct Wire {
     url: String,
     is_cut: Arc<AtomicBool>,
-    /// Ends every connection there is.
+    /// Ends every open connection.
     cutting: Arc<Notify>,
 }
 

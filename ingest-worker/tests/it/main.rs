@@ -1,4 +1,4 @@
-//! The worker's parts against real servers. One binary, so that the servers are started once.
+//! Parts of the worker against real servers. One test binary, so that the servers are started once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 

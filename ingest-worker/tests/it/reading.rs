@@ -1,10 +1,10 @@
-//! How much one read makes Redis reply at once, measured on the wire.
+//! Measures on the wire how many bytes one read makes Redis send at once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ingest_worker::feed::{Feed, READ_WAIT_MAX};
+use ingest_worker::reader::{READ_WAIT_MAX, Reader};
 use ingest_worker::stream::Stream;
 use model::entry_id::EntryId;
 use model::shard::Shard;
@@ -18,10 +18,10 @@ use wire::envelope::{ENVELOPE_FIELD, ENVELOPE_KEY_BYTES, EnvelopeKey};
 
 const SMALL: usize = 4 << 10;
 const LARGE: usize = 4 << 20;
-/// Names, ids and lengths around the entries of a reply.
+/// Bytes of names, ids and lengths around the entries of a reply.
 const FRAME: usize = 64 << 10;
 
-/// A way to Redis that knows how many bytes came back at most between two commands.
+/// A proxy to Redis that measures the most bytes that came back between two commands.
 #[derive(Clone, Default)]
 struct Meter {
     most: Arc<AtomicUsize>,
@@ -77,45 +77,45 @@ async fn append(redis: &mut Redis, shard: Shard, count: usize, bytes: usize) -> 
     ids
 }
 
-/// Reads until nothing is left; the ids in order.
-async fn read_all(feed: &mut Feed, wanted: usize) -> Vec<EntryId> {
+/// Reads until nothing is left, and returns the ids in order.
+async fn read_all(reader: &mut Reader, wanted: usize) -> Vec<EntryId> {
     let mut read = Vec::new();
     while read.len() < wanted {
-        tokio::time::timeout(Duration::from_secs(60), feed.read(READ_WAIT_MAX)).await.unwrap().unwrap();
-        read.extend(std::iter::from_fn(|| feed.window.pop()).map(|held| held.id));
+        tokio::time::timeout(Duration::from_secs(60), reader.read(READ_WAIT_MAX)).await.unwrap().unwrap();
+        read.extend(std::iter::from_fn(|| reader.queue.pop()).map(|held| held.id));
     }
     read
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reply_to_a_read_stays_under_its_bound_when_entries_become_a_thousand_times_larger() {
+async fn read_replies_stay_under_their_bound_when_entries_grow_a_thousandfold() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let (meter, url) = Meter::start(&db.redis_url).await;
     let (direct, metered) = (parse::redis_url(&db.redis_url).unwrap(), parse::redis_url(&url).unwrap());
     let (mut redis, shard) = (connect(&direct).unwrap(), Shard::FIRST);
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
-    let mut feed = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key.clone(), 16 << 20);
+    let mut reader = Reader::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key.clone(), 16 << 20);
 
     let mut ids = append(&mut redis, shard, 2_000, SMALL).await;
-    assert_eq!(read_all(&mut feed, 2_000).await, ids);
+    assert_eq!(read_all(&mut reader, 2_000).await, ids);
     let bound = READ_BYTES_MAX + SMALL + FRAME;
     let most = meter.take();
     assert!((READ_BYTES_MAX / 2..bound).contains(&most), "small entries are read many at a time: {most}");
 
     ids.extend(append(&mut redis, shard, 16, LARGE).await);
     ids.extend(append(&mut redis, shard, 200, SMALL).await);
-    assert_eq!(read_all(&mut feed, 216).await, ids[2_000..]);
+    assert_eq!(read_all(&mut reader, 216).await, ids[2_000..]);
     let bound = READ_BYTES_MAX + LARGE + FRAME;
     let most = meter.take();
     assert!((LARGE..bound).contains(&most), "{most} bytes in one reply");
 
-    // What is read again, because a window was too small for it.
-    let mut small = Feed::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key, LARGE + 1);
+    // Entries that are read again because the fair queue was too small for them.
+    let mut small = Reader::new(shard, connect_waiting(&metered, READ_WAIT_MAX).unwrap(), key, LARGE + 1);
     assert_eq!(read_all(&mut small, ids.len()).await, ids);
     let most = meter.take();
     assert!((LARGE..bound).contains(&most), "{most} bytes in one reply");
 
-    // What is fetched by its ids, of which some are not there.
+    // Entries that are fetched by their ids; some of them do not exist.
     let stream = Stream::new(shard, connect(&metered).unwrap(), 1 << 30);
     let gone = [EntryId::new(1, 0), EntryId::new(u64::MAX / 2, 0)];
     let asked: Vec<EntryId> = gone.iter().chain(&ids).copied().collect();
@@ -127,7 +127,7 @@ async fn a_reply_to_a_read_stays_under_its_bound_when_entries_become_a_thousand_
 }
 
 #[tokio::test]
-async fn a_page_ends_with_what_reaches_its_bound_and_says_whether_there_is_more() {
+async fn a_page_ends_with_the_entry_that_reaches_its_bound_and_tells_if_more_follow() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let mut redis = connect(&parse::redis_url(&db.redis_url).unwrap()).unwrap();
     let (shard, stream) = (Shard::FIRST, RedisKey::shard_stream(Shard::FIRST));

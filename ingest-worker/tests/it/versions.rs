@@ -1,4 +1,4 @@
-//! Rows of two versions of a table in one batch, through a real ClickHouse.
+//! Rows of two versions of a table in one batch, inserted into a real ClickHouse.
 
 use delivery::intent::{Intent, Piece, Target};
 use model::entry_id::EntryId;
@@ -14,7 +14,7 @@ const ORG: OrgId = OrgId(Uuid::from_u128(7));
 /// 2026-11-21
 const RECEIVED_AT: i64 = 1_795_241_935_570_826_453;
 
-/// A block of one span.
+/// A block with the rows of one span.
 fn block(received_at: i64) -> Block {
     let id = Uuid::from_u128(9);
     let header = Header {
@@ -54,7 +54,8 @@ async fn both_versions_of_a_table_in_one_batch_are_stored() {
         ..Intent::default()
     };
     let token = |target| intent.token("shard", &Piece { target, entries: 0..2 });
-    // A second block under the token of the first is taken for the first: this is what a shared token would do.
+    // ClickHouse drops a second block under the token of the first as a repetition: this is what a shared token would
+    // do.
     for (n, token) in [token(old), token(new), token(new)].into_iter().enumerate() {
         let sealed = block(RECEIVED_AT + n as i64).seal();
         inserter.insert_native(&statement, &token, sealed.pieces(), 1).await.unwrap();

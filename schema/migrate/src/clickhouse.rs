@@ -1,6 +1,6 @@
-//! Migrations of ClickHouse, over its HTTP interface: statement by statement, each of which may be repeated.
+//! Runs migrations of ClickHouse over its HTTP interface, statement by statement. Each statement may be repeated.
 
-// Changes tables as a whole; no org's rows pass through here.
+// Migrations change whole tables; no rows of single orgs pass through here.
 #![allow(clippy::disallowed_types)]
 
 use std::time::{Duration, Instant};
@@ -9,19 +9,19 @@ use clickhouse::Client;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::rebuild::{self, Rebuild, RebuildError};
+use super::rebuild::{Rebuild, RebuildError};
 use super::session::{Failure, Session};
-use super::statements::{self, Backslash, Statement};
-use super::{Applied, Direction, MigrateError, Migration, Options, Store, cluster, postgres};
+use super::statements::{Backslash, Statement};
+use super::{Applied, Direction, MigrateError, Migration, Options, Store, cluster, postgres, rebuild, statements};
 
 /// The code of "database does not exist".
 const UNKNOWN_DATABASE: &str = "Code: 81.";
-/// Marks every statement of every run, so that a later run finds what a killed one left at work.
+/// Marks every statement of every run, so that a later run finds the statements of a killed run that are still running.
 const COMMENT: &str = "tracebility-migrate";
-/// How long to wait for that; copying is cut into statements of a few seconds.
+/// How long to wait for such statements. Copying is cut into statements of a few seconds.
 const LEFT_AT_WORK_MAX: Duration = Duration::from_secs(600);
 const LEFT_AT_WORK_POLL: Duration = Duration::from_millis(50);
-/// How the one statement starts that is not SQL; the name of a table follows.
+/// How the one statement begins that is not SQL; the name of a table follows.
 const REBUILD: &str = "REBUILD ";
 
 const CREATE_JOURNAL: &str = "\
@@ -34,7 +34,7 @@ const CREATE_JOURNAL: &str = "\
         applied_at DateTime64(6, 'UTC') DEFAULT now64(6)
     ) ENGINE = ReplacingMergeTree(applied_at) ORDER BY version";
 
-/// A database that is migrated, or asked for its version.
+/// A ClickHouse database that is migrated, or asked for its version.
 pub(super) struct Database {
     client: Client,
     name: String,
@@ -42,7 +42,7 @@ pub(super) struct Database {
 }
 
 impl Database {
-    /// Reads `http://user:password@host:8123/database`. No I/O.
+    /// Parses `http://user:password@host:8123/database`. Does no I/O.
     pub(super) fn new(url: &str, options: &Options) -> Result<Self, MigrateError> {
         let refused = |reason: &str| MigrateError::Url { store: Store::Clickhouse, reason: reason.to_owned() };
         let url = Url::parse(url).map_err(|error| refused(&error.to_string()))?;
@@ -65,8 +65,9 @@ impl Database {
         Ok(Self { client, name, options: options.clone() })
     }
 
-    /// Waits until nothing is left at work of a run that was killed. The lock was given back when that run died, while
-    /// the server goes on with what it had been told: an exchange of tables, say, that this run would then repeat.
+    /// Waits until no statement of a killed run is still running. The lock was released when that run died, but the
+    /// server goes on with the run's last statement: for example an exchange of tables, which this run would then
+    /// repeat.
     pub(super) async fn settle(&self) -> Result<(), MigrateError> {
         let begun = Instant::now();
         loop {
@@ -81,7 +82,7 @@ impl Database {
                 .fetch_all()
                 .await
                 .map_err(|error| failed("look for statements of an earlier run", &error))?;
-            // Not its text, which may hold a password.
+            // The text of the statement is not shown, because it may contain a password.
             let Some(kind) = left.first() else { return Ok(()) };
             if begun.elapsed() > LEFT_AT_WORK_MAX {
                 let message = format!("after {} s it is still at work ({kind})", LEFT_AT_WORK_MAX.as_secs());
@@ -92,7 +93,7 @@ impl Database {
         }
     }
 
-    /// Makes the database and its journal where they are missing.
+    /// Makes the database and its journal if they are missing.
     pub(super) async fn prepare(&self) -> Result<(), MigrateError> {
         self.ensure_database().await?;
         let journal = cluster::rewrite_journal(CREATE_JOURNAL, self.options.cluster.as_ref());
@@ -100,7 +101,7 @@ impl Database {
         created.map_err(|error| failed("create the journal", &error))
     }
 
-    /// What was applied, oldest first; empty when nothing ever was, or when there is no such database.
+    /// The applied migrations, oldest first; empty when none was ever applied, or when the database does not exist.
     pub(super) async fn journal(&self) -> Result<Vec<Applied>, MigrateError> {
         let exists = self
             .client
@@ -124,7 +125,8 @@ impl Database {
         Ok(rows.into_iter().map(applied).collect())
     }
 
-    /// Dirty, every statement, clean or gone. Killed in between, it is dirty and runs again from its first statement.
+    /// Marks the migration dirty, runs every statement, then marks it clean or removes its line. A migration that was
+    /// killed in between is dirty and runs again from its first statement.
     pub(super) async fn run(
         &self,
         migration: &Migration,
@@ -135,7 +137,7 @@ impl Database {
         let statements = statements::split(migration.sql(direction), Backslash::Escapes);
         let tables: Vec<&str> = statements.iter().filter_map(rebuilt_table).collect();
         let mut session = Session::new(self.in_database(), &self.options, lock);
-        // Refuses before the first statement what one in the middle would refuse.
+        // Refuses before the first statement what a later statement would refuse.
         let done = match Rebuild::prepare(&mut session, &tables, direction, &self.options).await {
             Ok(rebuild) => match self.mark(migration, true).await {
                 Ok(()) => self.run_statements(&mut session, file, &statements, &rebuild).await,
@@ -146,7 +148,7 @@ impl Database {
         };
         if !tables.is_empty() {
             let cleaned = Rebuild::clean_up(&mut session).await;
-            // Of two errors the first is the one to tell; the next run cleans up as well.
+            // If both fail, the first error is reported; the next run cleans up as well.
             let cleaned = cleaned.map_err(|error| failed_to("drop the dictionary of projects", error.to_string()));
             done.and(cleaned)?;
         } else {
@@ -184,7 +186,7 @@ impl Database {
         self.remove_lines("version > {version:UInt32}", version).await
     }
 
-    /// What running a migration would send. A table that is rebuilt is one entry: between the changes that it lists,
+    /// The statements that a migration would send. A table that is rebuilt is one element: between its listed changes,
     /// rows are copied, and how depends on the rows.
     pub(super) fn statements(&self, migration: &Migration, direction: Direction) -> Vec<String> {
         let rewrite = |sql: &str| cluster::rewrite(sql, self.options.cluster.as_ref());
@@ -214,7 +216,7 @@ impl Database {
             .map_err(|error| failed("write the journal", &error))
     }
 
-    /// A line is never deleted; a newer one says that it no longer counts.
+    /// Lines are never deleted; a newer line says that the older one no longer counts.
     async fn remove_lines(&self, which: &'static str, version: u32) -> Result<(), MigrateError> {
         let sql = format!(
             "INSERT INTO schema_migrations (version, name, checksum, dirty, removed) \
@@ -228,7 +230,7 @@ impl Database {
         match self.in_database().query_raw("SELECT 1").execute().await {
             Ok(()) => Ok(()),
             Err(error) if error.to_string().contains(UNKNOWN_DATABASE) => {
-                // The name was checked to be letters, digits and _.
+                // An earlier check allows only letters, digits and `_` in the name.
                 let create = format!("CREATE DATABASE IF NOT EXISTS `{}`", self.name);
                 let create = cluster::rewrite(&create, self.options.cluster.as_ref());
                 let created = self.client.query_raw(&create).execute().await;

@@ -1,16 +1,16 @@
-//! The same DDL for a cluster: `ON CLUSTER`, and engines that replicate.
+//! Rewrites DDL for a cluster: adds `ON CLUSTER` and makes engines replicate.
 //!
-//! A replica's path in Keeper is made of the table's `{uuid}`, which stays with the table when it is renamed or
-//! exchanged. A path made of the name would be that of another table after the first `EXCHANGE TABLES`.
+//! A replica's path in Keeper contains the table's `{uuid}`, which stays with the table when the table is renamed or
+//! exchanged. A path with the table's name would belong to another table after the first `EXCHANGE TABLES`.
 
 use super::ClusterName;
 
-/// Where the data of a table's replicas meets: one set of replicas per shard.
+/// The Keeper path for tables with data: one set of replicas per ClickHouse shard.
 const PATH_PER_SHARD: &str = "'/clickhouse/tables/{uuid}/{shard}', '{replica}'";
-/// The same on every node, whatever its shard: for the journal.
+/// The Keeper path for the journal: the same on every node, whatever its ClickHouse shard.
 const PATH_FOR_ALL: &str = "'/clickhouse/tables/{uuid}/all', '{shard}-{replica}'";
 
-/// How a statement that needs `ON CLUSTER` starts, and where the words go.
+/// How each statement begins that needs `ON CLUSTER`, and where these words are put.
 const DDL: [(&str, Place); 11] = [
     ("CREATE DATABASE IF NOT EXISTS ", Place::AfterName),
     ("CREATE TABLE IF NOT EXISTS ", Place::AfterName),
@@ -31,12 +31,12 @@ enum Place {
     AtTheEnd,
 }
 
-/// The statement as it is sent to a cluster, or as it is where there is none. What is no DDL stays as it is.
+/// The statement for a cluster; unchanged if there is no cluster, or if it is not DDL.
 pub(super) fn rewrite(sql: &str, cluster: Option<&ClusterName>) -> String {
     rewrite_with(sql, cluster, PATH_PER_SHARD)
 }
 
-/// The same for the journal, of which every node has a replica.
+/// The same for the journal, which has a replica on every node.
 pub(super) fn rewrite_journal(sql: &str, cluster: Option<&ClusterName>) -> String {
     rewrite_with(sql, cluster, PATH_FOR_ALL)
 }
@@ -56,7 +56,7 @@ fn rewrite_with(sql: &str, cluster: Option<&ClusterName>, path: &str) -> String 
     }
 }
 
-/// Replaces `ENGINE = …MergeTree(arguments)` by its replicated kin.
+/// Replaces `ENGINE = …MergeTree(arguments)` by the replicated engine.
 fn replicated(tail: &str, path: &str) -> String {
     const ENGINE: &str = "ENGINE = ";
     let Some((before, engine)) = tail.split_once(ENGINE) else { return tail.to_owned() };
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cluster_and_outside_of_ddl_nothing_changes() {
+    fn statements_without_a_cluster_or_outside_of_ddl_are_unchanged() {
         let insert = "INSERT INTO run SELECT 1";
         assert_eq!(on(insert), insert);
         let table = "CREATE TABLE IF NOT EXISTS t (a Int8) ENGINE = MergeTree ORDER BY a";

@@ -1,4 +1,4 @@
-//! The files of a new migration.
+//! Makes the files of a new migration.
 
 use std::fs;
 use std::io::Write as _;
@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::{MigrateError, Store, files};
 
-/// Writes the two files of a new migration into `directory`, which has a directory for each store: the next number, and
-/// nothing but a comment in them. Returns their paths, up first. Never overwrites.
+/// Writes the two files of a new migration into `directory`, which has one directory per store. They get the next
+/// number and contain only a comment. Returns their paths, `up` first. Never overwrites a file.
 pub fn create(directory: &Path, store: Store, name: &str) -> Result<[PathBuf; 2], MigrateError> {
     files::check_name(name).map_err(MigrateError::Files)?;
     let directory = directory.join(store.to_string());

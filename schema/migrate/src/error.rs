@@ -7,69 +7,69 @@ use thiserror::Error;
 
 use super::Store;
 
-/// Why migrating failed. No message holds a password.
+/// Why migrating failed. No message contains a password.
 #[derive(Debug, Error)]
 pub enum MigrateError {
-    /// One URL or both were not given.
+    /// One URL or both are missing.
     #[error("not set: {}", settings.join(", "))]
     Missing {
-        /// What to set.
+        /// The settings that are missing.
         settings: Vec<&'static str>,
     },
-    /// A URL cannot be used.
+    /// A URL that cannot be used.
     #[error("the URL for {store} cannot be used: {reason}")]
     Url {
-        /// For which database.
+        /// The database that the URL is for.
         store: Store,
-        /// Why, without repeating it.
+        /// Why, without the URL itself.
         reason: String,
     },
-    /// The name of the cluster cannot be used.
+    /// A name of a cluster that cannot be used.
     #[error("{name:?} cannot name a cluster: use 1 to {len_max} letters, digits, _, - and .")]
     Cluster {
-        /// What was given.
+        /// The name that was given.
         name: String,
-        /// The longest there can be, in characters.
+        /// Most characters that a name may have.
         len_max: usize,
     },
     /// A database did not answer, or its journal could not be read or written.
     #[error("{store}: could not {what}: {message}")]
     Store {
-        /// Which database.
+        /// The database that failed.
         store: Store,
-        /// What was tried.
+        /// The operation that failed.
         what: &'static str,
-        /// What the server, or the driver, said.
+        /// The message of the server or the driver.
         message: String,
     },
-    /// A statement failed.
+    /// A database refused a statement of a migration.
     #[error("{file}, statement {number} ({first_line}): {message}")]
     Statement {
-        /// The migration's file.
+        /// Name of the migration's file.
         file: &'static str,
-        /// Which statement of it, from 1.
+        /// Number of the statement in the file, from 1.
         number: usize,
-        /// How that statement starts.
+        /// The first line of the statement.
         first_line: String,
-        /// What the server said.
+        /// The message of the server.
         message: String,
     },
     /// A migration was changed after it was applied.
     #[error("{file} is not what was applied as version {version}; never change an applied migration, add a new one")]
     Changed {
-        /// The migration's file.
+        /// Name of the migration's file.
         file: &'static str,
-        /// Its number.
+        /// Number of the migration.
         version: u32,
     },
-    /// The database was migrated by a newer binary, and what was asked for cannot be done without knowing more.
+    /// A newer binary has migrated the database, and this binary cannot do what was asked for.
     #[error("{store} is at version {found}, and this binary knows only versions up to {newest}; use the newer binary")]
     Newer {
-        /// Which database.
+        /// The database that is newer.
         store: Store,
-        /// The version it is at.
+        /// The version that the database is at.
         found: u32,
-        /// The newest that is embedded here.
+        /// The newest version that this binary has.
         newest: u32,
     },
     /// A migration of Postgres is marked dirty, which no run of this binary does.
@@ -79,7 +79,7 @@ pub enum MigrateError {
          `migrate force {} --target postgres` if nothing of it is", version - 1
     )]
     Dirty {
-        /// Which one.
+        /// The dirty version.
         version: u32,
     },
     /// The journal has a version without the one before it.
@@ -88,7 +88,7 @@ pub enum MigrateError {
          schema; then `migrate force V --target {store}` with the newest version V up to which all of it is there"
     )]
     Gap {
-        /// Which database.
+        /// The database whose journal has the gap.
         store: Store,
         /// The version that is missing or dirty.
         missing: u32,
@@ -98,11 +98,11 @@ pub enum MigrateError {
     /// There is no such migration.
     #[error("{store} has no version {version}: this binary knows 0 (nothing applied) to {newest}")]
     Unknown {
-        /// Which database.
+        /// The database that the version is for.
         store: Store,
-        /// What was asked for.
+        /// The version that was asked for.
         version: u32,
-        /// The newest that is embedded here.
+        /// The newest version that this binary has.
         newest: u32,
     },
     /// A migration's files cannot be made, or do not fit together.
@@ -111,9 +111,9 @@ pub enum MigrateError {
     /// A file or directory of migrations cannot be read or written.
     #[error("{}: {source}", path.display())]
     File {
-        /// Which one.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
 }

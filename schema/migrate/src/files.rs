@@ -1,5 +1,5 @@
-//! What a directory of migrations must look like. Shared with `build.rs`, which embeds what is found, so that a
-//! migration is its two files and nothing else.
+//! What a directory of migrations must look like. `build.rs` uses this too, when it embeds the files: a migration is
+//! its two files and nothing else.
 
 /// The longest name of a migration, in characters.
 pub(crate) const NAME_LEN_MAX: usize = 64;
@@ -15,13 +15,13 @@ pub(crate) fn check_name(name: &str) -> Result<(), String> {
     Err(format!("{name:?} cannot name a migration: use 1 to {NAME_LEN_MAX} of a-z, 0-9 and _"))
 }
 
-/// `0001_init`, the part of both file names before `.up.sql` and `.down.sql`.
+/// The common part of both file names, such as `0001_init`, before `.up.sql` and `.down.sql`.
 pub(crate) fn stem(version: u32, name: &str) -> String {
     format!("{version:04}_{name}")
 }
 
-/// The migrations of a directory with these files: the name of version 1, of version 2 and so on. Every file must
-/// belong to one, every migration must have both of its files, and no number may be missing or taken twice.
+/// The names of the migrations in a directory with these files, from version 1 on. Every file must belong to a
+/// migration, every migration must have both of its files, and every number must exist exactly once.
 pub(crate) fn names(files: &[String]) -> Result<Vec<String>, String> {
     let mut found = Vec::new();
     for file in files {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn both_files_of_every_number_make_a_list_in_any_order() {
+    fn up_and_down_files_are_paired_by_number_in_any_order() {
         let files = ["0002_b.down.sql", "0001_a_1.up.sql", "0002_b.up.sql", "0001_a_1.down.sql"];
         assert_eq!(of(&files).unwrap(), ["a_1", "b"]);
         assert!(of(&[]).unwrap().is_empty());
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_together_is_named() {
+    fn missing_and_misnumbered_migration_files_are_named() {
         let refused = |files: &[&str], part: &str| {
             let problem = of(files).unwrap_err();
             assert!(problem.contains(part), "{files:?}: {problem}");

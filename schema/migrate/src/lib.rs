@@ -1,10 +1,10 @@
-//! Brings Postgres and ClickHouse to the newest schema, or back. The SQL is embedded in the binary.
+//! Migrates Postgres and ClickHouse to the newest schema, or back. The SQL is embedded in the binary.
 //!
-//! Each database keeps a journal, `schema_migrations`, of what was applied to it. Postgres runs one migration in one
-//! transaction, so it is applied or it is not. ClickHouse has no transactions: a migration is marked dirty before its
-//! first statement and clean (or removed) after its last, every statement is one that may be repeated, and a dirty
-//! migration is simply run again from its start. An advisory lock in Postgres lets only one process migrate at a time,
-//! either database.
+//! Each database keeps a journal, `schema_migrations`, of the migrations that were applied to it. Postgres runs each
+//! migration in one transaction, so it is applied or it is not. ClickHouse has no transactions: a migration is marked
+//! dirty before its first statement and clean (or removed) after its last. Each of its statements may be repeated, so a
+//! dirty migration is simply run again from its start. An advisory lock in Postgres lets only one process migrate at a
+//! time, whichever database it migrates.
 //!
 //! | module | one idea |
 //! | --- | --- |
@@ -50,27 +50,27 @@ pub const JOURNAL: &str = "schema_migrations";
 /// One migration, as embedded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Migration {
-    /// Its number; they are applied in this order.
+    /// Number of the migration; migrations are applied in this order.
     pub version: u32,
-    /// Its name, without number.
+    /// Name of the migration, without its number.
     pub name: &'static str,
-    /// Where `up` comes from, for messages.
+    /// Name of the file with `up`, for messages.
     pub up_file: &'static str,
-    /// Where `down` comes from.
+    /// Name of the file with `down`, for messages.
     pub down_file: &'static str,
-    /// What applies it.
+    /// The SQL that applies the migration.
     pub up: &'static str,
-    /// What takes it back.
+    /// The SQL that takes the migration back.
     pub down: &'static str,
 }
 
 impl Migration {
-    /// A digest of what applies it, to notice a file that was changed after it was applied.
+    /// A digest of `up`, to notice that a file was changed after it was applied.
     pub fn checksum(&self) -> String {
         Blake2b::<U16>::digest(self.up.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The name of the file that is run that way.
+    /// Name of the file that is run in that direction.
     pub const fn file(&self, direction: Direction) -> &'static str {
         match direction {
             Direction::Up => self.up_file,
@@ -78,7 +78,7 @@ impl Migration {
         }
     }
 
-    /// What is run that way.
+    /// The SQL that is run in that direction.
     pub const fn sql(&self, direction: Direction) -> &'static str {
         match direction {
             Direction::Up => self.up,
@@ -86,66 +86,66 @@ impl Migration {
         }
     }
 
-    /// Its line in the journal once it is applied.
+    /// The line that the journal has once the migration is applied.
     fn applied(&self) -> Applied {
         Applied { version: self.version, name: self.name.to_owned(), checksum: self.checksum(), dirty: false }
     }
 }
 
-/// One line of a journal.
+/// One line of a journal: a migration that was applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// The migration's number.
+    /// Number of the migration.
     pub version: u32,
-    /// Its name.
+    /// Name of the migration.
     pub name: String,
-    /// Its checksum when it was applied.
+    /// Checksum of the migration when it was applied.
     pub checksum: String,
-    /// Whether it was begun and not finished.
+    /// Whether the migration was begun and not finished.
     pub dirty: bool,
 }
 
 /// What [`up`] or [`down`] did to one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// Which one.
+    /// The database that was migrated.
     pub store: Store,
-    /// The files that were run, in order; none when there was nothing to do.
+    /// Names of the files that were run, in order; empty when there was nothing to do.
     pub files: Vec<&'static str>,
-    /// The version it is at now; 0 when there is no migration at all.
+    /// The version that the database is at now; 0 when no migration is applied.
     pub version: u32,
-    /// The newest migration that this binary knows.
+    /// The newest migration that this binary has.
     pub newest: u32,
 }
 
 /// What [`version`] found in one database.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version {
-    /// Which one.
+    /// The database that was asked.
     pub store: Store,
     /// The newest applied migration; `None` on an empty database.
     pub current: Option<Applied>,
-    /// The newest migration that this binary knows.
+    /// The newest migration that this binary has.
     pub newest: u32,
 }
 
 /// A file that [`up`] or [`down`] would run, as [`preview`] shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// In which database.
+    /// The database that the file is for.
     pub store: Store,
-    /// The file.
+    /// Name of the file.
     pub file: &'static str,
-    /// What would be sent, in order.
+    /// The statements that would be sent, in order.
     pub statements: Vec<String>,
 }
 
-/// Applies what is missing, in order. At the newest version, or a newer one, it does nothing.
+/// Applies the missing migrations, in order. Does nothing on a database at the newest version or a newer one.
 pub async fn up(target: Target, stores: &Stores, options: &Options) -> Result<Vec<Outcome>, MigrateError> {
     change(target, stores, Change::Up, options).await
 }
 
-/// Takes back the newest migrations of each database, newest first, with the rows in them.
+/// Takes back the newest migrations of each database, newest first, and deletes the rows in their tables.
 pub async fn down(
     target: Target,
     stores: &Stores,
@@ -155,7 +155,7 @@ pub async fn down(
     change(target, stores, Change::Down(count), options).await
 }
 
-/// What [`up`] or [`down`] would send. Changes nothing, and takes no lock.
+/// The statements that [`up`] or [`down`] would send. Changes nothing, and takes no lock.
 pub async fn preview(
     target: Target,
     stores: &Stores,
@@ -173,7 +173,7 @@ pub async fn preview(
     Ok(previews)
 }
 
-/// The version of each database. Changes nothing.
+/// Reads the version of each database. Changes nothing.
 pub async fn version(target: Target, stores: &Stores) -> Result<Vec<Version>, MigrateError> {
     let mut databases = Databases::to_read(target, stores, &Options::default()).await?;
     let mut versions = Vec::new();
@@ -184,14 +184,14 @@ pub async fn version(target: Target, stores: &Stores) -> Result<Vec<Version>, Mi
     Ok(versions)
 }
 
-/// What [`force`] would change. Changes nothing.
+/// The lines of the journal that [`force`] would change. Changes nothing.
 pub async fn preview_force(store: Store, stores: &Stores, version: u32) -> Result<Vec<JournalChange>, MigrateError> {
     let mut databases = Databases::to_read(store.into(), stores, &Options::default()).await?;
     plan::forced(store, embedded(store), &databases.journal(store).await?, version)
 }
 
-/// Makes the journal say that `version` and all before it are applied, and nothing else. Runs no other SQL: whether it
-/// is true is the caller's to know. Returns what it changed.
+/// Makes the journal say that `version` and all before it are applied, and nothing else. Runs no other SQL: the caller
+/// must know that this is true. Returns the changes to the journal.
 pub async fn force(
     store: Store,
     stores: &Stores,
@@ -213,7 +213,7 @@ async fn change(
     options: &Options,
 ) -> Result<Vec<Outcome>, MigrateError> {
     let mut databases = Databases::to_change(target, stores, options).await?;
-    // Whatever can be refused is, before the first statement.
+    // Every refusal comes before the first statement.
     let mut todo = Vec::new();
     for store in order(target, change.direction()) {
         todo.push((store, change.of(store, embedded(store), &databases.journal(store).await?)?));
@@ -244,8 +244,7 @@ const fn embedded(store: Store) -> &'static [Migration] {
     }
 }
 
-/// The stores that `target` means, in the order in which they are run: ClickHouse is brought over with what Postgres
-/// knows.
+/// The stores of `target`, in the order in which they are migrated: ClickHouse needs data from Postgres.
 fn order(target: Target, direction: Direction) -> impl Iterator<Item = Store> {
     let stores = match direction {
         Direction::Up => [Store::Postgres, Store::Clickhouse],
@@ -254,19 +253,19 @@ fn order(target: Target, direction: Direction) -> impl Iterator<Item = Store> {
     stores.into_iter().filter(move |store| target.has(*store))
 }
 
-/// The databases of one call. What the target leaves out is never asked for.
+/// The connections of one call. Stores that the target leaves out are not connected to.
 struct Databases {
     postgres: Option<postgres::Database>,
     clickhouse: Option<clickhouse::Database>,
 }
 
 impl Databases {
-    /// For looking only.
+    /// For reading only, without the lock.
     async fn to_read(target: Target, stores: &Stores, options: &Options) -> Result<Self, MigrateError> {
         Self::open(stores, target.has(Store::Postgres), target.has(Store::Clickhouse), options).await
     }
 
-    /// Under the lock, whichever database is changed. It ends with the connection.
+    /// Takes the lock, whichever database is changed. The lock ends with its connection.
     async fn to_change(target: Target, stores: &Stores, options: &Options) -> Result<Self, MigrateError> {
         let mut databases = Self::open(stores, true, target.has(Store::Clickhouse), options).await?;
         if let Some(postgres) = &mut databases.postgres {
@@ -278,7 +277,7 @@ impl Databases {
         Ok(databases)
     }
 
-    /// All URLs that are missing are named at once, and a wrong one is told before anything is connected to.
+    /// Reports all missing URLs at once, and a wrong URL before any connection is made.
     async fn open(stores: &Stores, postgres: bool, clickhouse: bool, options: &Options) -> Result<Self, MigrateError> {
         let wanted = |wanted: bool, url: &Option<String>| url.clone().filter(|_| wanted);
         let (dsn, url) = (wanted(postgres, &stores.postgres), wanted(clickhouse, &stores.clickhouse));
@@ -340,7 +339,7 @@ impl Databases {
         }
     }
 
-    /// Gives the lock back.
+    /// Releases the lock and closes the connections.
     async fn close(self) -> Result<(), MigrateError> {
         match self.postgres {
             Some(postgres) => postgres.close().await,

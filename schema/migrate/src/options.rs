@@ -1,4 +1,4 @@
-//! What migrating is told: which databases, where they are, and how.
+//! The options of migrating: which databases, where they are, and how.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,9 +8,9 @@ use super::{MigrateError, Statement};
 /// A database that is migrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Store {
-    /// The registry.
+    /// Postgres, which holds the registry.
     Postgres,
-    /// The traces.
+    /// ClickHouse, which holds the traces.
     Clickhouse,
 }
 
@@ -26,9 +26,9 @@ impl fmt::Display for Store {
 /// Which databases to migrate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Postgres alone.
+    /// Only Postgres.
     Postgres,
-    /// ClickHouse alone. It needs the URL of Postgres as well, because the lock is there.
+    /// Only ClickHouse. It needs the URL of Postgres as well, because the lock is there.
     Clickhouse,
     /// Up: Postgres, then ClickHouse. Down: the other way round.
     All,
@@ -52,29 +52,29 @@ impl From<Store> for Target {
     }
 }
 
-/// Which way a migration is run.
+/// In which direction a migration is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// It is applied.
+    /// The migration is applied.
     Up,
-    /// It is taken back.
+    /// The migration is taken back.
     Down,
 }
 
 /// How many migrations to take back, in each database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
-    /// The newest so many.
+    /// The newest migrations, this many.
     Newest(u32),
-    /// Every one.
+    /// Every migration.
     All,
 }
 
-/// Where the databases are. Printed without its values, which hold passwords.
+/// The URLs of the databases. `Debug` does not print them, because they contain passwords.
 #[derive(Clone, Default)]
 pub struct Stores {
-    /// Postgres, as the owner of the schema: `postgres://owner:password@host/database`. Any role will do where only
-    /// ClickHouse is migrated.
+    /// Postgres, as the owner of the schema: `postgres://owner:password@host/database`. Where only ClickHouse is
+    /// migrated, any role suffices.
     pub postgres: Option<String>,
     /// ClickHouse's HTTP interface: `http://user:password@host:8123/database`.
     pub clickhouse: Option<String>,
@@ -91,7 +91,7 @@ impl fmt::Debug for Stores {
 pub struct ClusterName(String);
 
 impl ClusterName {
-    /// The name.
+    /// The name as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -110,16 +110,16 @@ impl FromStr for ClusterName {
     }
 }
 
-/// What running migrations needs beside the SQL. Printed without the DSN, which holds a password.
+/// What running migrations needs beside the SQL. `Debug` does not print the DSN, because it contains a password.
 #[derive(Clone)]
 pub struct Options {
-    /// Makes every table of ClickHouse on this cluster, replicated.
+    /// The cluster on which every table of ClickHouse is made, replicated.
     pub cluster: Option<ClusterName>,
-    /// Postgres as ClickHouse reaches it. Only asked when rows from before tenancy are brought over.
+    /// The URL under which ClickHouse reaches Postgres. Used only when rows from before tenancy are copied.
     pub registry_dsn: Option<String>,
-    /// Rows of projects that no org has stay behind in `*_v1` instead of stopping the migration.
+    /// Whether rows of projects that belong to no org stay behind in `*_v1`, instead of stopping the migration.
     pub leave_orphans: bool,
-    /// Takes a line for a person: what runs now.
+    /// Gets a line of text for the operator, which says what runs now.
     pub progress: fn(&str),
 }
 
@@ -139,7 +139,7 @@ impl fmt::Debug for Options {
 }
 
 impl Options {
-    /// Says which statement of a file is sent next.
+    /// Reports which statement of a file is sent next.
     pub(super) fn sending(&self, file: &str, statement: &Statement, of: usize) {
         (self.progress)(&format!("{file}: statement {} of {of}: {}", statement.number, statement.first_line()));
     }
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_name_cannot_end_its_quotes() {
+    fn a_cluster_name_cannot_break_out_of_its_quotes() {
         for name in ["main", "eu-west_1.a", &"x".repeat(64)] {
             assert_eq!(name.parse::<ClusterName>().unwrap().as_str(), name);
         }

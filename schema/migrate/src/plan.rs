@@ -1,16 +1,16 @@
-//! What a journal and the embedded migrations come to: what is missing, what can be taken back, what `force` would
-//! change. No I/O.
+//! Compares a journal with the embedded migrations: which are missing, which can be taken back, what `force` would
+//! change. Does no I/O.
 
 use std::fmt;
 
 use super::{Applied, Count, Direction, MigrateError, Migration, Store};
 
-/// What [`super::up`] and [`super::down`] set out to do.
+/// What [`super::up`] and [`super::down`] do with a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Apply what is missing.
+    /// Apply the missing migrations.
     Up,
-    /// Take back the newest.
+    /// Take back the newest migrations, this many.
     Down(Count),
 }
 
@@ -22,7 +22,7 @@ impl Change {
         }
     }
 
-    /// The migrations to run, in the order in which to run them. Refuses a journal that does not belong to them.
+    /// The migrations to run, in order. Refuses a journal that does not fit the embedded migrations.
     pub(super) fn of(
         self,
         store: Store,
@@ -37,14 +37,14 @@ impl Change {
     }
 }
 
-/// A line of the journal that `force` would change.
+/// A change that `force` would make to the journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum JournalChange {
-    /// The version is written as applied; it has no line.
+    /// The journal has no line for the version, and gets one that says it is applied.
     Add(&'static Migration),
-    /// The line is written anew: it is dirty, or another file's.
+    /// The version's line is written again, because it is dirty or has another checksum.
     Correct(&'static Migration, Applied),
-    /// The line is removed.
+    /// The version's line is removed.
     Remove(Applied),
 }
 
@@ -64,7 +64,7 @@ impl fmt::Display for JournalChange {
     }
 }
 
-/// What has to change for the journal to say that `version` and all before it are applied, and nothing else.
+/// The changes after which the journal says that `version` and all before it are applied, and nothing else.
 pub(super) fn forced(
     store: Store,
     migrations: &'static [Migration],
@@ -97,8 +97,8 @@ pub(super) fn newest_applied(journal: &[Applied]) -> Option<&Applied> {
     journal.iter().max_by_key(|applied| applied.version)
 }
 
-/// What is not applied in full yet. A database that a newer binary migrated lacks nothing, so that a release can be
-/// rolled back without touching it.
+/// The migrations that are not fully applied. A database that a newer binary migrated lacks none, so that a release can
+/// be rolled back without touching the database.
 fn pending(
     store: Store,
     migrations: &'static [Migration],
@@ -119,7 +119,8 @@ fn pending(
     Ok(missing)
 }
 
-/// The migrations behind the newest lines of the journal, dirty ones too: taking it back is a way out of one.
+/// The migrations of the newest lines of the journal, including dirty ones: taking a dirty migration back is one way to
+/// repair it.
 fn newest(
     store: Store,
     migrations: &'static [Migration],
@@ -137,7 +138,7 @@ fn newest(
     Ok(applied.take(count).collect())
 }
 
-/// A dirty migration may be changed: it is run again from its start.
+/// The file of a dirty migration may have changed: the migration is run again from its start.
 fn check_files(migrations: &'static [Migration], journal: &[Applied]) -> Result<(), MigrateError> {
     for applied in journal.iter().filter(|applied| !applied.dirty) {
         let known = migrations.iter().find(|migration| migration.version == applied.version);
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn up_runs_what_is_missing_or_dirty() {
+    fn up_runs_missing_and_dirty_migrations() {
         for (versions, wanted) in
             [(&[][..], &[1, 2, 3][..]), (&[1], &[2, 3]), (&[1, 2, 3], &[]), (&[1, 2, 3, 4], &[]), (&[1, 2, 3, -4], &[])]
         {
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn up_refuses_a_journal_that_cannot_be_its_own() {
+    fn up_refuses_a_journal_that_does_not_match_its_migrations() {
         let refused = |store, versions: &[i32], part: &str| {
             let error = of(Change::Up, store, &journal(versions)).unwrap_err();
             assert!(error.contains(part), "{versions:?}: {error}");

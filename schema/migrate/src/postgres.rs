@@ -1,4 +1,4 @@
-//! Migrations of Postgres: one connection, one lock, one transaction per migration.
+//! Runs migrations of Postgres: one connection, one lock, one transaction per migration.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -6,15 +6,15 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Row};
 
-use super::statements::{self, Backslash};
-use super::{Applied, Direction, MigrateError, Migration, Options, Store};
+use super::statements::Backslash;
+use super::{Applied, Direction, MigrateError, Migration, Options, Store, statements};
 
 /// How long to try to connect, and how long the lock's connection may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait for another process that is migrating, in milliseconds.
+/// How long to wait for another process that migrates, in milliseconds.
 const LOCK_WAIT_MAX_MS: u32 = 600_000;
-/// How long a statement of a migration waits for a table that others use, in milliseconds. While it waits, everyone
-/// else waits behind it.
+/// How long a statement of a migration waits for a table that others use, in milliseconds. While it waits, all later
+/// statements on that table wait behind it.
 const TABLE_LOCK_WAIT_MAX_MS: u32 = 10_000;
 /// The key of the advisory lock; any number that no other program uses in this database.
 const LOCK_KEY: i64 = 0x7472_6163_6562_696c;
@@ -34,7 +34,7 @@ const WRITE_LINE: &str = "\
 const REMOVE_LINE: &str = "DELETE FROM schema_migrations WHERE version = $1";
 const REMOVE_LATER_LINES: &str = "DELETE FROM schema_migrations WHERE version > $1";
 
-/// A connection that migrates, holds the lock, or is asked for the version.
+/// A connection to Postgres: it runs migrations, holds the lock, or reads the version.
 pub(super) struct Database {
     connection: PgConnection,
     options: Options,
@@ -52,7 +52,7 @@ impl Database {
         Ok(Self { connection, options: options.clone() })
     }
 
-    /// Waits until no other process migrates; holds the lock until the connection is closed.
+    /// Waits until no other process migrates, then holds the lock until the connection is closed.
     pub(super) async fn lock(&mut self) -> Result<(), MigrateError> {
         let free = sqlx::query("SELECT pg_try_advisory_lock($1) AS locked").bind(LOCK_KEY);
         let free = free.fetch_one(&mut self.connection).await.and_then(|row| row.try_get("locked"));
@@ -65,7 +65,7 @@ impl Database {
         self.lock_timeout(TABLE_LOCK_WAIT_MAX_MS).await
     }
 
-    /// Whether this process may still migrate: the lock is lost with the connection.
+    /// Fails if the connection, and with it the lock, is lost.
     pub(super) async fn still_held(&mut self) -> Result<(), MigrateError> {
         in_time("keep the lock", sqlx::query("SELECT 1").execute(&mut self.connection)).await.map(drop)
     }
@@ -76,13 +76,13 @@ impl Database {
         Ok(())
     }
 
-    /// Makes the journal.
+    /// Makes the journal if it is missing.
     pub(super) async fn prepare(&mut self) -> Result<(), MigrateError> {
         let created = sqlx::query(CREATE_JOURNAL).execute(&mut self.connection).await;
         created.map_err(|error| failed("create the journal", &error)).map(drop)
     }
 
-    /// What was applied, oldest first; empty when nothing ever was.
+    /// The applied migrations, oldest first; empty when none was ever applied.
     pub(super) async fn journal(&mut self) -> Result<Vec<Applied>, MigrateError> {
         self.read_journal().await.map_err(|error| failed("read the journal", &error))
     }
@@ -104,14 +104,14 @@ impl Database {
             .collect()
     }
 
-    /// One migration and its line in the journal, both or neither.
+    /// Runs one migration and writes its line in the journal, in one transaction.
     pub(super) async fn run(&mut self, migration: &Migration, direction: Direction) -> Result<(), MigrateError> {
         let file = migration.file(direction);
         let statements = statements::split(migration.sql(direction), Backslash::IsPlain);
         let mut transaction = self.connection.begin().await.map_err(|error| failed("begin", &error))?;
         for statement in &statements {
             self.options.sending(file, statement, statements.len());
-            // The simple protocol: a statement without parameters, and DDL that cannot be prepared.
+            // The simple protocol, because these are statements without parameters, and DDL that cannot be prepared.
             let done = sqlx::raw_sql(statement.sql).execute(&mut *transaction).await;
             done.map_err(|error| MigrateError::Statement {
                 file,
@@ -141,13 +141,13 @@ impl Database {
         forced.await.map_err(|error| failed("write the journal", &error))
     }
 
-    /// Gives the lock back.
+    /// Releases the lock and closes the connection.
     pub(super) async fn close(self) -> Result<(), MigrateError> {
         self.connection.close().await.map_err(|error| failed("close", &error))
     }
 }
 
-/// What running a migration would send.
+/// The statements that a migration would send.
 pub(super) fn statements(migration: &Migration, direction: Direction) -> Vec<String> {
     let statements = statements::split(migration.sql(direction), Backslash::IsPlain);
     statements.iter().map(|statement| statement.sql.to_owned()).collect()
@@ -179,7 +179,7 @@ fn failed(what: &'static str, error: &sqlx::Error) -> MigrateError {
     MigrateError::Store { store: Store::Postgres, what, message: server_message(error) }
 }
 
-/// What the server said, with its detail and hint.
+/// The server's message with its detail and hint.
 fn server_message(error: &sqlx::Error) -> String {
     let Some(database) = error.as_database_error() else { return error.to_string() };
     let mut message = database.message().to_owned();

@@ -1,19 +1,19 @@
-//! `REBUILD t`: gives a table a new sorting key while it is written to.
+//! `REBUILD t`: gives a table a new sorting key while writers use it.
 //!
-//! ClickHouse cannot change a sorting key, so the file makes `t_v2`, and this module fills it from `t` and puts it in
-//! its place. Why it is done this way, and not by a materialised view, is in docs/decisions/0003-rebuilding-tables.md.
-//! In short:
+//! ClickHouse cannot change a sorting key. So the migration's file makes `t_v2`; this module copies the rows of `t`
+//! into it and puts it in the place of `t`. docs/decisions/0003-rebuilding-tables.md says why it does so, and not with
+//! a materialised view. In short:
 //!
-//! 1. **Rounds.** Rows that `t_v2` lacks are copied, again and again while writers are live, until a round found few.
-//! 2. **Close.** A constraint that nothing satisfies is added to `t`. It costs nothing and refuses every insert that
-//!   begins from now on, so the writer knows that the row was not stored, and tries again. Inserts that had begun are
-//!   waited for.
+//! 1. **Rounds.** Rows that `t_v2` lacks are copied, again and again while writers are live, until a round finds few.
+//! 2. **Close.** A constraint that no row satisfies is added to `t`. It costs nothing and refuses every insert that
+//!    begins from now on, so the writer knows that the row was not stored, and tries again. The module waits for
+//!    inserts that had begun before.
 //! 3. **The rest.** One more round, and the proof that both tables hold the same rows.
-//! 4. **Exchange.** `EXCHANGE TABLES` is atomic. Then `t_v2`, now the old table, becomes `t_v1` and stays closed.
+//! 4. **Exchange.** `EXCHANGE TABLES` is atomic. Then `t_v2`, now the old table, is renamed to `t_v1` and stays closed.
 //!
-//! `down` goes the same way from `t` to `t_v1`. Every step is chosen by looking at the tables (`state`), so a run that
-//! was killed anywhere is finished by the next one, up or down. A table with rows is dropped only by `down`, and only
-//! after every row of it was found in the live one.
+//! `down` does the same from `t` to `t_v1`. Each step is chosen by looking at the tables (`state`), so the next run, up
+//! or down, finishes what a killed run began. Only `down` drops a table with rows, and only after it has found each of
+//! the rows in the live table.
 
 mod copy;
 mod dictionary;
@@ -21,11 +21,11 @@ mod slices;
 mod state;
 
 use std::time::{Duration, Instant};
-use wire::tables::CLOSED;
 
 use clickhouse::Row;
 use serde::Deserialize;
 use thiserror::Error;
+use wire::tables::CLOSED;
 
 use self::copy::{Copy, Proof};
 use self::dictionary::Registry;
@@ -33,16 +33,17 @@ use self::state::{Action, Beside, Found, Tables, next_action};
 use super::session::{Failure, Session};
 use super::{ClusterName, Direction, Options};
 
-/// Rounds are repeated until one copies no more rows than this: the next one, while writers wait, is then short.
+/// Rounds are repeated until one copies no more rows than this. Then the next round, while writers wait, is short.
 const ROWS_LEFT_MAX: u64 = 50_000;
-/// The most rounds; writers that are faster than copying would be waited for in vain.
+/// Most rounds. Waiting longer would not help if writers are faster than copying.
 const ROUNDS_MAX: u32 = 10;
-/// How long to wait for inserts that began before the table was closed. The worker gives up after 60 s.
+/// How long to wait for inserts that began before the table was closed. The worker stops waiting for an insert after 60
+/// s.
 const INSERTS_WAIT_MAX: Duration = Duration::from_secs(180);
 const INSERTS_LOOK_EVERY: Duration = Duration::from_millis(50);
-/// More than any state needs.
+/// Most steps of one rebuild; no state needs that many.
 const STEPS_MAX: u32 = 8;
-/// How many projects of no org are named.
+/// Most projects without an org that an error names.
 const ORPHANS_NAMED_MAX: u32 = 10;
 
 /// Why a table could not be rebuilt.
@@ -90,13 +91,13 @@ pub(super) enum RebuildError {
 pub(super) struct Rebuild<'a> {
     direction: Direction,
     options: &'a Options,
-    /// Where orgs come from; none when there is nothing to bring over.
+    /// Where to read the projects' orgs; `None` when there are no rows to copy.
     registry: Option<Registry>,
 }
 
 impl<'a> Rebuild<'a> {
-    /// Looks whether there is anything to bring over in these tables, and whether it can be, before anything is
-    /// changed.
+    /// Checks, before anything is changed, whether there are rows to copy in these tables, and whether they can be
+    /// copied.
     pub(super) async fn prepare(
         session: &mut Session<'_>,
         tables: &[&str],
@@ -115,12 +116,13 @@ impl<'a> Rebuild<'a> {
         let with_rows = |(_, seen): &(&&str, &Seen)| seen.found == source && seen.rows > 0;
         let filled: Vec<&str> = tables.iter().zip(&seen).filter(with_rows).map(|(table, _)| *table).collect();
         if seen.iter().any(|seen| seen.found == source) {
-            // A user who may not read these would be stopped half-way.
+            // A database user who may not read these tables would otherwise fail in the middle.
             session.row::<u64>("SELECT count() FROM system.processes, system.parts WHERE 1 = 0", &[]).await?;
         }
         for (table, seen) in names.iter().zip(&seen) {
             if seen.is_closed {
-                // A run was killed in that moment. Until this one comes to it, or fails, writers can go on.
+                // A run was killed while the table was closed. Writers may go on until this run closes it again, or
+                // fails.
                 open(session, table).await?;
             }
         }
@@ -139,7 +141,7 @@ impl<'a> Rebuild<'a> {
         Ok(rebuild)
     }
 
-    /// Takes one table from whatever state it is in to the end of this direction.
+    /// Takes one table from any state to the end of this direction.
     pub(super) async fn run(&self, session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
         let names = [table.to_owned(), name(table, Beside::Next), name(table, Beside::Kept)];
         for _ in 0..STEPS_MAX {
@@ -151,7 +153,7 @@ impl<'a> Rebuild<'a> {
                 Some(Action::Fill(beside)) => self.fill(session, table, beside, [live, seen(beside)]).await?,
                 Some(Action::Keep) => session.change(&keeping(table)).await?,
                 Some(Action::Drop(beside)) => drop_covered(session, table, beside, [live, seen(beside)]).await?,
-                // The live table takes rows, and the one that is kept does not.
+                // The live table accepts rows, and the old one that is kept refuses them.
                 Some(Action::Done) => {
                     if live.is_closed {
                         open(session, table).await?;
@@ -166,12 +168,12 @@ impl<'a> Rebuild<'a> {
         Err(RebuildError::Endless { table: table.to_owned() })
     }
 
-    /// After the last table, and after a failure: what only served this migration is removed.
+    /// Removes what only this migration needs, after the last table and after a failure.
     pub(super) async fn clean_up(session: &mut Session<'_>) -> Result<(), RebuildError> {
         dictionary::forget(session).await
     }
 
-    /// Brings every row of the live table into the other one, and exchanges the two.
+    /// Copies every row of the live table into the other one, and exchanges the two.
     async fn fill(
         &self,
         session: &mut Session<'_>,
@@ -181,7 +183,7 @@ impl<'a> Rebuild<'a> {
     ) -> Result<(), RebuildError> {
         let target = name(table, beside);
         if other.is_closed {
-            // It was when it was the old one.
+            // It was closed while it was the old table.
             open(session, &target).await?;
         }
         let mut copy = Copy::new(table, &target, self.registry.is_some());
@@ -205,14 +207,15 @@ impl<'a> Rebuild<'a> {
             }
             Err(RebuildError::Failed(Failure::LockLost(error))) => Err(RebuildError::Failed(Failure::LockLost(error))),
             Err(error) => {
-                // If this fails as well, the next run opens or swaps it; the first error is the one to tell.
+                // If this fails as well, the next run opens the table or exchanges it; the first error is the one to
+                // report.
                 _ = open(session, table).await;
                 Err(error)
             }
         }
     }
 
-    /// What is done while writers are refused.
+    /// The steps that are done while writers are refused.
     async fn fill_closed(
         &self,
         session: &mut Session<'_>,
@@ -242,8 +245,8 @@ impl<'a> Rebuild<'a> {
         Ok(live.rows)
     }
 
-    /// `up` fills a table of its own making. `down` goes back to one that may have more: rows that were left behind, or
-    /// that were deleted since.
+    /// `up` fills a table that it made itself. `down` goes back to a table that may have more rows: rows that stayed
+    /// behind, or that were deleted since.
     const fn proof(&self) -> Proof {
         match self.direction {
             Direction::Up => Proof::Equal,
@@ -251,7 +254,7 @@ impl<'a> Rebuild<'a> {
         }
     }
 
-    /// Projects are made while rows are copied.
+    /// Loads the dictionary again, because projects can be made while rows are copied.
     async fn reload(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
         match &self.registry {
             Some(registry) => registry.load(session).await,
@@ -260,7 +263,7 @@ impl<'a> Rebuild<'a> {
     }
 }
 
-/// Drops the table beside the live one; if it has rows, only after each was found in the live one.
+/// Drops the table beside the live one. If it has rows, each must be found in the live table first.
 async fn drop_covered(
     session: &mut Session<'_>,
     table: &str,
@@ -286,7 +289,7 @@ async fn open(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError
     Ok(session.change(&opening(table)).await?)
 }
 
-/// What is sent beside the copying, for a table whose last migration was not stopped half-way.
+/// The statements that are sent beside the copying, for a table in the normal state.
 pub(super) fn changes(table: &str, direction: Direction) -> Vec<String> {
     let [next, kept] = [Beside::Next, Beside::Kept].map(|beside| name(table, beside));
     match direction {
@@ -322,7 +325,7 @@ fn name(table: &str, beside: Beside) -> String {
     }
 }
 
-/// What there is under a name.
+/// The table that exists under a name, if one does.
 #[derive(Clone, Copy)]
 struct Seen {
     found: Found,
@@ -358,7 +361,7 @@ async fn refuse_rows_on(
     known: Option<&str>,
     names: &[String],
 ) -> Result<(), RebuildError> {
-    // The name was checked when it was read.
+    // The name was checked when it was parsed.
     let sql = format!(
         "SELECT name FROM clusterAllReplicas('{}', system.tables) WHERE database = {{database:String}} \
          AND has(splitByChar(',', {{names:String}}), name) AND coalesce(total_rows, 1) > 0 LIMIT 1",
@@ -375,7 +378,7 @@ async fn refuse_rows_on(
     table.map_or(Ok(()), |table| Err(RebuildError::RowsOnCluster { table }))
 }
 
-/// Rows of one table whose projects are in no org.
+/// Rows of one table whose projects belong to no org.
 #[derive(Row, Deserialize)]
 struct Orphans {
     rows: u64,
@@ -383,7 +386,7 @@ struct Orphans {
     named: Vec<String>,
 }
 
-/// Refuses rows whose project the registry does not know, unless they are to be left behind. Looks at these partitions,
+/// Refuses rows whose project the registry does not know, unless they may stay behind. Looks at these partitions only,
 /// or at all.
 async fn refuse_orphans(
     session: &mut Session<'_>,
@@ -417,7 +420,7 @@ async fn refuse_orphans(
     Err(RebuildError::Orphans { orphans })
 }
 
-/// Waits for every insert that may have begun before the table was closed. What began later was refused.
+/// Waits for every insert that may have begun before the table was closed. Later ones are refused.
 async fn wait_for_inserts(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
     let of_table = [("table".to_owned(), table.to_owned())];
     let sql = "SELECT query_id FROM system.processes WHERE query_kind IN ('Insert', 'AsyncInsertFlush') \

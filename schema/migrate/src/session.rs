@@ -1,6 +1,6 @@
-//! Statements to ClickHouse, one after the other, each only while this process holds the lock.
+//! Sends statements to ClickHouse one after the other, each only while this process holds the lock.
 
-// Changes tables as a whole; no org's rows pass through here.
+// Migrations change whole tables; no rows of single orgs pass through here.
 #![allow(clippy::disallowed_types)]
 
 use std::time::Duration;
@@ -11,16 +11,16 @@ use thiserror::Error;
 
 use super::{MigrateError, Options, cluster, postgres};
 
-/// How long one statement may take, as the server is told. Copying is cut into statements of a few seconds.
+/// How long the server lets one statement run. Copying is cut into statements of a few seconds.
 const STATEMENT_TIME_MAX: Duration = Duration::from_secs(3600);
 
-/// Why a statement was not carried out.
+/// Why a statement was not executed.
 #[derive(Debug, Error)]
 pub(super) enum Failure {
-    /// Another process may be migrating by now, so nothing more is sent.
+    /// The lock is lost: another process may be migrating by now, so nothing more is sent.
     #[error(transparent)]
     LockLost(Box<MigrateError>),
-    /// What the server, or the connection to it, said.
+    /// The message of the server, or of the connection to it.
     #[error("{0}")]
     Server(String),
 }
@@ -34,7 +34,7 @@ impl From<clickhouse::error::Error> for Failure {
 /// A parameter of a statement: its name and its value, as text.
 pub(super) type Parameter = (String, String);
 
-/// A connection to the database that is migrated, and the lock under which it is.
+/// A connection to the database that is migrated, together with the lock for it.
 pub(super) struct Session<'a> {
     client: Client,
     options: &'a Options,
@@ -42,29 +42,31 @@ pub(super) struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// `client` knows its database.
+    /// `client` must have its database set.
     pub(super) fn new(client: Client, options: &'a Options, lock: &'a mut postgres::Database) -> Self {
         let client = client
-            // The status line is sent when the statement is done, and with it how many rows were written.
+            // The server then sends the status line only when the statement is done, with the number of rows that it
+            // wrote.
             .with_setting("wait_end_of_query", "1")
             .with_setting("max_execution_time", STATEMENT_TIME_MAX.as_secs().to_string())
-            // Rows are known by what is in the table. A block that equals one inserted before may be missing all the
-            // same.
+            // Whether rows are there is decided by the content of the table. A block that equals one inserted before
+            // may have to be inserted again.
             .with_setting("insert_deduplicate", "0")
             .with_setting("async_insert", "0")
-            // What is dropped was proven to be elsewhere, or confirmed by a person; the server's limit asks for a file.
+            // Every dropped table was proven to be copied, or an operator has confirmed it. The server's own limit
+            // would ask for a file.
             .with_setting("max_table_size_to_drop", "0")
-            // Of two versions of a row both are copied; merging them here would make the older look missing.
+            // If a row has two versions, both are copied; merging them here would make the older one look missing.
             .with_setting("optimize_on_insert", "0");
         Self { client, options, lock }
     }
 
-    /// Says a line to a person.
+    /// Reports a line of text to the operator.
     pub(super) fn say(&self, line: &str) {
         (self.options.progress)(line);
     }
 
-    /// Changes a table: on all nodes, if there is a cluster.
+    /// Changes a table, on all nodes if there is a cluster.
     pub(super) async fn change(&mut self, sql: &str) -> Result<(), Failure> {
         let sql = cluster::rewrite(sql, self.options.cluster.as_ref());
         self.execute(&sql, &[]).await.map(drop)
@@ -77,7 +79,7 @@ impl<'a> Session<'a> {
         Ok(answer.summary().and_then(|summary| summary.written_rows()).unwrap_or(0))
     }
 
-    /// The rows of a query.
+    /// Runs a query and returns its rows.
     pub(super) async fn rows<T>(&mut self, sql: &str, parameters: &[Parameter]) -> Result<Vec<T>, Failure>
     where
         T: RowOwned + RowRead,
@@ -85,7 +87,7 @@ impl<'a> Session<'a> {
         Ok(self.query(sql, parameters).await?.fetch_all().await?)
     }
 
-    /// The one row of a query.
+    /// Runs a query that returns exactly one row.
     pub(super) async fn row<T>(&mut self, sql: &str, parameters: &[Parameter]) -> Result<T, Failure>
     where
         T: RowOwned + RowRead,

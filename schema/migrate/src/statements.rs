@@ -1,33 +1,33 @@
-//! Cuts a migration into statements, so that a failure can be told by its number.
+//! Splits a migration into statements, so that an error can name the number of the failed one.
 
-/// One statement of a file.
+/// One statement of a migration's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Statement {
-    /// From 1.
+    /// Number of the statement in the file, from 1.
     pub(super) number: usize,
-    /// Without comments before it and without its semicolon.
+    /// The statement, without comments before it and without its semicolon.
     pub(super) sql: &'static str,
 }
 
 impl Statement {
-    /// How it starts, for messages.
+    /// The first line of the statement, for messages.
     pub(super) fn first_line(&self) -> String {
         const CHARS_MAX: usize = 100;
         self.sql.lines().next().unwrap_or_default().trim_end().chars().take(CHARS_MAX).collect()
     }
 }
 
-/// Whether a backslash in a string takes the next character with it.
+/// How a backslash inside of a string is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backslash {
-    /// As in standard SQL.
+    /// It is an ordinary character, as in standard SQL.
     IsPlain,
-    /// As in ClickHouse.
+    /// It escapes the next character, as in ClickHouse.
     Escapes,
 }
 
-/// The statements of `text`. One ends at a semicolon that is outside of strings, quoted names, comments and `$tag$`
-/// bodies, and is the last thing on its line except for blanks and a comment.
+/// Splits `text` into statements. A statement ends at a semicolon that is outside of strings, quoted names, comments
+/// and `$tag$` bodies, and that is the last character on its line except for blanks and a comment.
 pub(super) fn split(text: &'static str, backslash: Backslash) -> Vec<Statement> {
     let mut statements = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -68,7 +68,7 @@ fn ends_line(after: &str) -> bool {
     line.is_empty() || line.starts_with("--") || line.starts_with("/*")
 }
 
-/// The length of the token that `text`, which is not empty, starts with: a comment, a quoted piece, or one character.
+/// The length of the token at the beginning of `text`, which is not empty: a comment, a quoted piece, or one character.
 fn token_len(text: &str, backslash: Backslash) -> usize {
     if let Some(len) = comment_len(text) {
         return len;
@@ -91,7 +91,8 @@ fn comment_len(text: &str) -> Option<usize> {
     }
 }
 
-/// A doubled quote inside is two quoted pieces in a row, which comes to the same.
+/// The length of a quoted piece. A doubled quote inside counts as two quoted pieces in a row, which gives the same
+/// result.
 fn quoted_len(text: &[u8], quote: u8, backslash: Backslash) -> usize {
     let mut at = 1;
     while at < text.len() {
@@ -104,7 +105,7 @@ fn quoted_len(text: &[u8], quote: u8, backslash: Backslash) -> usize {
     text.len()
 }
 
-/// `$tag$ … $tag$`, where the tag may be empty.
+/// The length of `$tag$ … $tag$`; the tag may be empty.
 fn dollar_quoted_len(text: &str) -> Option<usize> {
     let tag_end = 1 + text[1..].find(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))?;
     if !text[tag_end..].starts_with('$') {
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn quoted_semicolons_end_nothing() {
+    fn quoted_semicolons_do_not_end_a_statement() {
         let text =
             "SELECT ';\n', \";\n\", `;\n`, 'it''s;\n';\nSELECT $$;\n$$, $a$;\n$$;\n$a$, $1;\nSELECT '-- no comment';\n";
         assert_eq!(
@@ -150,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_closed_runs_to_the_end() {
+    fn an_unclosed_quote_or_comment_runs_to_the_end() {
         for text in ["SELECT '", "SELECT $$;\n", "SELECT 1 /*;\n", "SELECT '\\", "SELECT $", "SELECT $tag"] {
             assert_eq!(sql(text, Backslash::Escapes).len(), 1, "{text}");
         }

@@ -1,9 +1,9 @@
-//! The id of a stream's entry.
+//! The id of an entry in a stream, as Redis gives it.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Where an entry is in its stream.
+/// The id of an entry; ids of one stream are ordered as the entries are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
     ms: u64,
@@ -11,10 +11,10 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Before every entry of any stream.
+    /// Smaller than the id of every entry.
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
 
-    /// The entry of that number among those of that millisecond since the Unix epoch.
+    /// The entry number `seq` of the millisecond `ms` since the Unix epoch.
     pub const fn new(ms: u64, seq: u64) -> Self {
         Self { ms, seq }
     }
@@ -24,12 +24,12 @@ impl EntryId {
         self.ms
     }
 
-    /// Its number among those of its millisecond.
+    /// The number of the entry among those of the same millisecond, from 0.
     pub const fn seq(self) -> u64 {
         self.seq
     }
 
-    /// The first id that is later.
+    /// The smallest id that is larger.
     pub const fn next(self) -> Self {
         match self.seq.checked_add(1) {
             Some(seq) => Self { ms: self.ms, seq },

@@ -1,5 +1,5 @@
-//! Identifiers. One newtype per thing that has an id, so that an org id can never be passed where a project id is
-//! meant.
+//! Identifiers, one newtype for each thing that has an id, so that an org id can never be passed in place of a project
+//! id.
 
 use std::fmt;
 use std::str::FromStr;
@@ -43,10 +43,10 @@ id!(
     ProjectId
 );
 id!(
-    /// The row id of an API key; its public half is text and is not this.
+    /// The id of an API key's row in the registry. The public id in the key's text is another one.
     ApiKeyId
 );
 id!(
-    /// One accepted request's rows, as appended to a stream.
+    /// An envelope: the rows of one accepted request.
     EnvelopeId
 );

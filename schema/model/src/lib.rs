@@ -1,4 +1,4 @@
-//! What the services speak of. Pure data: no I/O, no client of a store, no HTTP.
+//! The types that all services share. Pure data: no I/O, no client of a store, no HTTP.
 //!
 //! | module | one idea |
 //! | --- | --- |

@@ -1,33 +1,33 @@
-//! What is counted and billed, and the month it belongs to.
+//! What is counted and billed, and the calendar month it belongs to.
 
 use crate::trace::UnixNanos;
 use crate::words;
 
 words! {
-    /// What is counted per month.
+    /// What is counted per org and calendar month.
     Meter, "meter" {
-        /// Runs and spans stored.
+        /// Number of runs and spans that were stored.
         SpanIngested = "span_ingested",
-        /// Uncompressed bytes of requests.
+        /// Number of uncompressed bytes of requests.
         SpanBytes = "span_bytes",
-        /// Calls of an evaluating model.
+        /// Number of calls of a model that evaluates.
         EvalJudgeCall = "eval_judge_call",
-        /// Tokens of an evaluating model.
+        /// Number of tokens of models that evaluate.
         EvalJudgeTokens = "eval_judge_tokens",
-        /// Replays of a run.
+        /// Number of replays of runs.
         ReplayRun = "replay_run",
     }
 }
 
 impl Meter {
-    /// What ingest is charged to, in the order of the arguments of `admit.lua`.
+    /// The meters that ingest is charged to, in the order of the arguments of `admit.lua`.
     pub const INGEST: [Self; 2] = [Self::SpanIngested, Self::SpanBytes];
 }
 
 /// The calendar month (UTC) of an instant, as `YYYYMM`.
 pub fn period(at: UnixNanos) -> u32 {
     const NANOS_PER_DAY: i64 = 86_400_000_000_000;
-    // Days to civil date; H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+    // Days to calendar date; H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
     let days = at.div_euclid(NANOS_PER_DAY) + 719_468;
     let day_of_era = days.rem_euclid(146_097);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;

@@ -1,56 +1,56 @@
-//! The states of an org and of what is in it, and the org of a self-hosted deployment.
+//! The states of an org and its parts, and the org of a self-hosted deployment.
 
 use uuid::Uuid;
 
 use crate::ids::{OrgId, ProjectId, WorkspaceId};
 use crate::words;
 
-/// The org that `ensure_default_org` makes in the registry, the same everywhere.
+/// The org that `ensure_default_org` makes in the registry. Every self-hosted deployment has the same id.
 pub const DEFAULT_ORG: OrgId = OrgId(Uuid::from_u128(0x0000_0000_0000_4000_8000_0000_0000_0001));
-/// Its workspace `main`.
+/// The workspace `main` of the default org.
 pub const DEFAULT_WORKSPACE: WorkspaceId = WorkspaceId(Uuid::from_u128(0x0000_0000_0000_4000_8000_0000_0000_0002));
-/// Its project `default`.
+/// The project `default` of the default org.
 pub const DEFAULT_PROJECT: ProjectId = ProjectId(Uuid::from_u128(0x0000_0000_0000_4000_8000_0000_0000_0003));
 
 words! {
-    /// Where an org stands. Stored in `tenants.status`.
+    /// The state of an org. Stored in `tenants.status`.
     OrgStatus, "status of an organization" {
-        /// A demonstration.
+        /// An org for demonstrations; served.
         Demo = "demo",
-        /// Trying the product.
+        /// An org that tries the product; served.
         Trial = "trial",
-        /// Paying, or self-hosted.
+        /// A paying or self-hosted org; served.
         Active = "active",
-        /// Refused for now; its data stays.
+        /// Requests are refused for now; the data stays.
         Frozen = "frozen",
-        /// Gone for good.
+        /// The org is closed for good; requests are refused.
         Archived = "archived",
     }
 }
 
 impl OrgStatus {
-    /// Whether requests of such an org are served.
+    /// Whether requests of an org in this state are served.
     pub const fn is_served(self) -> bool {
         matches!(self, Self::Demo | Self::Trial | Self::Active)
     }
 }
 
 words! {
-    /// Where a workspace or a project stands.
+    /// The state of a workspace or a project.
     PlaceStatus, "status of a workspace or project" {
-        /// In use.
+        /// In use: requests are served.
         Active = "active",
-        /// Kept, and not served.
+        /// Its data stays, but requests are refused.
         Archived = "archived",
     }
 }
 
 words! {
-    /// What becomes of what was accepted from an org that turns out to be over a monthly limit.
+    /// What becomes of accepted envelopes of an org that turns out to be over a monthly limit.
     OverQuota, "policy" {
-        /// Kept until the limit is raised.
+        /// The envelopes are parked until they are released or dropped.
         Park = "park",
-        /// Counted and deleted.
+        /// The envelopes are counted and deleted.
         Drop = "drop",
     }
 }
@@ -65,8 +65,8 @@ mod tests {
             assert_eq!(status.as_str().parse(), Ok(*status));
         }
         let error = "Active".parse::<OrgStatus>().unwrap_err().to_string();
-        let allowed = "it can be demo, trial, active, frozen, archived";
-        assert_eq!(error, format!("\"Active\" is no status of an organization; {allowed}"));
+        let allowed = "expected one of demo, trial, active, frozen, archived";
+        assert_eq!(error, format!("invalid status of an organization \"Active\": {allowed}"));
         assert!(OrgStatus::Trial.is_served() && !OrgStatus::Frozen.is_served());
     }
 }

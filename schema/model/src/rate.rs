@@ -1,50 +1,50 @@
-//! The generic cell rate algorithm, as a pure function of time: what `admit.lua` computes in Redis, and the model that
-//! it is tested against.
+//! The generic cell rate algorithm (GCRA) as a pure function of time. `admit.lua` computes the same in Redis, and is
+//! tested against this model.
 //!
-//! Whole microseconds, no floating point. A limiter is one number, the theoretical arrival time (TAT) of the next
-//! request: a request moves it forward by its cost, and may pass while it is not further ahead of now than a whole
-//! burst. Source: ITU-T I.371, virtual scheduling.
+//! All values are whole microseconds, without floating point. The state of a limiter is one number, the theoretical
+//! arrival time (TAT) of the next request. A request moves the TAT forward by its cost. It may pass if the TAT is then
+//! at most one whole burst ahead of now. Source: ITU-T I.371, virtual scheduling.
 
 use std::time::Duration;
 
 const MICROS_PER_SECOND: i64 = 1_000_000;
 
-/// A limit as a plan states it.
+/// A rate limit as a plan states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Everything passes.
+    /// Every request passes.
     Unlimited,
-    /// Nothing ever passes: a rate or a burst of 0.
+    /// No request ever passes: the plan has a rate or a burst of 0.
     Forbidden,
-    /// So much per second, so much at once.
+    /// Requests pass up to this rate and burst.
     Rate(Rate),
 }
 
-/// A sustained rate with a burst.
+/// A sustained rate in units per second, and a burst.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
-    /// What one unit takes, in µs. At least 1.
+    /// Time that one unit costs, in µs. At least 1.
     interval_us: i64,
-    /// Units that may pass at once. At least 1.
+    /// Most units that may pass at once. At least 1.
     burst: i64,
 }
 
-/// What became of a request.
+/// Whether a request passes, and if not, when it would.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It passes, and this is the limiter's new arrival time, in µs.
+    /// The request passes, and `tat_us` is the limiter's new state.
     Pass {
-        /// The new theoretical arrival time.
+        /// The new theoretical arrival time, in µs.
         tat_us: i64,
     },
-    /// Not now; the same request would pass after this long.
+    /// The request does not pass now; the same request would pass after this time.
     Wait(Duration),
-    /// Never: it costs more than a whole burst.
+    /// The request never passes: it costs more than a whole burst.
     Never,
 }
 
 impl Limit {
-    /// The limit of a plan's `rps` and `burst`, where −1 is unlimited and 0 forbids.
+    /// The limit that a plan's `rps` and `burst` state, where −1 is unlimited and 0 forbids.
     pub const fn of_plan(per_second: i32, burst: i32) -> Self {
         if per_second == 0 || burst == 0 {
             Self::Forbidden
@@ -57,7 +57,7 @@ impl Limit {
 }
 
 impl Rate {
-    /// Both are at least 1.
+    /// Both arguments must be at least 1.
     const fn new(per_second: i32, burst: i32) -> Self {
         let interval_us = MICROS_PER_SECOND / per_second as i64;
         Self { interval_us: if interval_us < 1 { 1 } else { interval_us }, burst: burst as i64 }
@@ -68,22 +68,23 @@ impl Rate {
         MICROS_PER_SECOND / self.interval_us
     }
 
-    /// What one unit takes, in µs.
+    /// Time that one unit costs, in µs.
     pub const fn interval_us(&self) -> i64 {
         self.interval_us
     }
 
-    /// Units that may pass at once.
+    /// Most units that may pass at once.
     pub const fn burst(&self) -> i64 {
         self.burst
     }
 
-    /// How far ahead of now the arrival time may be, in µs.
+    /// How far the theoretical arrival time may be ahead of now, in µs.
     pub const fn tolerance_us(&self) -> i64 {
         self.interval_us * self.burst
     }
 
-    /// Whether `cost` units pass at `now_us`, by a limiter whose arrival time is `tat_us` (0 when it was never used).
+    /// Whether `cost` units pass at `now_us` with a limiter whose theoretical arrival time is `tat_us` (0 if it was
+    /// never used).
     pub fn decide(&self, tat_us: i64, now_us: i64, cost: i64) -> Decision {
         if cost > self.burst {
             return Decision::Never;
@@ -96,7 +97,7 @@ impl Rate {
         Decision::Pass { tat_us }
     }
 
-    /// Units that would pass at `now_us` at once.
+    /// How many units would pass together at `now_us`.
     pub fn remaining(&self, tat_us: i64, now_us: i64) -> i64 {
         let ahead_us = (tat_us - now_us).max(0);
         (self.tolerance_us() - ahead_us).max(0) / self.interval_us
@@ -116,7 +117,7 @@ mod tests {
         }
     }
 
-    /// How many of `tries` requests at one moment pass.
+    /// How many of `tries` requests at the same time pass.
     fn passing(rate: &Rate, tat: &mut i64, now: i64, tries: usize) -> usize {
         (0..tries)
             .filter(|_| match rate.decide(*tat, now, 1) {
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_exact() {
+    fn the_retry_wait_is_exact() {
         let rate = rate(10, 5);
         let mut tat = 0;
         passing(&rate, &mut tat, NOW, 5);
@@ -162,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_forbids_and_minus_one_does_not_limit() {
+    fn a_limit_of_zero_forbids_and_minus_one_is_unlimited() {
         for (rps, burst, limit) in
             [(0, 5, Limit::Forbidden), (5, 0, Limit::Forbidden), (-1, 5, Limit::Unlimited), (5, -1, Limit::Unlimited)]
         {

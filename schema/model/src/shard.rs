@@ -1,47 +1,47 @@
-//! Which of the 16 streams an org's envelopes go to.
+//! Which of the 16 shards an org's envelopes go to.
 //!
 //! The rule is part of the wire contract: BLAKE2b with an 8-byte digest over the 16 bytes of the org's UUID, read
-//! big-endian, modulo 16. The API and every worker must agree on it, so it is pinned by vectors that were computed with
-//! Python's `hashlib.blake2b(uuid.bytes, digest_size=8)`. An org can be assigned to another shard by hand; it is moved
-//! there so that what was answered for stays in order.
+//! big-endian, modulo 16. The API and every worker must agree on it, so tests compare it with vectors that were
+//! computed with Python's `hashlib.blake2b(uuid.bytes, digest_size=8)`. An operator can assign an org to another shard.
+//! The org is then moved in steps, so that acknowledged envelopes stay in order.
 
 use std::fmt;
 
-use crate::ids::OrgId;
 use blake2::digest::consts::U8;
 use blake2::{Blake2b, Digest};
 use serde::Serialize;
 
+use crate::ids::OrgId;
 use crate::words;
 
-/// How many shards there are.
+/// Number of shards.
 pub const SHARDS: u8 = 16;
 
 words! {
-    /// What a shard waits for that makes no progress.
+    /// Why a shard makes no progress.
     Waiting, "reason to wait" {
         /// Redis does not answer.
         Redis = "redis",
-        /// ClickHouse does not answer, or is not well.
+        /// ClickHouse does not answer, or fails.
         ClickHouse = "clickhouse",
-        /// A table refuses everything: an operator must mend it.
+        /// A table refuses everything: an operator must repair it.
         Table = "table",
         /// There is no room for more dead letters: an operator must replay or drop some.
         DeadLetters = "dead_letters",
-        /// The batch under way is of another release, whose worker must finish it.
+        /// Another release announced the batch under way, and a worker of that release must finish it.
         OtherRelease = "other_release",
     }
 }
 
-/// One of the 16 shards.
+/// One of the 16 shards, by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Shard(u8);
 
 impl Shard {
-    /// The first one.
+    /// Shard 0.
     pub const FIRST: Self = Self(0);
 
-    /// The shard of that number, 0 to 15.
+    /// The shard with that number, 0 to 15; `None` for any other.
     pub const fn new(number: u8) -> Option<Self> {
         if number < SHARDS { Some(Self(number)) } else { None }
     }
@@ -51,19 +51,19 @@ impl Shard {
         (0..SHARDS).map(Self)
     }
 
-    /// The shard of an org that was not assigned to another.
+    /// The shard of an org that no operator has assigned to another shard.
     pub fn home(org: OrgId) -> Self {
         let digest: [u8; 8] = Blake2b::<U8>::digest(org.0.as_bytes()).into();
-        // The remainder of a division by 16 fits a u8.
+        // The remainder of a division by 16 fits into a `u8`.
         Self((u64::from_be_bytes(digest) % u64::from(SHARDS)) as u8)
     }
 
-    /// Its number, 0 to 15.
+    /// The shard's number, 0 to 15.
     pub const fn number(self) -> u8 {
         self.0
     }
 
-    /// Its number, as an index into an array of [`SHARDS`] elements.
+    /// The shard's number, as an index into an array of [`SHARDS`] elements.
     pub const fn index(self) -> usize {
         self.0 as usize
     }
@@ -120,12 +120,12 @@ mod tests {
         for _ in 0..16_000 {
             counts[Shard::home(OrgId(uuid::Uuid::new_v4())).index()] += 1;
         }
-        // 1000 expected, standard deviation 31: six of them either way.
+        // 1000 are expected per shard, with a standard deviation of 31: six of them in both directions.
         assert!(counts.iter().all(|n| (814..=1186).contains(n)), "{counts:?}");
     }
 
     #[test]
-    fn there_are_16() {
+    fn there_are_16_shards() {
         assert_eq!(Shard::all().map(Shard::number).collect::<Vec<_>>(), (0..16).collect::<Vec<_>>());
         assert_eq!((Shard::new(15).map(Shard::index), Shard::new(16)), (Some(15), None));
     }

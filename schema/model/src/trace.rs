@@ -1,8 +1,8 @@
-//! The one model that every protocol is translated into: runs and spans, borrowing from the request body.
+//! The one model that every protocol is translated into: runs and spans, borrowed from the request body.
 //!
-//! A decoder fills these and hands them to [`wire::tables`]; nothing downstream knows which protocol a row came from,
-//! except by its `source` column. Absent values are the zero of their type (nil UUID, empty string, 0 nanoseconds),
-//! because that is also what the tables store; only what has a meaningful zero is an `Option`.
+//! A decoder fills these types and hands them to [`wire::tables`]. After that, only a row's `source` column says which
+//! protocol it came from. An absent value is the zero of its type (nil UUID, empty string, 0 nanoseconds), because that
+//! is also what the tables store. Only a value whose zero has a meaning is an `Option`.
 
 use std::borrow::Cow;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// Nanoseconds since the Unix epoch; 0 = not given.
 pub type UnixNanos = i64;
 
-/// What an operation is. Stored as its lower-case name.
+/// The kind of an operation. Stored as its lower-case name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -28,7 +28,7 @@ pub enum Kind {
     Guardrail,
     Evaluator,
     Reranker,
-    /// Nothing more specific is known.
+    /// An operation of no more specific kind.
     #[default]
     Span,
 }
@@ -57,7 +57,7 @@ impl Kind {
         Self::ALL[self as usize].1
     }
 
-    /// The kind of that (lower-case) name.
+    /// The kind with that name, which must be in lower case.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, n)| *n == name).map(|(kind, _)| *kind)
     }
@@ -66,14 +66,14 @@ impl Kind {
 /// How an operation ended. Stored as its lower-case name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Status {
-    /// Ended without an error.
+    /// The operation ended without an error.
     #[default]
     Ok,
-    /// Ended with an error.
+    /// The operation ended with an error.
     Error,
-    /// Not ended as far as we were told.
+    /// The operation has not ended, as far as the client has said.
     Running,
-    /// Ended by its caller.
+    /// The operation's caller ended it.
     Cancelled,
 }
 
@@ -87,26 +87,26 @@ impl Status {
         Self::ALL[self as usize].1
     }
 
-    /// The status of that (lower-case) name.
+    /// The status with that name, which must be in lower case.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, n)| *n == name).map(|(status, _)| *status)
     }
 }
 
-/// An attribute's value. What OTLP can say, this can say; [`Value::type_tag`] keeps the type beside the stored text.
+/// An attribute's value, of any type that OTLP has. [`Value::type_tag`] keeps the type beside the stored text.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value<'a> {
-    /// OTLP's empty `AnyValue`, JSON's null.
+    /// OTLP's empty `AnyValue`, or JSON's null.
     Empty,
-    /// Text, stored as it is.
+    /// A text, stored unchanged.
     Str(Cow<'a, str>),
-    /// Stored as `true` or `false`.
+    /// A boolean, stored as `true` or `false`.
     Bool(bool),
-    /// Stored in decimal.
+    /// An integer, stored in decimal.
     Int(i64),
-    /// Stored as the shortest decimal that reads back the same; `NaN`, `inf`, `-inf`.
+    /// A number, stored as the shortest decimal that reads back the same; `NaN`, `inf`, `-inf`.
     Double(f64),
-    /// Stored as base64.
+    /// Bytes, stored as base64.
     Bytes(Cow<'a, [u8]>),
     /// An array, already rendered as JSON.
     Array(Cow<'a, str>),
@@ -115,7 +115,7 @@ pub enum Value<'a> {
 }
 
 impl Value<'_> {
-    /// One ASCII letter per type; the `*_types` columns hold one per attribute, in the attributes' order.
+    /// One ASCII letter per type. The `*_types` columns hold one letter per attribute, in the order of the attributes.
     pub const fn type_tag(&self) -> u8 {
         match self {
             Value::Empty => b'e',
@@ -130,23 +130,23 @@ impl Value<'_> {
     }
 }
 
-/// A key and its value. In a row each key is there once ([`unique`](translate::unique)).
+/// A key and its value. A row has each key once ([`unique`](translate::unique)).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribute<'a> {
-    /// The attribute's name.
+    /// The attribute's name, as the client sent it.
     pub key: Cow<'a, str>,
-    /// Its value.
+    /// The attribute's value and its type.
     pub value: Value<'a>,
 }
 
 /// Token counts of one model call; `None` = unknown, which the tables store as 0.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// All input tokens, cached ones included.
+    /// All input tokens, including cached ones.
     pub prompt: Option<u32>,
-    /// All output tokens, reasoning included.
+    /// All output tokens, including those spent on reasoning.
     pub completion: Option<u32>,
-    /// Input and output.
+    /// Input and output tokens together.
     pub total: Option<u32>,
     /// Input tokens read from a cache.
     pub cached: Option<u32>,
@@ -154,78 +154,79 @@ pub struct Tokens {
     pub cache_write: Option<u32>,
     /// Output tokens spent on reasoning.
     pub reasoning: Option<u32>,
-    /// A count or a cost was sent that is not understood, or counts contradict each other: no price is made of them.
+    /// Whether the client sent a count or a cost that cannot be read, or counts that contradict each other. Then no
+    /// price is computed from them.
     pub doubtful: bool,
 }
 
-/// What a run and a span have in common: the meaning that §7 of the protocol notes calls the LLM fields.
+/// The fields that runs and spans have in common: §7 of the protocol notes calls them the LLM fields.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Llm<'a> {
-    /// What the operation is.
+    /// What kind of operation it is.
     pub kind: Kind,
-    /// The model asked for, else the one that answered.
+    /// The model that the client asked for, else the one that answered.
     pub model: Cow<'a, str>,
-    /// The model that answered, as its provider names it.
+    /// The model that answered, under its provider's name for it.
     pub response_model: Cow<'a, str>,
-    /// Who serves the model.
+    /// The provider that serves the model, such as `openai`.
     pub provider: Cow<'a, str>,
-    /// Token counts.
+    /// Token counts of the call.
     pub tokens: Tokens,
     /// Cost in US dollars times 10^8; `None` = unknown (never 0 for unknown).
     pub cost_usd_e8: Option<i64>,
-    /// Sampling temperature.
+    /// Sampling temperature that the client asked for.
     pub temperature: Option<f64>,
-    /// What went in: text or JSON, as the client wrote it.
+    /// The inputs: text or JSON, as the client wrote it.
     pub inputs: Cow<'a, str>,
-    /// What came out.
+    /// The outputs: text or JSON, as the client wrote it.
     pub outputs: Cow<'a, str>,
-    /// The attribute that `inputs` was moved from; empty if it came from a field of its own.
+    /// The attribute that `inputs` was taken from; empty if it came from a field of its own.
     pub inputs_attribute: Cow<'a, str>,
-    /// The attribute that `outputs` was moved from.
+    /// The attribute that `outputs` was taken from; empty if it came from a field of its own.
     pub outputs_attribute: Cow<'a, str>,
-    /// The conversation or thread.
+    /// Id of the conversation or thread.
     pub session_id: Cow<'a, str>,
-    /// The end user.
+    /// Id of the end user, as the client names it.
     pub user_id: Cow<'a, str>,
-    /// Free labels.
+    /// Labels that the client chose.
     pub tags: Vec<Cow<'a, str>>,
-    /// The error's class, e.g. an exception type.
+    /// The class of the error, such as an exception type.
     pub error_kind: Cow<'a, str>,
-    /// The error's text.
+    /// The message of the error.
     pub error_message: Cow<'a, str>,
 }
 
-/// Something that happened during a span, at an instant.
+/// An event at one instant during a span.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Event<'a> {
-    /// When.
+    /// When the event happened.
     pub time: UnixNanos,
-    /// What.
+    /// The name of the event.
     pub name: Cow<'a, str>,
-    /// More about it.
+    /// Attributes of the event.
     pub attributes: Vec<Attribute<'a>>,
-    /// Attributes the SDK dropped before sending.
+    /// How many attributes the SDK dropped before sending.
     pub dropped_attributes: u32,
 }
 
 /// A pointer from a span to another one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Link<'a> {
-    /// The other trace.
+    /// The trace of the other span.
     pub trace_id: Uuid,
     /// The other span, padded as in [`span_uuid`].
     pub span_id: Uuid,
     /// W3C trace state.
     pub trace_state: Cow<'a, str>,
-    /// More about it.
+    /// Attributes of the link.
     pub attributes: Vec<Attribute<'a>>,
-    /// Attributes the SDK dropped before sending.
+    /// How many attributes the SDK dropped before sending.
     pub dropped_attributes: u32,
     /// W3C trace flags.
     pub flags: u32,
 }
 
-/// What the spans of one OTLP resource and scope share. A native span has an empty one.
+/// What the spans of one OTLP resource and scope have in common. A native span has an empty one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Origin<'a> {
     /// `service.name` of the resource.
@@ -238,95 +239,96 @@ pub struct Origin<'a> {
     pub scope_name: Cow<'a, str>,
     /// Instrumentation scope version.
     pub scope_version: Cow<'a, str>,
-    /// Scope attributes.
+    /// Attributes of the instrumentation scope.
     pub scope_attributes: Vec<Attribute<'a>>,
     /// Schema URL of the scope.
     pub scope_schema_url: Cow<'a, str>,
 }
 
-/// One span. Final when it arrives: never patched.
+/// One span. It is final when it arrives: nothing changes it later.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Span<'a> {
     /// The trace it belongs to (an OTLP trace id is these 16 bytes), or the run of a native span.
     pub run_id: Uuid,
-    /// Its own id, padded as in [`span_uuid`].
+    /// Id of the span, padded as in [`span_uuid`].
     pub span_id: Uuid,
-    /// Its parent's; nil for a root.
+    /// Id of the parent span; nil for a root.
     pub parent_span_id: Uuid,
-    /// What was done.
+    /// Name of the operation.
     pub name: Cow<'a, str>,
-    /// How it ended.
+    /// How the operation ended.
     pub status: Status,
     /// The status message as sent.
     pub status_message: Cow<'a, str>,
     /// OTLP span kind (0 unspecified, 1 internal, 2 server, 3 client, 4 producer, 5 consumer).
     pub span_kind: u8,
-    /// When it began.
+    /// When the operation began.
     pub start_time: UnixNanos,
-    /// When it ended.
+    /// When the operation ended.
     pub end_time: UnixNanos,
     /// W3C trace state.
     pub trace_state: Cow<'a, str>,
     /// W3C trace flags and OTLP's remote bits.
     pub flags: u32,
-    /// The LLM fields.
+    /// The fields that runs and spans have in common.
     pub llm: Llm<'a>,
-    /// Everything the client sent that has no column of its own, and the small things that have.
+    /// Everything the client sent that has no column of its own, and small values that have one.
     pub attributes: Vec<Attribute<'a>>,
-    /// What happened during it.
+    /// Events during the span.
     pub events: Vec<Event<'a>>,
-    /// Other spans it points to.
+    /// Other spans that the span points to.
     pub links: Vec<Link<'a>>,
-    /// Attributes the SDK dropped before sending.
+    /// How many attributes the SDK dropped before sending.
     pub dropped_attributes: u32,
-    /// Events the SDK dropped before sending.
+    /// How many events the SDK dropped before sending.
     pub dropped_events: u32,
-    /// Links the SDK dropped before sending.
+    /// How many links the SDK dropped before sending.
     pub dropped_links: u32,
 }
 
-/// Which write of a run a row is. All are kept, and merged when read: a field is that of the highest of these which has
-/// it, and among equals of the one that was received last.
+/// Which write of a run a row is. All writes are stored, and merged when the run is read: a field has the value of the
+/// write with the highest of these numbers that has the field, and among equal numbers of the one that was received
+/// last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RunOp {
     /// A creation that leaves the run open.
     Post = 1,
-    /// A creation that tells of the end, too. In rows from before `0007_later_writes_win` also a change.
+    /// A creation of a run that has ended. In rows from before `0007_later_writes_win` also a change.
     #[default]
     Complete = 2,
-    /// A change. It may arrive before the creation, which takes nothing of it back.
+    /// A change. It may arrive before the creation, which then does not undo it.
     Patch = 3,
 }
 
-/// One write of a run: its creation, or a change. A field at its zero means "not provided".
+/// One write of a run: its creation, or a change. A field with the zero of its type means "not provided".
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run<'a> {
-    /// Its id; for OTLP the trace id.
+    /// Id of the run; for OTLP the trace id.
     pub run_id: Uuid,
     /// The root run of its tree; equal to `run_id` for a root.
     pub trace_id: Uuid,
-    /// Its parent; nil for a root.
+    /// Id of the parent run; nil for a root.
     pub parent_run_id: Uuid,
-    /// Which write this is.
+    /// Whether the write creates or changes the run.
     pub op: RunOp,
-    /// What was done.
+    /// Name of the operation.
     pub name: Cow<'a, str>,
-    /// How it ended; `None` = not provided (shown as running until something ends it).
+    /// How the run ended; `None` = not provided (shown as running until another write ends it).
     pub status: Option<Status>,
-    /// When it began.
+    /// When the run began.
     pub start_time: UnixNanos,
-    /// When it ended.
+    /// When the run ended.
     pub end_time: UnixNanos,
-    /// LangSmith's sortable path from the root.
+    /// LangSmith's path from the root run, which sorts by time.
     pub dotted_order: Cow<'a, str>,
-    /// LangSmith's project name, OTLP's service name.
+    /// LangSmith's project name, or OTLP's service name.
     pub session_name: Cow<'a, str>,
-    /// The SDK that sent it.
+    /// Name of the SDK that sent the write.
     pub sdk: Cow<'a, str>,
-    /// Its version.
+    /// Version of that SDK.
     pub sdk_version: Cow<'a, str>,
-    /// The LLM fields.
+    /// The fields that runs and spans have in common.
     pub llm: Llm<'a>,
     /// Metadata: everything the client sent that has no column of its own.
     pub attributes: Vec<Attribute<'a>>,
@@ -337,13 +339,13 @@ pub struct Run<'a> {
 /// A verdict on a run: what LangSmith calls feedback.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Score<'a> {
-    /// The run it is about.
+    /// Id of the run that was judged.
     pub run_id: Uuid,
-    /// The root run of that run's tree, if given.
+    /// Id of the root run of that run's tree, if the client gives it.
     pub trace_id: Uuid,
-    /// Its own id.
+    /// Id of the verdict itself.
     pub score_id: Uuid,
-    /// What was judged.
+    /// The criterion of the verdict, LangSmith's feedback key.
     pub name: Cow<'a, str>,
     /// The verdict as a number; true is 1, false is 0.
     pub value: Option<f64>,
@@ -351,82 +353,83 @@ pub struct Score<'a> {
     pub label: Cow<'a, str>,
     /// The verdict as JSON, as the client wrote it.
     pub value_json: Cow<'a, str>,
-    /// Why.
+    /// The reason for the verdict, as text.
     pub comment: Cow<'a, str>,
-    /// What would have been right.
+    /// The correct result, according to the person or program that gave the verdict.
     pub correction: Cow<'a, str>,
-    /// Where the verdict comes from, such as `api` or `model`.
+    /// The source of the verdict, such as `api` or `model`.
     pub feedback_source: Cow<'a, str>,
-    /// More about that, as JSON.
+    /// More about the source, as JSON.
     pub feedback_source_metadata: Cow<'a, str>,
     /// How `value` is to be read, as JSON.
     pub feedback_config: Cow<'a, str>,
-    /// Who judged.
+    /// Id of the user who gave the verdict.
     pub user_id: Cow<'a, str>,
-    /// Why there is no verdict.
+    /// Why there is no verdict, as a message.
     pub error_message: Cow<'a, str>,
-    /// Everything else, as a JSON object.
+    /// All other fields that the client sent, as a JSON object.
     pub extra: Cow<'a, str>,
     /// When the run began, as the client says.
     pub start_time: UnixNanos,
     /// When the verdict was given.
     pub created_at: UnixNanos,
-    /// When it was last changed.
+    /// When the verdict was last changed.
     pub modified_at: UnixNanos,
 }
 
 /// A file that belongs to a run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attachment<'a> {
-    /// The run.
+    /// Id of the run that the file belongs to.
     pub run_id: Uuid,
-    /// The file's name.
+    /// The name that the client gave the file.
     pub name: Cow<'a, str>,
-    /// Its media type.
+    /// Media type of the file, as in Content-Type.
     pub mime_type: Cow<'a, str>,
-    /// Its bytes.
+    /// Content of the file.
     pub content: &'a [u8],
 }
 
-/// A call as a replayer finds and recognises it. What went in and what came out are in its run or span.
+/// A call, in the form in which a replayer finds and recognises it. The call's inputs and outputs are in its run or
+/// span.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ReplayCapture<'a> {
-    /// The run it is, or the run its span belongs to.
+    /// Id of the run that the call is, or to which its span belongs.
     pub run_id: Uuid,
-    /// The span it is; nil for a run.
+    /// Id of the span that the call is; nil for a run.
     pub span_id: Uuid,
-    /// Of a span, its parent; of a run, the run that is its parent.
+    /// Id of the parent span, or for a run of the parent run.
     pub parent_span_id: Uuid,
-    /// What is called.
+    /// The kind of operation that is called.
     pub kind: Kind,
-    /// Its name.
+    /// Name of the called operation.
     pub name: &'a str,
-    /// The model, if one is called.
+    /// The model, if a model is called.
     pub model: &'a str,
-    /// Who serves it.
+    /// The provider that serves the model.
     pub provider: &'a str,
     /// When the call began.
     pub start_time: UnixNanos,
-    /// When it ended; 0 if that was not known yet.
+    /// When the call ended; 0 if the call had not ended yet.
     pub end_time: UnixNanos,
-    /// What it was called with beside its inputs: a JSON object.
+    /// The call's parameters beside its inputs, as a JSON object.
     pub parameters: &'a str,
-    /// By which the same call is recognised.
+    /// The hash by which the same call is recognised.
     pub content_hash: [u8; 16],
 }
 
-/// An item that could not be stored, as it came.
+/// A rejected item, as the client sent it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SetAside<'a> {
-    /// Which item, as the client can recognise it.
+    /// The name of the item, in a form that the client can recognise.
     pub item: Cow<'a, str>,
-    /// Why.
+    /// Why the item was rejected.
     pub reason: Cow<'a, str>,
-    /// Its bytes, perhaps not all of them.
+    /// The bytes of the item, perhaps cut off.
     pub content: Cow<'a, [u8]>,
-    /// How many bytes it had.
+    /// How many bytes the whole item has.
     pub content_bytes: u64,
-    /// [`content_hash_128`](wire::tables::content_hash_128) of all of them.
+    /// [`content_hash_128`](wire::tables::content_hash_128) of the whole item.
     pub content_hash: [u8; 16],
 }
 

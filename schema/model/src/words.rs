@@ -1,17 +1,17 @@
-//! Enums whose values are words in the database, on the command line and in JSON, the same everywhere.
+//! Enums that are words in the database, on the command line and in JSON, the same everywhere.
 
 pub use serde::{Serialize, Serializer};
 use thiserror::Error;
 
-/// A word that is none of the allowed ones.
+/// A word that the enum does not have.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{word:?} is no {what}; it can be {allowed}")]
+#[error("invalid {what} {word:?}: expected one of {allowed}")]
 pub struct UnknownWord {
-    /// What was asked for.
+    /// What the word should be, such as "policy".
     pub what: &'static str,
-    /// What was found.
+    /// The word that was found instead.
     pub word: String,
-    /// Every word that is one, with commas in between.
+    /// Every word of the enum, with commas in between.
     pub allowed: String,
 }
 
@@ -29,7 +29,7 @@ macro_rules! words {
             /// Every value, in the order of their declaration.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The word that stands for it everywhere.
+            /// The word that stands for this value everywhere.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$variant => $word,)+

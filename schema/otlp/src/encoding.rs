@@ -1,11 +1,11 @@
 //! The two encodings of OTLP over HTTP.
 
-/// How a request, and so its answer, is encoded.
+/// The encoding of a request, and so of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// `application/x-protobuf`.
+    /// Protobuf, `application/x-protobuf`.
     Protobuf,
-    /// `application/json`.
+    /// JSON, `application/json`.
     Json,
 }
 

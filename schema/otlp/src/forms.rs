@@ -1,5 +1,5 @@
-//! The forms in which a value may come, and what becomes of one that comes in none of them: `docs/limits.md`, "Values
-//! that cannot be read".
+//! The forms in which a value may come, and what becomes of a value in any other form: `docs/reference/limits.md`,
+//! "Values that cannot be read".
 
 use std::borrow::Cow;
 
@@ -10,17 +10,18 @@ use model::trace::{Attribute, Status, UnixNanos, Value};
 use serde::Deserialize;
 use translate::json_text;
 
-/// What is put before the name of a field whose value is kept among the attributes.
+/// Prefix of the attribute that keeps the value of a field.
 const PREFIX: &str = "otlp.";
-/// The name under which an id of a parent is kept that cannot be read.
+/// The attribute that keeps the id of a parent that cannot be read.
 pub(super) const PARENT: &str = "otlp.parentSpanId";
-/// On a span whose status the client has set to OK. One that nobody has set ended without an error, too, and is stored
-/// alike.
+/// The attribute on a span whose status the client has set to OK. A span with an unset status ended without an error
+/// too, and has the same `status` column.
 pub(super) const STATUS_CODE: &str = "tracebility.status_code";
-/// Bytes of a value that a reason shows.
+/// Most bytes of a value that a reason quotes.
 const SHOWN_BYTES_MAX: usize = 64;
 
-/// The values that no column could take. They become attributes of what they came with.
+/// The values that no column could take. They become attributes of the span, event, link, scope or resource they came
+/// with.
 #[derive(Debug, Default)]
 pub(super) struct Kept<'a>(Vec<Attribute<'a>>);
 
@@ -29,7 +30,7 @@ impl<'a> Kept<'a> {
         self.0.push(Attribute { key: Cow::Owned(format!("{PREFIX}{field}")), value });
     }
 
-    /// Reads a value, or keeps it and leaves its column empty.
+    /// Reads a value. If it cannot be read, keeps it and leaves its column empty.
     pub(super) fn read<T: Default>(
         &mut self,
         field: &str,
@@ -59,7 +60,8 @@ impl<'a> Kept<'a> {
         }
     }
 
-    /// An instant after the year 2262 is the last one that a column holds, and is kept besides.
+    /// Reads an instant. One after the year 2262 becomes the last one that a column can hold, and the value is kept as
+    /// well.
     #[inline]
     pub(super) fn instant(&mut self, field: &str, nanos: u64) -> UnixNanos {
         UnixNanos::try_from(nanos).unwrap_or_else(|_| {
@@ -68,7 +70,7 @@ impl<'a> Kept<'a> {
         })
     }
 
-    /// The status that a code stands for: 0 is unset, 1 OK, 2 an error.
+    /// The status with that code: 0 is unset, 1 is OK, 2 is an error.
     #[inline]
     pub(super) fn status(&mut self, code: i32) -> Status {
         match code {
@@ -80,7 +82,7 @@ impl<'a> Kept<'a> {
         Status::Ok
     }
 
-    /// Puts them behind the attributes that the client named itself.
+    /// Appends the kept values to the attributes that the client sent.
     #[inline]
     pub(super) fn add_to(mut self, attributes: &mut Vec<Attribute<'a>>) {
         if !self.0.is_empty() {
@@ -89,7 +91,7 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// A text; a number or a bool is one too.
+/// Reads a text; a number or a boolean is read as its text.
 pub(super) fn text(value: Value<'_>) -> Result<Cow<'_, str>, Value<'_>> {
     match value {
         Value::Str(text) => Ok(text),
@@ -101,8 +103,8 @@ pub(super) fn text(value: Value<'_>) -> Result<Cow<'_, str>, Value<'_>> {
     }
 }
 
-/// A whole number: as such, with a fraction of zeros, with an exponent, in quotes, or in the two halves of 64 bits that
-/// JavaScript's libraries make of it.
+/// Reads a whole number: as a number, with a fraction of zeros, with an exponent, in quotes, or as the two halves of 64
+/// bits into which JavaScript's libraries split it.
 pub(super) fn integer(value: &Value<'_>) -> Option<i128> {
     match value {
         Value::Int(n) => Some(i128::from(*n)),
@@ -117,7 +119,7 @@ pub(super) fn integer(value: &Value<'_>) -> Option<i128> {
 }
 
 fn whole(n: f64) -> Option<i128> {
-    // Past this are no 64 bits of any kind.
+    // Larger than every number of 64 bits.
     const MAX: f64 = 1e20;
     (n.fract() == 0.0 && n.abs() < MAX).then_some(n as i128)
 }
@@ -132,19 +134,18 @@ fn halves(json: &str) -> Option<i128> {
         unsigned: bool,
     }
     let Halves { low, high, unsigned } = serde_json::from_str(json).ok()?;
-    // Each is 32 bits, with a sign or without.
+    // Each half has 32 bits, signed or unsigned.
     let half = |n: i64| i32::try_from(n).map(|n| n as u32).or_else(|_| u32::try_from(n)).ok();
     let bits = u64::from(half(high)?) << 32 | u64::from(half(low)?);
     Some(if unsigned { i128::from(bits) } else { i128::from(bits as i64) })
 }
 
-/// Nanoseconds since 1970.
+/// Reads nanoseconds since 1970.
 pub(super) fn nanos(value: &Value<'_>) -> Option<u64> {
     integer(value)?.try_into().ok()
 }
 
-/// An id in hexadecimal digits, or in base64 with its padding, which has another length. An empty one is none, all
-/// zeros.
+/// Reads an id in hexadecimal digits, or in base64 with padding, which has another length. An empty id is the zero id.
 pub(super) fn id<'a, const N: usize>(value: Value<'a>) -> Result<[u8; N], Value<'a>> {
     let read = match &value {
         Value::Str(text) if text.is_empty() => Some([0; N]),
@@ -164,7 +165,7 @@ fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
     Some(bytes)
 }
 
-/// Base64 in either alphabet, padded or not.
+/// Decodes base64 in either alphabet, with or without padding.
 pub(super) fn bytes(base64: &str) -> Option<Vec<u8>> {
     const CONFIG: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
@@ -173,13 +174,13 @@ pub(super) fn bytes(base64: &str) -> Option<Vec<u8>> {
     EITHER.iter().find_map(|alphabet| alphabet.decode(base64).ok())
 }
 
-/// The number of a kind of span.
+/// Reads the number of a span kind.
 pub(super) fn span_kind(value: Value<'_>) -> Result<u8, Value<'_>> {
     const NAMES: [&str; 6] = ["unspecified", "internal", "server", "client", "producer", "consumer"];
     number_or_name(value, "span_kind_", &NAMES)
 }
 
-/// The number of a status code.
+/// Reads the number of a status code.
 pub(super) fn status_code(value: Value<'_>) -> Result<u8, Value<'_>> {
     number_or_name(value, "status_code_", &["unset", "ok", "error"])
 }
@@ -194,7 +195,7 @@ fn number_or_name<'a>(value: Value<'a>, prefix: &str, names: &[&str]) -> Result<
     number.and_then(|n| u8::try_from(n).ok()).filter(|n| usize::from(*n) < names.len()).ok_or(value)
 }
 
-/// A value as a reason shows it.
+/// A value in the form in which a reason quotes it.
 pub(super) fn shown(value: &Value<'_>) -> String {
     let mut json = String::new();
     json_text::value(value, &mut json);
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_kept_under_its_name() {
+    fn an_unreadable_field_is_kept_under_its_name() {
         let mut kept = Kept::default();
         assert_eq!(kept.time("endTimeUnixNano", Some(str("yesterday"))), 0);
         assert_eq!(kept.time("timeUnixNano", Some(str("18446744073709551615"))), i64::MAX);

@@ -1,5 +1,6 @@
-//! OTLP trace requests in JSON: the protobuf JSON mapping with OTLP's exceptions (hexadecimal ids, enums as numbers),
-//! and whatever else clients send, by the rule of `docs/limits.md`, "Values that cannot be read".
+//! Decodes OTLP trace requests in JSON: the protobuf JSON mapping with OTLP's exceptions (hexadecimal ids, enums as
+//! numbers), and other forms that clients send, by the rules in `docs/reference/limits.md`, "Values that cannot be
+//! read".
 //!
 //! Source: OTLP specification, "JSON Protobuf Encoding"; deviations as captured from SDKs.
 
@@ -11,9 +12,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use self::lists::{Limited, Pairs, Weigh, Weighed};
-use super::forms::{self, Kept};
-use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
-use super::{Sink, SpanError};
+use super::forms::Kept;
+use super::limits::{ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
+use super::{Sink, SpanError, forms, limits};
 use crate::json_members::{Found, Scalar, object};
 
 object! {
@@ -39,7 +40,7 @@ object! {
 object! {
     ScopeSpans<'a> {
         scope: Found<'a, Scope<'a>> = "scope",
-        // Read one by one: a span that is no span costs only itself.
+        // Read one by one, so that a value that is not a span costs only itself.
         spans: Found<'a, Weighed<&'a RawValue>> = "spans",
         schema_url: Scalar<'a> = "schemaUrl" | "schema_url",
     }
@@ -125,7 +126,7 @@ impl Weigh for ResourceSpans<'_> {
     }
 }
 
-/// Reads an `ExportTraceServiceRequest` in JSON, handing each span to the sink.
+/// Decodes an `ExportTraceServiceRequest` in JSON, and hands each span to the sink.
 pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_json::Error> {
     let request: Found<'a, Request<'a>> = serde_json::from_slice(body)?;
     let Found::It(request) = request else { return Err(serde_json::Error::custom("not an object")) };
@@ -191,13 +192,14 @@ fn decode_scope_spans<'a>(
     }
 }
 
-/// Spans may have been in what is no list, or no object: nobody knows how many, so that it counts as one.
+/// Rejects a value that should have contained spans but is not a list or an object. The number of its spans is not
+/// known, so it counts as one item.
 fn set_aside_group<'a>(field: &'static str, span: &mut Span<'a>, sink: &mut impl Sink<'a>) {
     super::reset(span);
     sink.set_aside(span, SpanError::NoSpans(field));
 }
 
-/// A part, or an empty one where something else is kept.
+/// A part of the request; an empty one if the value there is of another type, which is then kept.
 fn part<'a, T: Default>(field: &str, found: Found<'a, T>, kept: &mut Kept<'a>) -> T {
     let (part, other) = found.split();
     if let Some(value) = other {
@@ -225,7 +227,7 @@ fn fill<'a>(json: SpanJson<'a>, span: &mut Span<'a>) -> Result<(), SpanError> {
     let mut kept = Kept::default();
     let trace = read_id("traceId", json.trace_id).map(Uuid::from_bytes);
     let own = read_id("spanId", json.span_id).map(span_uuid);
-    // Whose span it is, if that much can be read: the answer names it.
+    // The answer names the rejected span, so its ids are read as far as they can be.
     span.run_id = trace.as_ref().copied().unwrap_or_default();
     span.span_id = own.as_ref().copied().unwrap_or_default();
     trace.and(own)?;

@@ -1,5 +1,5 @@
-//! JSON as clients write it: `null` anywhere, members that occur again, and values of any type where another was
-//! expected. None of it may cost more than itself, so that nothing here refuses a value that is JSON.
+//! JSON as clients write it: `null` anywhere, members that occur again, and values of another type than expected. Such
+//! a value may cost only itself, so nothing here refuses a value that is JSON.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,7 +14,7 @@ use translate::json_text;
 
 use crate::limits::NESTING_MAX;
 
-/// A visitor's methods for scalars, each of which becomes a [`Value`].
+/// The methods of a visitor for scalars, each of which becomes a [`Value`].
 macro_rules! scalars {
     ($wrap:expr) => {
         fn visit_bool<E>(self, b: bool) -> Result<Self::Value, E> {
@@ -49,7 +49,7 @@ macro_rules! scalars {
 }
 pub(crate) use scalars;
 
-/// What a JSON value is read into: a list, an object, or neither.
+/// A type that is read from JSON: from a list, from an object, or from neither.
 pub(crate) trait Shape<'de>: Sized {
     /// Reads a list.
     fn list<A: SeqAccess<'de>>(seq: A) -> Result<Found<'de, Self>, A::Error> {
@@ -62,27 +62,28 @@ pub(crate) trait Shape<'de>: Sized {
     }
 }
 
-/// What was there.
+/// The value that was found where a `T` was expected.
 #[derive(Default)]
 pub(crate) enum Found<'a, T> {
-    /// Not given, or `null`.
+    /// The member is missing, or is `null`.
     #[default]
     Nothing,
-    /// What was expected.
+    /// A value of the expected type.
     It(T),
-    /// Something else: lists and objects as their JSON.
+    /// A value of another type; lists and objects as their JSON.
     Other(Value<'a>),
 }
 
 impl<'a, T> Found<'a, T> {
-    /// Takes what a member says. One that occurs again replaces what it said before; `null` says nothing.
+    /// Takes the value of a member. If the member occurs again, its value replaces the earlier one; `null` replaces
+    /// nothing.
     pub(crate) fn put(&mut self, given: Self) {
         if !matches!(given, Found::Nothing) {
             *self = given;
         }
     }
 
-    /// What was expected, and what was there instead.
+    /// Splits into the expected value and a value of another type; at most one of them is there.
     pub(crate) fn split(self) -> (Option<T>, Option<Value<'a>>) {
         match self {
             Found::Nothing => (None, None),
@@ -120,16 +121,16 @@ impl<'de, T: Shape<'de>> Deserialize<'de> for Found<'de, T> {
     }
 }
 
-/// Where only scalars are expected: everything is something else.
+/// The expected type where only scalars are expected: lists and objects are values of another type.
 pub(crate) enum Never {}
 
 impl Shape<'_> for Never {}
 
-/// A value of any type.
+/// A scalar of any type.
 pub(crate) type Scalar<'a> = Found<'a, Never>;
 
 impl<'a> Scalar<'a> {
-    /// The value, if one is given.
+    /// The value, if there is one.
     pub(crate) fn value(self) -> Option<Value<'a>> {
         self.split().1
     }
@@ -139,7 +140,7 @@ impl<'a> Scalar<'a> {
 #[derive(Deserialize)]
 pub(crate) struct Key<'a>(#[serde(borrow)] pub(crate) Cow<'a, str>);
 
-/// An object of these members, each with every name that it has. Unknown ones are passed over.
+/// Declares an object with these members, each with all its names. Unknown members are skipped.
 macro_rules! object {
     ($(#[$doc:meta])* $name:ident<$a:lifetime> { $($field:ident: $ty:ty = $($key:literal)|+,)* }) => {
         $(#[$doc])*
@@ -166,7 +167,7 @@ macro_rules! object {
 }
 pub(crate) use object;
 
-/// A list that was not expected, as its JSON.
+/// Reads a list where none was expected, as its JSON.
 pub(crate) fn any_list<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<Value<'de>, A::Error> {
     let mut json = String::from("[");
     while let Some(item) = seq.next_element::<&RawValue>()? {
@@ -177,7 +178,7 @@ pub(crate) fn any_list<'de, A: SeqAccess<'de>>(mut seq: A) -> Result<Value<'de>,
     Ok(bounded(json, Value::Array))
 }
 
-/// The same of an object.
+/// Reads an object where none was expected, as its JSON.
 pub(crate) fn any_object<'de, A: MapAccess<'de>>(mut map: A) -> Result<Value<'de>, A::Error> {
     let mut json = String::from("{");
     while let Some((Key(key), value)) = map.next_entry::<Key<'de>, &RawValue>()? {
@@ -190,7 +191,7 @@ pub(crate) fn any_object<'de, A: MapAccess<'de>>(mut map: A) -> Result<Value<'de
     Ok(bounded(json, Value::Map))
 }
 
-/// JSON that nests too deep for whoever reads it later is a text.
+/// JSON that nests too deep for later readers becomes a text.
 fn bounded<'a>(json: String, typed: fn(Cow<'a, str>) -> Value<'a>) -> Value<'a> {
     match nests_deeper(&json, NESTING_MAX.into()) {
         true => Value::Str(json.into()),

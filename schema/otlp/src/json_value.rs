@@ -1,5 +1,5 @@
-//! Attribute values in JSON. What is inside an array or a map is written out as text while it is read: as a value of
-//! ours, each empty one would take fifty times its bytes, and an attribute can have millions.
+//! Decodes attribute values in JSON. The content of an array or a map is written out as text while it is read: as one
+//! of our `Value`s, each empty element would take fifty times its bytes, and an attribute can have millions of them.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,18 +16,18 @@ use super::json_members::{Found, Scalar, Shape, any_list, any_object, scalars};
 use super::limits::NESTING_MAX;
 use super::map_text::Members;
 
-/// serde_json counts levels of JSON, of which it reads 127; one of ours is up to four. After so many of ours it begins
-/// anew.
+/// serde_json reads at most 127 levels of JSON, and one level of OTLP is up to four of them. After this many levels of
+/// OTLP, a new serde_json reader is started.
 const LEVELS_AT_ONCE: u8 = 20;
 
-/// An `AnyValue`; `{}` is the empty one.
+/// An `AnyValue` of OTLP; `{}` is the empty one.
 pub(super) struct AnyValue<'a> {
     pub(super) value: Value<'a>,
-    /// Whether it nests deeper than [`NESTING_MAX`]; then `value` is worth nothing.
+    /// Whether the value nests deeper than [`NESTING_MAX`]; then `value` must not be used.
     pub(super) is_too_deep: bool,
 }
 
-/// Which of `AnyValue`'s fields is there.
+/// Which field of `AnyValue` a member is.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(field_identifier, rename_all = "camelCase")]
 enum Choice {
@@ -63,7 +63,7 @@ impl<'de> Shape<'de> for AnyValue<'de> {
                 }
                 choice => (scalar(choice, &mut map)?, |text| Value::Str(text.into())),
             };
-            // Of a repeated choice the last one counts.
+            // If the choice is repeated, the last one counts.
             match found {
                 Found::Nothing => {}
                 Found::It(()) => last = AnyValue { value: typed(out.text), is_too_deep: out.is_too_deep },
@@ -74,7 +74,7 @@ impl<'de> Shape<'de> for AnyValue<'de> {
     }
 }
 
-/// Reads what is neither an array nor a map. A value that is not what it is said to be keeps the type it has.
+/// Reads a value that is neither an array nor a map. A value of another type than its field says keeps its own type.
 fn scalar<'de, A: MapAccess<'de>>(choice: Choice, map: &mut A) -> Result<Found<'de, ()>, A::Error> {
     let value = match choice {
         Choice::StringValue => map.next_value::<Scalar<'de>>()?.value(),
@@ -97,8 +97,8 @@ fn scalar<'de, A: MapAccess<'de>>(choice: Choice, map: &mut A) -> Result<Found<'
     Ok(value.map_or(Found::Nothing, Found::Other))
 }
 
-/// JavaScript writes 1.0 as an integer and 1e300 as an `intValue`: what does not fit 64 bits is a double, unless that
-/// would take digits from an integer in quotes.
+/// JavaScript writes 1.0 as an integer and 1e300 as an `intValue`. A number that does not fit 64 bits becomes a double,
+/// unless an integer in quotes would lose digits by that.
 fn int(raw: &RawValue) -> Option<Value<'_>> {
     let text = raw.get();
     if let Ok(n) = unquoted(text).parse() {
@@ -115,7 +115,7 @@ fn int(raw: &RawValue) -> Option<Value<'_>> {
 
 fn double(raw: &RawValue) -> Option<Value<'_>> {
     let text = unquoted(raw.get());
-    // A number too large to be one is not infinity.
+    // A number that is too large for a double must not become infinity.
     let n = text.parse().ok().filter(|n: &f64| n.is_finite() || !text.contains(|c: char| c.is_ascii_digit()));
     n.map(Value::Double).or_else(|| given(json_value(raw)))
 }
@@ -124,24 +124,24 @@ fn unquoted(text: &str) -> &str {
     text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text)
 }
 
-/// `null` is nothing: JavaScript writes it for what is no number.
+/// `null` counts as missing: JavaScript writes it for NaN and the infinities.
 fn given(value: Value<'_>) -> Option<Value<'_>> {
     (value != Value::Empty).then_some(value)
 }
 
-/// Text that is being written, and whether what it is written from nests too deep.
+/// The text that is being written, and whether its source nests too deep.
 #[derive(Default)]
 struct Out {
     text: String,
     is_too_deep: bool,
 }
 
-/// Writes an `ArrayValue` or a `KeyValueList`.
+/// Writes an `ArrayValue` or a `KeyValueList` as text.
 struct Container<'o> {
     out: &'o mut Out,
     open: char,
     close: char,
-    /// Levels that are left.
+    /// How many more levels may be inside.
     levels: u8,
 }
 
@@ -220,7 +220,7 @@ impl<'de> Visitor<'de> for Container<'_> {
     }
 }
 
-/// Writes what is in a container that was opened at `start`.
+/// Writes the elements of a container whose text begins at `start`.
 struct Values<'o> {
     out: &'o mut Out,
     start: usize,
@@ -255,7 +255,7 @@ impl<'de> Visitor<'de> for Values<'_> {
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
         let Self { out, start, open, levels } = self;
-        // A list that comes again replaces the one before.
+        // A repeated list replaces the earlier one.
         out.text.truncate(start + 1);
         let mut members = Members::new(&out.text);
         loop {
@@ -279,7 +279,8 @@ impl<'de> Visitor<'de> for Values<'_> {
     }
 }
 
-/// Puts a value at `place`. What has been written by now begins at `written`; what is between the two gives way.
+/// Writes a value at `place`. The text that was written for it so far begins at `written`; the text between the two is
+/// removed.
 fn write(found: Found<'_, ()>, place: usize, written: usize, out: &mut Out) {
     match found {
         Found::Nothing if out.text.len() == place => out.text.push_str("null"),
@@ -294,7 +295,7 @@ fn write(found: Found<'_, ()>, place: usize, written: usize, out: &mut Out) {
     }
 }
 
-/// What is no pair is the value of an empty key. Returns where the value begins.
+/// An element that is not a pair becomes the value of an empty key. Returns where the value begins.
 fn put_pair(found: Found<'_, usize>, at: usize, out: &mut Out) -> usize {
     let value = match found {
         Found::It(value_at) => return value_at,
@@ -306,7 +307,7 @@ fn put_pair(found: Found<'_, usize>, at: usize, out: &mut Out) -> usize {
     value_at
 }
 
-/// Writes one value.
+/// Writes one element as text.
 struct Item<'o> {
     out: &'o mut Out,
     levels: u8,
@@ -342,7 +343,7 @@ impl<'de> Visitor<'de> for Item<'_> {
         let start = out.text.len();
         out.text.push_str("null");
         while let Some(choice) = map.next_key()? {
-            // Of a repeated choice the last one counts.
+            // If the choice is repeated, the last one counts.
             let before = out.text.len();
             let found = match choice {
                 Choice::ArrayValue => map.next_value_seed(Container::list(out, levels))?,
@@ -355,7 +356,7 @@ impl<'de> Visitor<'de> for Item<'_> {
     }
 }
 
-/// Writes one key with its value; says where the value begins.
+/// Writes one key with its value; returns where the value begins.
 struct Pair<'o> {
     out: &'o mut Out,
     levels: u8,
@@ -427,7 +428,7 @@ impl<'de> Visitor<'de> for Pair<'_> {
     }
 }
 
-/// Writes a key to its place, which is before the value whichever of them came first. Returns where the value goes.
+/// Writes a key before its value, whichever of the two came first. Returns where the value begins.
 fn put_key(key: &str, place: Range<usize>, out: &mut String) -> usize {
     let mut text = String::with_capacity(key.len() + 3);
     json_text::string(key, &mut text);

@@ -1,8 +1,8 @@
-//! OTLP traces: protobuf and JSON in, rows out.
+//! Decodes OTLP traces in protobuf and JSON into rows.
 //!
-//! `wire_format` and `protobuf` walk the protobuf form, `json` the JSON form; both fill the same [`Span`] and hand it
-//! to a [`Sink`]. `forms` says in which forms a value may come, and what becomes of one that cannot be read.
-//! [`Translator`] is the sink that stores: it gives a span its LLM meaning ([`semantics`]), derives the run of a root
+//! `wire_format` and `protobuf` read the protobuf form, `json` the JSON form. Both fill the same [`Span`] and hand it
+//! to a [`Sink`]. `forms` says in which forms a value may come, and what becomes of a value that cannot be read.
+//! [`Translator`] is the sink that stores: it finds a span's LLM fields ([`semantics`]), derives a run from a root
 //! span, and writes rows.
 
 pub mod encoding;
@@ -34,17 +34,17 @@ use uuid::Uuid;
 use wire::envelope::Header;
 use wire::tables::content_hash;
 
-/// What a decoder hands its findings to.
+/// Receives what a decoder finds.
 pub trait Sink<'a> {
-    /// The spans that follow have another origin than those before.
+    /// The spans from here on have another origin than the earlier ones.
     fn origin(&mut self);
-    /// A whole span. The sink may take what it likes out of it; the decoder resets it.
+    /// Receives a whole span. The sink may take any part out of it; the decoder resets the span afterwards.
     fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>);
-    /// A span that cannot be stored; `span` holds what was read of it.
+    /// Receives a rejected span; `span` holds what could be read of it.
     fn set_aside(&mut self, span: &Span<'a>, error: SpanError);
 }
 
-/// Why one span cannot be stored.
+/// Why one span is rejected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum SpanError {
@@ -72,12 +72,12 @@ impl SpanError {
     }
 }
 
-/// What is wrong with a request in JSON.
+/// The message about a request that is not valid JSON.
 pub fn malformed_json(error: &serde_json::Error) -> String {
     format!("malformed JSON: {error}")
 }
 
-/// Empties a span for the next one, keeping its lists' memory.
+/// Empties a span for the next one, but keeps the memory of its lists.
 fn reset(span: &mut Span<'_>) {
     let (mut attributes, mut events, mut links, mut tags) = (
         std::mem::take(&mut span.attributes),
@@ -103,32 +103,33 @@ fn check_ids(span: &Span<'_>) -> Result<(), SpanError> {
     Ok(())
 }
 
-/// The service that a resource names, whatever the type of the name is.
+/// The service that a resource names, even if the name is not a text.
 fn service_name<'a>(resource: &[Attribute<'a>]) -> Cow<'a, str> {
     text_of(resource, "service.name")
 }
 
-/// An attribute as a text; empty if there is none.
+/// The text of an attribute; empty if there is no such attribute.
 fn text_of<'a>(attributes: &[Attribute<'a>], key: &str) -> Cow<'a, str> {
     let found = attributes.iter().find(|attribute| attribute.key == key);
     found.map(|attribute| semantics::text(&attribute.value)).unwrap_or_default()
 }
 
-/// The sink that stores.
+/// The sink that writes spans into the rows of a batch.
 #[derive(Debug)]
 pub struct Translator<'b> {
     batch: &'b mut Batch,
     project: ProjectId,
     received_at: UnixNanos,
-    /// LangSmith's project of the spans that do not name one.
+    /// The LangSmith project of spans that do not name one.
     session_name: &'b str,
     same_origin: bool,
-    /// What the current origin takes per span, in bytes.
+    /// Bytes that the current origin takes in each span's row.
     origin_bytes: usize,
 }
 
 impl<'b> Translator<'b> {
-    /// Writes into `batch`, on behalf of a request whose header names LangSmith's project so; empty if it names none.
+    /// Writes into `batch`. `session_name` is the LangSmith project that the request's header names; empty if it names
+    /// none.
     pub fn new(batch: &'b mut Batch, header: &Header, session_name: &'b str) -> Self {
         let Header { project_id: project, received_at, .. } = *header;
         Self { batch, project, received_at, session_name, same_origin: false, origin_bytes: 0 }
@@ -169,7 +170,7 @@ impl<'a> Sink<'a> for Translator<'_> {
     }
 }
 
-/// A parent that cannot be read is a parent.
+/// A parent that cannot be read still makes the span a child.
 fn is_root(span: &Span<'_>) -> bool {
     span.parent_span_id.is_nil() && span.attributes.iter().all(|attribute| attribute.key != forms::PARENT)
 }
@@ -179,10 +180,10 @@ fn hex_ids(span: &Span<'_>) -> String {
     format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
 }
 
-/// The run that a trace's root span stands for. Totals over the trace are computed when read, from its spans.
+/// The run that a trace's root span stands for. Totals over the trace are computed from its spans when it is read.
 fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run<'a> {
     let resource = |key| text_of(&origin.resource_attributes, key);
-    // The project as the client calls it; without one, the service.
+    // The project as the client names it; without one, the service.
     let named = [
         text_of(&span.attributes, "langsmith.trace.session_name"),
         Cow::Borrowed(header),

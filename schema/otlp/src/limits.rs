@@ -1,37 +1,39 @@
-//! How much one span may hold. What is beyond is left out and counted in `dropped_attributes`, `dropped_events` or
-//! `dropped_links`, where SDKs count what they left out themselves: the span is stored, and says that it is not whole.
+//! Limits of one span. What exceeds them is left out and counted in `dropped_attributes`, `dropped_events` or
+//! `dropped_links`, in which SDKs count what they left out themselves. The span is stored and says that it is not
+//! whole.
 //!
-//! The decoders stop at the numbers, because a list of empty items takes a hundred times the memory of its bytes; the
-//! sizes are looked at afterwards. All of them are in `docs/limits.md`.
+//! The decoders enforce the counts while they read, because a list of empty items takes a hundred times the memory of
+//! its bytes. The sizes are checked afterwards. All limits are in `docs/reference/limits.md`.
 
 use std::borrow::Cow;
 
 use model::trace::{Attribute, Span, Value};
-use translate::unique::{self, Index};
+use translate::unique;
+use translate::unique::Index;
 
-/// Attributes of a span, a resource or a scope.
+/// Most attributes of a span, a resource or a scope.
 pub const ATTRIBUTES_MAX: usize = 4_096;
-/// Attributes of an event or a link.
+/// Most attributes of an event or a link.
 pub const ITEM_ATTRIBUTES_MAX: usize = 128;
-/// Events of a span.
+/// Most events of a span.
 pub const EVENTS_MAX: usize = 4_096;
-/// Links of a span.
+/// Most links of a span.
 pub const LINKS_MAX: usize = 1_024;
-/// Bytes of an attribute's name.
+/// Most bytes of an attribute's name.
 pub const KEY_BYTES_MAX: usize = 1_024;
-/// Bytes of an attribute's value. A longer text is cut at a character; of other types, which cannot be cut, nothing is
-/// kept.
+/// Most bytes of an attribute's value. A longer text is cut at a character boundary. Other types cannot be cut, so
+/// longer values are left out.
 pub const VALUE_BYTES_MAX: usize = 16 << 20;
-/// How deep arrays and maps may nest inside one attribute, in levels.
+/// Most levels to which arrays and maps may nest inside one attribute.
 pub const NESTING_MAX: u8 = 64;
-/// Bytes of memory that the resources and scopes of one JSON request, their attributes and the places of their spans
-/// take.
+/// Most bytes of memory for the resources and scopes of one JSON request, with their attributes and the places of their
+/// spans.
 pub const TREE_BYTES_MAX: usize = 64 << 20;
 
-/// On a resource or scope, which have no count of their own: how many of its attributes were left out.
+/// The attribute of a resource or scope that says how many of its attributes were left out. They have no column for it.
 pub const DROPPED: &str = "tracebility.dropped_attributes";
 
-/// What a decoder left out of a span.
+/// How much a decoder left out of a span.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Dropped {
     pub attributes: u32,
@@ -40,7 +42,7 @@ pub(super) struct Dropped {
 }
 
 impl Dropped {
-    /// Adds it to what the SDK has left out.
+    /// Adds these counts to those of the SDK.
     pub(super) fn note(self, span: &mut Span<'_>) {
         for (count, dropped) in [
             (&mut span.dropped_attributes, self.attributes),
@@ -52,23 +54,23 @@ impl Dropped {
     }
 }
 
-/// Holds one list of attributes to its length. A list that is full still takes other values of the keys that it has.
+/// Keeps one list of attributes within its limit. A full list still takes new values for keys that it has.
 #[derive(Debug)]
 pub(super) struct Limit {
     max: usize,
-    /// Attributes that were left out.
+    /// Number of attributes that were left out.
     pub dropped: u32,
-    /// Made when the list is full for the first time.
+    /// Made when the list gets full for the first time.
     index: Option<Index>,
 }
 
 impl Limit {
-    /// Of so many attributes.
+    /// A limit of `max` attributes.
     pub(super) fn new(max: usize) -> Self {
         Self { max, dropped: 0, index: None }
     }
 
-    /// To be called after each attribute that is added to the list.
+    /// Must be called after each attribute that is added to the list.
     #[inline]
     pub(super) fn pushed(&mut self, attributes: &mut Vec<Attribute<'_>>) {
         if attributes.len() > self.max || self.index.is_some() {
@@ -91,7 +93,7 @@ impl Limit {
     }
 }
 
-/// Leaves one of each attribute of a resource or scope, and notes on it what was left out.
+/// Removes repeated attributes of a resource or scope, and adds an attribute with the number of those left out.
 pub(super) fn note_dropped(attributes: &mut Vec<Attribute<'_>>, dropped: u32) {
     unique::keep_last(attributes);
     let dropped = dropped.saturating_add(cut(attributes));
@@ -101,7 +103,7 @@ pub(super) fn note_dropped(attributes: &mut Vec<Attribute<'_>>, dropped: u32) {
     }
 }
 
-/// Leaves one of each attribute, and cuts it to size.
+/// Removes repeated attributes, and cuts the span to the limits.
 pub(super) fn apply(span: &mut Span<'_>) {
     let own = (&mut span.attributes, &mut span.dropped_attributes);
     let of_events = span.events.iter_mut().map(|event| (&mut event.attributes, &mut event.dropped_attributes));
@@ -112,7 +114,7 @@ pub(super) fn apply(span: &mut Span<'_>) {
     }
 }
 
-/// How many were left out or cut.
+/// Cuts the attributes, and returns how many were left out or cut.
 fn cut(attributes: &mut Vec<Attribute<'_>>) -> u32 {
     if attributes.iter().all(fits) {
         return 0;
@@ -153,11 +155,11 @@ mod tests {
     use model::trace::Event;
 
     #[test]
-    fn a_full_list_takes_other_values_of_the_keys_that_it_has() {
+    fn a_full_attribute_list_still_updates_the_keys_it_has() {
         let attribute = |key: usize, n: i64| Attribute { key: key.to_string().into(), value: Value::Int(n) };
         let mut limit = Limit::new(4);
         let mut attributes = Vec::new();
-        // Full of one key; then room for three more; then no more.
+        // First only one key; then three more keys fit; then no more.
         for (i, key) in [1, 1, 1, 1, 1, 2, 3, 1, 4, 5, 6, 2, 5].into_iter().enumerate() {
             attributes.push(attribute(key, i as i64));
             limit.pushed(&mut attributes);

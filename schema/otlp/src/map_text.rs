@@ -1,23 +1,24 @@
-//! A map that is written out as JSON while it is read. Of a key that occurs again the last value stays, once.
+//! Writes a map as JSON while it is read. If a key occurs again, only its last value stays.
 //!
-//! Only the places of members are kept in memory, and what gives way is taken out before the text has doubled: a body
-//! of nearly nothing must not take a multiple of its bytes.
+//! Only the offsets of members are kept in memory, and replaced values are removed before the text has doubled: a body
+//! of many tiny values must not take a multiple of its bytes.
 
 use translate::unique;
 
-/// Bytes of text that are written before there is a first look for keys that occur again.
+/// Bytes of text that are written before the first check for repeated keys.
 const FIRST_LOOK_BYTES: usize = 64 << 10;
 
-/// The members of one map so far.
+/// The members of one map that were written so far.
 pub(super) struct Members {
-    /// Where the first one begins in the text.
+    /// Offset of the first member in the text.
     start: usize,
-    /// How long the text is when the next look is due.
+    /// Length of the text at which the next check is due.
     due: usize,
     members: Vec<Member>,
 }
 
-/// Where a member is, counted from the first one, in bytes. A map past 4 GiB is far past what is kept of an attribute.
+/// Offsets of a member, in bytes from the first member. A map above 4 GiB is far larger than any attribute that is
+/// kept.
 #[derive(Clone, Copy)]
 struct Member {
     at: u32,
@@ -26,12 +27,12 @@ struct Member {
 }
 
 impl Members {
-    /// Of a map that begins at the end of this text.
+    /// A map whose text begins at the end of `out`.
     pub(super) fn new(out: &str) -> Self {
         Self { start: out.len(), due: out.len() + FIRST_LOOK_BYTES, members: Vec::new() }
     }
 
-    /// To be called when a member has been written to the end of the text: where it and its value begin.
+    /// Must be called after a member was written to the end of the text, with the offsets of the member and its value.
     pub(super) fn written(&mut self, at: usize, value_at: usize, out: &mut String) {
         let place = |at: usize| u32::try_from(at - self.start);
         if let (Ok(at), Ok(value_at), Ok(end)) = (place(at), place(value_at), place(out.len())) {
@@ -43,7 +44,7 @@ impl Members {
         }
     }
 
-    /// To be called when all have been written.
+    /// Must be called after all members were written.
     pub(super) fn keep_last(&mut self, out: &mut String) {
         let Self { start, members, .. } = self;
         let count = members.len();
@@ -103,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gives_way_is_taken_out_while_the_map_is_written() {
+    fn overwritten_values_are_removed_while_the_map_is_written() {
         let long = "7".repeat(FIRST_LOOK_BYTES / 4);
         let members = (0..1_000).map(|i| (format!("k{}", i % 3), format!("{i}{long}")));
         let text = written(members);

@@ -1,15 +1,15 @@
-//! The header `Langsmith-Project`, by which exporters say what LangSmith calls the project: a name of the client's own,
-//! which becomes `session_name`. What the key says about org and project is not touched by it.
+//! The header `Langsmith-Project`, with which exporters name the LangSmith project. The client chooses this name, and
+//! it becomes `session_name`. It does not change the org and project that the API key belongs to.
 
 use http::HeaderMap;
 
-/// The header, and the gRPC metadata key.
+/// Name of the header, and of the gRPC metadata key.
 pub const HEADER: &str = "langsmith-project";
-/// A longer name is cut to so many bytes.
+/// Most bytes of a name. A longer name is cut.
 pub const NAME_BYTES_MAX: usize = 1_024;
 
-/// The name that a request gives its spans; empty if it gives none. Percent-decoded, as everything from
-/// `OTEL_EXPORTER_OTLP_HEADERS` can be encoded and some exporters send it on as it is.
+/// The name that a request gives its spans; empty if it gives none. It is percent-decoded, because values in
+/// `OTEL_EXPORTER_OTLP_HEADERS` can be encoded and some exporters pass them on unchanged.
 pub fn of(headers: &HeaderMap) -> String {
     let bytes = headers.get(HEADER).map(|value| value.as_bytes()).unwrap_or_default();
     let mut name = percent_encoding::percent_decode(bytes).decode_utf8_lossy().trim().to_owned();

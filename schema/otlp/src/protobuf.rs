@@ -1,4 +1,4 @@
-//! OTLP trace requests in protobuf, walked in one pass into the model.
+//! Decodes OTLP trace requests in protobuf into the model, in one pass.
 //!
 //! Source: opentelemetry-proto 1.x, `collector/trace/v1`, `trace/v1`, `resource/v1`, `common/v1`.
 
@@ -9,13 +9,13 @@ use translate::json_text;
 use uuid::Uuid;
 
 use super::forms::Kept;
-use super::limits::{self, ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, Limit, NESTING_MAX};
+use super::limits::{ATTRIBUTES_MAX, Dropped, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX, Limit, NESTING_MAX};
 use super::map_text::Members;
 use super::wire_format::{Fields, Malformed, Message, Value as Wire};
-use super::{Sink, SpanError};
+use super::{Sink, SpanError, limits};
 
-/// Walks an `ExportTraceServiceRequest`, handing each span to the sink. An error means that the request as a whole
-/// cannot be understood; a span that is merely invalid goes to [`Sink::set_aside`].
+/// Decodes an `ExportTraceServiceRequest`, and hands each span to the sink. Fails if the request as a whole cannot be
+/// decoded; a span that is merely invalid goes to [`Sink::set_aside`].
 pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), Malformed> {
     let mut fields = Message::new(body).fields();
     let mut span = Span::default();
@@ -36,8 +36,8 @@ fn decode_resource_spans<'a>(
 ) -> Result<(), Malformed> {
     let mut origin = Origin::default();
     let mut limit = Limit::new(ATTRIBUTES_MAX);
-    // The resource may follow its spans on the wire, and its schema URL always does: hence two walks, the first of
-    // which jumps over the spans.
+    // The resource may follow its spans in the bytes, and its schema URL always does. So there are two passes, and the
+    // first skips the spans.
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         match field {
@@ -126,7 +126,7 @@ fn decode_scope<'a>(message: Message<'a>, origin: &mut Origin<'a>, limit: &mut L
     Ok(())
 }
 
-/// A text. A byte sequence that is no UTF-8 becomes U+FFFD, as everywhere else.
+/// A text. Bytes that are not UTF-8 become U+FFFD, as everywhere else.
 #[inline]
 fn text<'a>(message: Message<'a>) -> Cow<'a, str> {
     match std::str::from_utf8(message.bytes) {
@@ -135,7 +135,7 @@ fn text<'a>(message: Message<'a>) -> Cow<'a, str> {
     }
 }
 
-/// An id that must be there.
+/// An id that must not be missing or zero.
 fn trace_id(message: Message<'_>) -> Result<Uuid, SpanError> {
     Uuid::from_slice(message.bytes).map_err(|_| SpanError::TraceId(message.bytes.len()))
 }
@@ -145,7 +145,7 @@ fn span_id(message: Message<'_>) -> Result<Uuid, SpanError> {
     Ok(span_uuid(id))
 }
 
-/// An id that need not be there. An empty one is none; one of the wrong length is kept.
+/// An id that may be missing. An empty id counts as missing; an id of the wrong length is kept as an attribute.
 fn optional<'a>(
     field: &str,
     message: Message<'a>,
@@ -161,7 +161,7 @@ fn optional<'a>(
     })
 }
 
-/// An enum, which is a number of 32 bits.
+/// An enum value, which is a number of 32 bits.
 fn kind(n: u64, kept: &mut Kept<'_>) -> u8 {
     const KIND_MAX: i32 = 5;
     match n as i32 {
@@ -178,7 +178,7 @@ fn decode_span<'a>(message: Message<'a>, span: &mut Span<'a>) -> Result<Result<(
     let mut fields = message.fields();
     let (limit, kept) = (Limit::new(ATTRIBUTES_MAX), Kept::default());
     let mut left_out = LeftOut { limit, events: 0, links: 0, status_code: 0, kept };
-    // An invalid span is still walked to its end: a request that is cut off inside one must be refused as a whole.
+    // An invalid span is still read to its end: a request that is cut off inside of it must be refused as a whole.
     let mut ids = [Err(SpanError::ZeroTraceId), Err(SpanError::ZeroSpanId)];
     while let Some(field) = fields.next_field()? {
         match field {
@@ -195,7 +195,7 @@ fn decode_span<'a>(message: Message<'a>, span: &mut Span<'a>) -> Result<Result<(
     Ok(trace.and(own).and_then(|()| super::check_ids(span)))
 }
 
-/// What is not stored as it came.
+/// The parts of a span that are not stored as they came.
 struct LeftOut<'a> {
     limit: Limit,
     events: u32,
@@ -289,7 +289,7 @@ fn decode_link<'a>(message: Message<'a>) -> Result<Link<'a>, Malformed> {
     Ok(link)
 }
 
-/// Why a value cannot be written out.
+/// Why a value cannot be written out as text.
 enum Unwritten {
     Malformed(Malformed),
     TooDeep,
@@ -301,8 +301,8 @@ impl From<Malformed> for Unwritten {
     }
 }
 
-/// Reads a key and value onto the end of a list. Filled in place, because handing attributes on by value was a third of
-/// the cost of the whole walk. A value that nests too deep costs its attribute.
+/// Reads a key and its value onto the end of a list. The attribute is filled in place, because passing attributes by
+/// value took a third of the time of the whole pass. If a value nests too deep, its attribute is left out.
 fn push_attribute<'a>(message: Message<'a>, out: &mut Vec<Attribute<'a>>, limit: &mut Limit) -> Result<(), Malformed> {
     out.push(Attribute { key: Cow::Borrowed(""), value: Value::Empty });
     let Some(attribute) = out.last_mut() else { return Ok(()) };
@@ -396,7 +396,7 @@ fn render_map(message: Message<'_>, depth: u8, out: &mut String) -> Result<(), U
     Ok(())
 }
 
-/// Says where the value begins.
+/// Returns where the value begins.
 fn render_pair(message: Message<'_>, depth: u8, out: &mut String) -> Result<usize, Unwritten> {
     let (mut key, mut value) = (Cow::Borrowed(""), None);
     let mut fields = message.fields();
@@ -424,7 +424,7 @@ fn render_value(message: Message<'_>, depth: u8, out: &mut String) -> Result<(),
     let mut fields = message.fields();
     while let Some(field) = fields.next_field()? {
         if (1..=7).contains(&field.0) {
-            // Of a repeated choice the last one counts.
+            // If the choice is repeated, the last one counts.
             out.truncate(start);
         }
         match field {

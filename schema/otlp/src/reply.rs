@@ -1,4 +1,4 @@
-//! OTLP's answers, in the request's encoding.
+//! Builds OTLP's answers, in the encoding of the request.
 //!
 //! Source: OTLP specification, "OTLP/HTTP Response"; `google/rpc/status.proto`.
 
@@ -7,7 +7,8 @@ use serde_json::json;
 use translate::batch::Counts;
 
 use super::encoding::Encoding;
-use super::untraced::{self, Signal};
+use super::untraced;
+use super::untraced::Signal;
 
 /// `ExportTraceServiceResponse`; those of logs and metrics look the same on the wire.
 #[derive(Clone, PartialEq, Message)]
@@ -59,8 +60,8 @@ struct Delay {
     seconds: i64,
 }
 
-/// What tells a gRPC client when to come again, as two trailers' bytes: a `RetryInfo`, which is all that Python's
-/// exporter reads, and the same inside a `Status`, where the specification has it.
+/// Tells a gRPC client when to retry, as the bytes of two trailers: a `RetryInfo`, which is all that Python's exporter
+/// reads, and the same inside of a `Status`, as the specification says.
 pub fn retry_info(code: i32, message: &str, seconds: u64) -> (Vec<u8>, Vec<u8>) {
     let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
     let info = RetryInfo { retry_delay: Some(Delay { seconds }) }.encode_to_vec();
@@ -68,12 +69,12 @@ pub fn retry_info(code: i32, message: &str, seconds: u64) -> (Vec<u8>, Vec<u8>) 
     (info, Status { code, message: message.to_owned(), details: vec![any] }.encode_to_vec())
 }
 
-/// The body of a success: empty, or a partial success if spans were set aside.
+/// The body of a success: empty, or a partial success if spans were rejected.
 pub fn success(encoding: Encoding, counts: &Counts) -> Vec<u8> {
     partial_success(encoding, "rejectedSpans", counts.set_aside, || reasons(counts))
 }
 
-/// The body of an answer that rejects every item of another signal.
+/// The body of an answer that rejects every item of a signal that is not stored.
 pub fn untraced(encoding: Encoding, signal: Signal, items: u64) -> Vec<u8> {
     partial_success(encoding, signal.rejected_name(), items, || untraced::REASON.to_owned())
 }
@@ -100,7 +101,7 @@ fn reasons(counts: &Counts) -> String {
     text.join("; ")
 }
 
-/// The body of an error.
+/// The body of an answer to a refused request.
 pub fn failure(encoding: Encoding, code: i32, message: &str) -> Vec<u8> {
     match encoding {
         Encoding::Protobuf => Status { code, message: message.to_owned(), details: Vec::new() }.encode_to_vec(),
@@ -114,7 +115,7 @@ mod tests {
     use translate::batch::SetAside;
 
     #[test]
-    fn a_whole_success_says_nothing() {
+    fn a_full_success_has_an_empty_reply() {
         assert_eq!(success(Encoding::Protobuf, &Counts::default()), b"");
         assert_eq!(success(Encoding::Json, &Counts::default()), b"{}");
     }
@@ -141,9 +142,9 @@ mod tests {
     }
 
     #[test]
-    fn retry_info_is_said_twice() {
+    fn retry_info_is_returned_alone_and_inside_the_status() {
         let (info, status) = retry_info(8, "slow down", 3);
-        // RetryInfo { retry_delay { seconds: 3 } }, by hand.
+        // RetryInfo { retry_delay { seconds: 3 } }, encoded by hand.
         assert_eq!(info, [0x0a, 0x02, 0x08, 0x03]);
         let status = Status::decode(&*status).unwrap();
         assert_eq!((status.code, &*status.message, &status.details[0].value), (8, "slow down", &info));

@@ -1,10 +1,10 @@
-//! What a span's attributes mean: which of them fill the LLM columns.
+//! Finds which of a span's attributes fill the LLM columns.
 //!
-//! Many conventions name the same thing. [`TABLE`] lists, per field, what can fill it, the first present one winning.
-//! Small values are copied and stay in the attributes; the winning `inputs` and `outputs` texts, which are most of a
-//! span's bytes, are moved, and the attribute they came from is noted beside them, so that nothing is lost and nothing
-//! is stored twice. The exceptions are values that are not text, flattened lists and messages in events: their columns
-//! are made from them, and they stay.
+//! Many conventions name the same thing. [`TABLE`] lists, per field, the attributes that can fill it; the first one
+//! that is present wins. Small values are copied and stay in the attributes. The winning `inputs` and `outputs` texts,
+//! which are most of a span's bytes, are moved, and the name of their attribute is stored beside them. So nothing is
+//! lost and nothing is stored twice. Values that are not text, flattened lists and messages in events are exceptions:
+//! their columns are built from them, and they stay in the attributes.
 
 mod gather;
 mod kind;
@@ -20,10 +20,10 @@ use translate::provider;
 use table::Meaning;
 pub use table::{FIELDS, Field, Shape, Source, TABLE};
 
-/// Keeps the span's name where `langsmith.trace.name` takes its place.
+/// The attribute that keeps the span's name when `langsmith.trace.name` replaces it.
 pub const SPAN_NAME: &str = "tracebility.span_name";
 
-/// What was found for each field: the lowest rank that says something.
+/// For each field, the attribute with the lowest rank that has a value.
 struct Found {
     best: [Option<Best>; FIELDS],
     kind: Kind,
@@ -33,7 +33,7 @@ struct Found {
 #[derive(Clone, Copy)]
 struct Best {
     rank: u8,
-    /// Where the attribute is.
+    /// Index of the attribute in the span.
     index: usize,
     /// Its value, for fields that are numbers.
     number: f64,
@@ -91,7 +91,7 @@ impl Found {
         }
     }
 
-    /// What won.
+    /// The source that won for a field.
     fn source(&self, field: Field) -> Option<Source> {
         self.best[field as usize].map(|best| TABLE[field as usize].1[usize::from(best.rank)])
     }
@@ -109,7 +109,7 @@ impl Found {
     }
 }
 
-/// Whether a value leaves its field to the next attribute.
+/// Whether a value is empty, so that the field takes the next attribute.
 fn says_nothing(value: &Value<'_>) -> bool {
     match value {
         Value::Empty | Value::Bytes(_) => true,
@@ -118,7 +118,7 @@ fn says_nothing(value: &Value<'_>) -> bool {
     }
 }
 
-/// A member of the JSON object that an attribute holds.
+/// A member of the JSON object that an attribute holds, as a number.
 fn member(value: &Value<'_>, path: &[&str]) -> Said {
     let members: serde_json::Value = match value {
         Value::Str(json) | Value::Map(json) if json.len() <= OBJECT_BYTES_MAX => {
@@ -129,7 +129,7 @@ fn member(value: &Value<'_>, path: &[&str]) -> Said {
     path.iter().try_fold(&members, |value, name| value.get(name)).map_or(Said::Nothing, Said::json)
 }
 
-/// A value as a text column shows it.
+/// A value as text for a column.
 pub(super) fn text<'a>(value: &Value<'a>) -> Cow<'a, str> {
     match value {
         Value::Str(text) | Value::Array(text) | Value::Map(text) => text.clone(),
@@ -156,7 +156,7 @@ pub fn interpret(span: &mut Span<'_>) {
     if llm.model.is_empty() {
         llm.model = llm.response_model.clone();
     }
-    // Agents and chains repeat the sum of their steps: counted there too, a trace's total would be a multiple.
+    // Agents and chains repeat the sum of their steps. If they were counted too, a trace's total would be a multiple.
     if matches!(llm.kind, Kind::Llm | Kind::Embedding | Kind::Reranker) {
         found.usage.read(attributes).fill(llm);
     }
@@ -172,7 +172,7 @@ pub fn interpret(span: &mut Span<'_>) {
     rename(span, name);
 }
 
-/// Without a kind, a span that names a model and who serves it by the GenAI conventions is a call of that model.
+/// Whether a span without a kind is a model call: one that names a model and its provider by the GenAI conventions.
 fn calls_a_model(found: &Found) -> bool {
     let provider =
         matches!(found.source(Field::Provider), Some(Source::Attribute("gen_ai.provider.name" | "gen_ai.system")));
@@ -183,7 +183,7 @@ fn tags<'a>(value: &Value<'a>, out: &mut Vec<Cow<'a, str>>) {
     match value {
         Value::Array(json) => json_tags(json, out),
         Value::Str(json) if json.starts_with('[') => json_tags(json, out),
-        // LangSmith's OTel mode joins them with commas.
+        // LangSmith's OTel mode joins tags with commas.
         Value::Str(Cow::Borrowed(text)) => out.extend(comma_separated(text).map(Cow::Borrowed)),
         Value::Str(Cow::Owned(text)) => out.extend(comma_separated(text).map(|tag| Cow::Owned(tag.to_owned()))),
         _ => {}
@@ -203,7 +203,7 @@ fn json_tags<'a>(json: &str, out: &mut Vec<Cow<'a, str>>) {
 }
 
 fn interpret_error(span: &mut Span<'_>, found: &Found) {
-    // An exception event of a span that did not fail is one that was handled.
+    // An exception event of a span that did not fail is a handled exception.
     if span.status != Status::Error {
         return;
     }
@@ -222,7 +222,7 @@ fn interpret_error(span: &mut Span<'_>, found: &Found) {
     span.llm.error_kind = of_exception("exception.type").unwrap_or(error_type);
 }
 
-/// Fills `inputs` and `outputs`. A text is moved there; of another type, or of several attributes, it is a copy.
+/// Fills `inputs` and `outputs`. A text is moved; a value of another type, or one from several attributes, is copied.
 fn fill_payloads(span: &mut Span<'_>, found: &Found) {
     span.llm.inputs = copied(Field::Inputs, span, found);
     span.llm.outputs = copied(Field::Outputs, span, found);
@@ -245,14 +245,14 @@ fn fill_payloads(span: &mut Span<'_>, found: &Found) {
     if let Some(index) = outputs {
         (span.llm.outputs_attribute, span.llm.outputs) = take(index);
     }
-    // From the back, so that the first removal does not shift the second.
+    // The larger index first, so that the first removal does not shift the second.
     let (first, second) = if inputs > outputs { (inputs, outputs) } else { (outputs, inputs) };
     for index in [first, second].into_iter().flatten() {
         span.attributes.remove(index);
     }
 }
 
-/// What fills a payload without leaving its place; empty if it is a text, which is moved instead.
+/// The payload, if it is built as a copy; empty if it is a text, which is moved instead.
 fn copied<'a>(field: Field, span: &Span<'a>, found: &Found) -> Cow<'a, str> {
     match (found.source(field), found.value(field, &span.attributes)) {
         (Some(Source::List(prefix)), _) => gather::list(prefix, &span.attributes).into(),
@@ -275,7 +275,7 @@ fn of_events<'a>(source: &Source, span: &Span<'a>) -> Option<Cow<'a, str>> {
     }
 }
 
-/// Gives the span the name that LangSmith has for it; the one it had is kept.
+/// Gives the span the name that LangSmith has for it, and keeps the old name as an attribute.
 fn rename<'a>(span: &mut Span<'a>, name: Cow<'a, str>) {
     if !name.is_empty() && name != span.name {
         let value = Value::Str(std::mem::replace(&mut span.name, name));

@@ -1,7 +1,9 @@
-//! The signals that are not stored: logs and metrics. Their items are counted, to be rejected by number.
+//! The signals that are not stored: logs and metrics. Their items are counted, so that the answer can say how many were
+//! rejected.
 //!
-//! Exporters of all signals are often given one endpoint. A 404 would make them log errors, and an empty success would
-//! be a lie: so they are told in a `partial_success` that every item was rejected, which no exporter sends again.
+//! Exporters of all signals are often configured with one endpoint. A 404 would make them log errors, and an empty
+//! success would be wrong. So the answer is a `partial_success` that rejects every item, and no exporter sends these
+//! items again.
 //!
 //! Source: opentelemetry-proto 1.x, `collector/logs/v1`, `collector/metrics/v1`, `logs/v1`, `metrics/v1`.
 
@@ -9,25 +11,25 @@ use std::marker::PhantomData;
 
 use serde::de::{IgnoredAny, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use translate::lenient::without_bom;
 
 use super::encoding::Encoding;
 use super::wire_format::{Malformed, Message, Value as Wire};
-use translate::lenient::without_bom;
 
-/// What is said of every item.
+/// The reason that the answer gives for every item.
 pub const REASON: &str = "only traces are stored here; stop exporting this signal to this endpoint";
 
 /// A signal other than traces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
-    /// Log records.
+    /// Logs; its items are log records.
     Logs,
-    /// Data points of metrics.
+    /// Metrics; its items are data points.
     Metrics,
 }
 
 impl Signal {
-    /// The name of its rejected items in a JSON answer.
+    /// Name of the field with the number of rejected items in a JSON answer.
     pub(super) const fn rejected_name(self) -> &'static str {
         match self {
             Signal::Logs => "rejectedLogRecords",
@@ -36,7 +38,7 @@ impl Signal {
     }
 }
 
-/// How many items a request has. An error says why it is not such a request.
+/// Number of items in a request. The error says why the body is not such a request.
 pub fn count(signal: Signal, encoding: Encoding, body: &[u8]) -> Result<u64, String> {
     match encoding {
         Encoding::Protobuf => count_protobuf(signal, body).map_err(|e| e.to_string()),
@@ -45,7 +47,7 @@ pub fn count(signal: Signal, encoding: Encoding, body: &[u8]) -> Result<u64, Str
 }
 
 fn count_protobuf(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {
-    // Resources hold scopes hold records; or resources, scopes, metrics, one of five kinds of data, points.
+    // Field numbers: resources, scopes, records; or resources, scopes, metrics, one of five kinds of data, points.
     const RECORDS: &[&[u32]] = &[&[1], &[2], &[2]];
     const DATA_POINTS: &[&[u32]] = &[&[1], &[2], &[2], &[5, 7, 9, 10, 11], &[1]];
     let path = match signal {
@@ -55,7 +57,7 @@ fn count_protobuf(signal: Signal, body: &[u8]) -> Result<u64, Malformed> {
     count_at(Message::new(body), path)
 }
 
-/// How many messages are at the end of a path, of which each step is the field numbers to go down.
+/// Number of messages at the end of a path. Each step of the path lists the field numbers to descend into.
 fn count_at(message: Message<'_>, path: &[&[u32]]) -> Result<u64, Malformed> {
     let Some((step, rest)) = path.split_first() else { return Ok(1) };
     let mut count = 0;
@@ -107,7 +109,7 @@ struct Data {
     data_points: Count<IgnoredAny>,
 }
 
-/// What holds items, or is one.
+/// A message that contains items, or is an item.
 trait Items {
     fn items(&self) -> u64;
 }
@@ -136,7 +138,7 @@ impl Items for Resource {
     }
 }
 
-/// How many items a list of such things holds. The things themselves are forgotten at once.
+/// Number of items in a list. Each element is dropped after it is counted.
 struct Count<T>(u64, PhantomData<T>);
 
 impl<T> Default for Count<T> {
@@ -179,7 +181,7 @@ mod tests {
 
     #[test]
     fn items_are_counted_in_both_encodings() {
-        // Two resources; the second has a scope with a gauge of two points and a sum of one.
+        // Two resources; the second has a scope with a gauge of two points and a sum of one point.
         let metric = [0x2a, 0x04, 0x0a, 0x00, 0x0a, 0x00];
         let sum = [0x3a, 0x02, 0x0a, 0x00];
         let wrap = |field: u8, inner: &[u8]| [&[field, inner.len() as u8], inner].concat();
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_such_request_is_malformed() {
+    fn an_undecodable_request_is_malformed() {
         for (encoding, body) in [(Encoding::Protobuf, &[0x0a, 0x05, 0x00][..]), (Encoding::Json, b"{\"resourceLogs\":")]
         {
             assert!(count(Signal::Logs, encoding, body).is_err());

@@ -1,8 +1,8 @@
-//! What is understood of requests that real SDKs sent, against what a reference normaliser extracts from them.
+//! Compares what we read from requests of real SDKs with what a reference normaliser extracts from them.
 //!
-//! `fixtures/otlp/<name>.bin` is a request's body, `<name>.json` its headers and, as `expect`, the spans. The reference
-//! differs from us in what this test says: it counts the attributes of flattened messages where we put them together,
-//! reads no messages out of events, and gives a model and a provider only where it makes sense to show one.
+//! `fixtures/otlp/<name>.bin` is the body of a request. `<name>.json` has its headers and, as `expect`, the spans. This
+//! test states how the reference differs from us: it counts the attributes of flattened messages where we rebuild the
+//! messages, it reads no messages from events, and it names a model and a provider only where they are useful to show.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -14,7 +14,7 @@ use model::trace::{Attribute, Kind, Origin, Span, Status, Value};
 use otlp::{Sink, SpanError, decode_json, decode_protobuf, semantics};
 use serde_json::{Value as Json, json};
 
-/// Interprets what a decoder finds, and puts it down in the reference's terms.
+/// Interprets the spans of a decoder, and writes them down in the reference's form.
 #[derive(Default)]
 struct Found(Vec<Json>);
 
@@ -39,7 +39,7 @@ fn nothing_is_lost(sent: &[Attribute<'_>], span: &Span<'_>) {
             |key: &str, text: &str| attribute.key == key && attribute.value == Value::Str(text.to_owned().into());
         let llm = &span.llm;
         assert!(
-            // As text, because a NaN is not equal to itself.
+            // Compared as text, because a NaN is not equal to itself.
             span.attributes.iter().any(|kept| format!("{kept:?}") == format!("{attribute:?}"))
                 || moved(&llm.inputs_attribute, &llm.inputs)
                 || moved(&llm.outputs_attribute, &llm.outputs),
@@ -84,7 +84,7 @@ fn described(origin: &Origin<'_>, span: &Span<'_>) -> Json {
     if !span.links.is_empty() {
         all["links"] = span.links.len().into();
     }
-    // It has no column: it stays in the attribute it came in.
+    // The tool's name has no column: it stays in its attribute.
     let tool = ["gen_ai.tool.name", "tool.name", "ai.toolCall.name"]
         .iter()
         .find_map(|name| span.attributes.iter().find(|attribute| attribute.key == *name));
@@ -111,12 +111,12 @@ fn described(origin: &Origin<'_>, span: &Span<'_>) -> Json {
     all
 }
 
-/// Takes out what the reference says in other words.
+/// Removes the fields that the reference expresses in another way, after comparing them.
 fn compare(name: &str, mut found: Json, mut expected: Json) {
     let (ours, theirs) = (found.as_object_mut().unwrap(), expected.as_object_mut().unwrap());
-    // The project is named by the request, if at all: see `sdks::captured`.
+    // Only the request can name the project: see `sdks::captured`.
     theirs.remove("project");
-    // The reference has models and providers on calls of models only, and the answering model only if it was named.
+    // The reference has models and providers only on model calls, and the answering model only if it was named.
     let calls_a_model = [Kind::Llm, Kind::Embedding].iter().any(|kind| ours["kind"] == kind.as_str());
     for key in ["model", "provider", "response_model"] {
         if !calls_a_model && !theirs.contains_key(key) {
@@ -145,7 +145,7 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fixtures/otlp")
 }
 
-/// The body as the decoder gets it: out of its gRPC frame, and decompressed.
+/// The body as the decoder gets it: without its gRPC frame, and decompressed.
 fn body(name: &str, request: &Json) -> Vec<u8> {
     let mut bytes = std::fs::read(fixtures().join(name)).unwrap();
     let header = |name: &str| {

@@ -1,11 +1,8 @@
-//! What one request is translated into: rows, and the items that were set aside.
+//! The rows that one request becomes, and its rejected items.
 
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::prices::{self, Prices};
-use super::replay::Capturer;
-use super::unique;
 use model::ids::ProjectId;
 use model::meter::Meter;
 use model::trace::{Origin, Run, Span, Value};
@@ -15,20 +12,24 @@ use wire::tables::{
     AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
 };
 
-/// Reasons kept per request, in items; further ones are only counted.
+use super::prices::Prices;
+use super::replay::Capturer;
+use super::{prices, unique};
+
+/// Most rejected items per request that the answer names; further ones are only counted.
 pub const REASONS_MAX: usize = 16;
-/// Items of one request that are kept one by one when they are set aside. Of further ones only their number is kept. An
-/// SDK sends a hundred at once.
+/// Most rejected items of one request that are kept in `set_aside`; further ones are only counted. An SDK sends a
+/// hundred items at once.
 pub const ASIDE_ITEMS_MAX: usize = 10_000;
-/// What is kept of one item that was set aside, in bytes.
+/// Most bytes that are kept of one rejected item.
 pub const ASIDE_BYTES_MAX: usize = 1 << 20;
-/// What is kept of all items of one request that were set aside, in bytes. Of further ones only name, reason, size and
-/// hash.
+/// Most bytes that are kept of all rejected items of one request. Beyond it, only name, reason, size and hash of an
+/// item are kept.
 pub const ASIDE_BYTES_IN_ALL_MAX: usize = 8 << 20;
-/// What is kept of the name and of the reason of such an item, in bytes each.
+/// Most bytes that are kept of the name of a rejected item, and of its reason.
 pub const ASIDE_WORDS_BYTES_MAX: usize = 1 << 10;
 
-/// The rows of one request, and what could not become a row.
+/// The rows of one request, and the items that could not become a row.
 #[derive(Debug, Default)]
 pub struct Batch {
     runs: RunRows,
@@ -42,48 +43,49 @@ pub struct Batch {
     pub attachments: AttachmentRows,
     bills: BillingRows,
     aside: SetAsideRows,
-    /// Items of which `aside` will have a row, once the envelope is known.
+    /// The items that get a row in `aside` when the envelope's id is known.
     kept_aside: Vec<model::trace::SetAside<'static>>,
     kept_aside_bytes: usize,
-    /// Items past [`ASIDE_ITEMS_MAX`].
+    /// Number of rejected items beyond [`ASIDE_ITEMS_MAX`].
     aside_untold: u64,
-    /// Runs that we made out of a span: stored, but not sent, so not billed.
+    /// Number of runs that we derived from a span: they are stored, but not billed, because the client did not send
+    /// them.
     derived_runs: u32,
-    /// Bytes that repeating the origins of spans takes when written out.
+    /// Bytes that the repeated origins of spans take when written out.
     origin_bytes: usize,
     set_aside: u64,
     reasons: Vec<SetAside>,
 }
 
-/// One item that was not stored.
+/// One rejected item, for the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SetAside {
-    /// Which item, as the client can recognise it.
+    /// The name of the item, in a form that the client can recognise.
     pub item: String,
-    /// The id that the client gave it, where `item` does not name it and it can be made out.
+    /// The id that the client gave the item, if `item` does not contain it and it can be read.
     pub id: Option<String>,
-    /// Why.
+    /// Why the item was rejected.
     pub error: String,
 }
 
-/// What became of a request's items.
+/// How many items of a request were accepted and rejected.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Runs stored.
+    /// Number of writes of runs that are stored.
     pub runs: u32,
-    /// Spans stored.
+    /// Number of spans that are stored.
     pub spans: u32,
-    /// Scores stored.
+    /// Number of scores that are stored.
     pub scores: u32,
-    /// Attachments stored.
+    /// Number of attachments that are stored.
     pub attachments: u32,
-    /// Items not stored.
+    /// Number of rejected items.
     pub set_aside: u64,
-    /// The first [`REASONS_MAX`] of them.
+    /// The first [`REASONS_MAX`] rejected items.
     pub reasons: Vec<SetAside>,
 }
 
-/// The rows of one request are too much for one insert.
+/// The rows of one request are too many or too large for one insert.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the {what} is larger than {limit}{unit}")]
 #[allow(missing_docs)]
@@ -94,20 +96,20 @@ pub struct TooLarge {
 }
 
 impl Counts {
-    /// Everything stored.
+    /// Number of all accepted items.
     pub fn accepted(&self) -> u64 {
         self.billed() + u64::from(self.scores) + u64::from(self.attachments)
     }
 
-    /// What is billed by number: runs and spans. What comes beside them is billed by its bytes alone.
+    /// Number of billed items: runs and spans. Other items are billed only by their bytes.
     pub fn billed(&self) -> u64 {
         u64::from(self.runs) + u64::from(self.spans)
     }
 }
 
 impl Batch {
-    /// Lends this thread's batch, empty. Its some hundred buffers are reused from request to request: making them anew
-    /// would cost more than filling them.
+    /// Lends the batch of this thread, empty. Its some hundred buffers are reused from request to request, because
+    /// allocating them again would cost more than filling them.
     pub fn with<T>(fill: impl FnOnce(&mut Batch) -> T) -> T {
         thread_local! {
             static BATCH: RefCell<Batch> = RefCell::default();
@@ -123,12 +125,12 @@ impl Batch {
         })
     }
 
-    /// Adds a span, and what follows from it. `same_origin` promises that `origin` is the one of the span before.
+    /// Adds a span and the rows that follow from it. `same_origin` promises that `origin` is that of the span before.
     pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
         let sent = span.attributes.len();
         self.prices.fill(&mut span.llm, &mut span.attributes);
         if span.attributes.len() > sent {
-            // The client may have used the name of what was added.
+            // The client may have sent an attribute with the name of one that was added here.
             unique::keep_last(&mut span.attributes);
         }
         if let Some(call) = self.capturer.of_span(span) {
@@ -137,7 +139,7 @@ impl Batch {
         self.spans.push(project, origin, same_origin, span);
     }
 
-    /// Adds one write of a run, and what follows from it. `op_hash` tells it from others, see [`RunRows::push`].
+    /// Adds one write of a run and the rows that follow from it. `op_hash` identifies the write, see [`RunRows::push`].
     pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
         self.prices.fill(&mut run.llm, &mut run.attributes);
         unique::keep_last(&mut run.attributes);
@@ -147,40 +149,40 @@ impl Batch {
         self.runs.push(project, run, op_hash);
     }
 
-    /// Adds a run that we made out of a span, which has been added itself.
+    /// Adds a run that was derived from a span; the span must be added by itself.
     pub fn push_derived_run(&mut self, project: ProjectId, run: &Run<'_>, op_hash: u64) {
         self.runs.push(project, run, op_hash);
         self.derived_runs += 1;
     }
 
-    /// How many writes of runs there are so far.
+    /// Number of writes of runs so far.
     pub fn run_rows(&self) -> u32 {
         self.runs.rows()
     }
 
-    /// Counts a span's share of its origin, which is sent once and stored per span: few bytes that repeat a large
-    /// resource could otherwise stand for terabytes. False if it is too much; then the request will be refused.
+    /// Counts the bytes of the origin in a span's row. A request has an origin once, but every span's row repeats it,
+    /// so a few bytes could stand for terabytes. False if the sum is too large; then the request will be refused.
     pub fn take_origin_bytes(&mut self, bytes: usize) -> bool {
         self.origin_bytes = self.origin_bytes.saturating_add(bytes);
         self.origin_bytes <= EXPANDED_BYTES_MAX
     }
 
-    /// Notes an item that is not stored.
+    /// Notes a rejected item.
     pub fn set_aside(&mut self, item: String, error: String) {
         self.set_aside_with_id(item, None, error);
     }
 
-    /// The same for one that is named by its place and its id.
+    /// The same for an item that is named by its place, with its id.
     pub fn set_aside_with_id(&mut self, item: String, id: Option<String>, error: String) {
         self.set_aside += 1;
         if self.reasons.len() < REASONS_MAX {
-            // What the client sent can be in all three.
+            // All three may contain text of the client.
             let short = |text: String| cut(&text).to_owned();
             self.reasons.push(SetAside { item: short(item), id: id.map(short), error: short(error) });
         }
     }
 
-    /// Notes an item that is not stored, where the client cannot hear of it: its bytes become a row of `set_aside`.
+    /// Notes a rejected item of a client that does not read answers: its bytes become a row of `set_aside`.
     pub fn keep_aside(&mut self, item: String, error: String, content: &[u8]) {
         if self.kept_aside.len() < ASIDE_ITEMS_MAX {
             let free = ASIDE_BYTES_IN_ALL_MAX - self.kept_aside_bytes;
@@ -199,7 +201,7 @@ impl Batch {
         self.set_aside(item, error);
     }
 
-    /// What became of the items so far.
+    /// The counts of the items so far.
     pub fn counts(&self) -> Counts {
         Counts {
             runs: self.runs.rows() - self.derived_runs,
@@ -211,8 +213,8 @@ impl Batch {
         }
     }
 
-    /// The rows as an envelope to be finished, with what they are billed for; `None` if there are none. Refused if they
-    /// are too much for one insert.
+    /// The rows and the billing as an envelope that is to be sealed; `None` if there are no rows. Fails if they are too
+    /// much for one insert.
     pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Writer>, TooLarge> {
         if self.aside_untold > 0 {
             self.kept_aside.push(model::trace::SetAside {
@@ -276,7 +278,7 @@ impl Batch {
         self.len_of_rows(Column::byte_len)
     }
 
-    /// The same as [`wire::envelope::Envelope::expanded_len`], which is refused if it is too large.
+    /// The same as [`wire::envelope::Envelope::expanded_len`], for a check before the envelope is made.
     fn expanded_len(&self) -> usize {
         self.len_of_rows(Column::expanded_len)
     }
@@ -291,7 +293,7 @@ fn sum(rows: &impl Rows, len: impl Fn(&Column) -> usize) -> usize {
     rows.columns().map(len).sum()
 }
 
-/// What repeating an origin takes, in bytes.
+/// Bytes that one more copy of an origin takes.
 pub fn origin_bytes(origin: &Origin<'_>) -> usize {
     let attributes = origin.resource_attributes.iter().chain(&origin.scope_attributes);
     let value_bytes = |value: &Value<'_>| match value {
@@ -313,9 +315,9 @@ fn cut(text: &str) -> &str {
     &text[..text.floor_char_boundary(ASIDE_WORDS_BYTES_MAX)]
 }
 
-/// Header and column lengths of an envelope: a generous guess, in bytes.
+/// Bytes for the header and the column lengths of an envelope: a generous estimate.
 const ENVELOPE_OVERHEAD_BYTES: usize = 2_048;
-/// A thread's batch that grew past this is dropped after the request instead of kept, in bytes.
+/// A thread's batch that grew beyond this many bytes is dropped after the request and not kept.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
 #[cfg(test)]
@@ -344,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn items_that_are_kept_aside_are_an_envelope_of_their_own() {
+    fn rejected_items_alone_make_an_envelope() {
         let sections = Batch::with(|batch| {
             batch.keep_aside("part 1".to_owned(), "no".to_owned(), b"x");
             batch.set_aside("part 2".to_owned(), "told".to_owned());
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_items_past_the_limit_are_counted() {
+    fn rejected_items_past_the_limit_are_counted() {
         let rows = Batch::with(|batch| {
             for _ in 0..ASIDE_ITEMS_MAX + 3 {
                 batch.keep_aside("i".to_owned(), "no".to_owned(), b"");
@@ -372,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_of_bad_items_is_bounded() {
+    fn kept_bytes_of_rejected_items_are_bounded() {
         let content = vec![7; ASIDE_BYTES_MAX + 1];
         Batch::with(|batch| {
             for _ in 0..=ASIDE_BYTES_IN_ALL_MAX / ASIDE_BYTES_MAX {

@@ -1,24 +1,25 @@
-//! JSON in one spelling: no blanks between tokens, the members of every object in the order of their names. Two texts
-//! that differ only in those have the same bytes, so that a call is recognised whatever order a map was written in.
+//! Writes JSON in one form: no blanks between tokens, and the members of every object in the order of their names. Two
+//! texts that differ only in these have the same bytes then, so that a call is recognised in whatever order a map was
+//! written.
 //!
-//! Numbers and strings stay as they are spelled: to read them would cost far more than it would ever find.
+//! Numbers and strings stay as they are written: reading them would cost far more than it could find.
 
 use super::json_text;
 
-/// Arrays and objects inside each other. Deeper text stays as it is. An object whose members have to be put in order is
-/// copied, so this is also how often each byte can be.
+/// Most levels of arrays and objects inside each other. Deeper text stays as it is. An object whose members must be
+/// reordered is copied, so this is also how often each byte can be copied.
 const NESTING_MAX: usize = 32;
 
-/// Texts being spelled, one after another, in buffers that are kept.
+/// Texts in the one form, one after another, in buffers that are reused.
 #[derive(Debug, Default)]
 pub(super) struct Canonical {
     out: String,
-    /// Of the objects that are being read, outermost first.
+    /// The members of the objects that are being read, outermost object first.
     members: Vec<Member>,
     sorted: String,
 }
 
-/// Where a member is in `out`.
+/// Offsets of a member in `out`.
 #[derive(Clone, Copy, Debug)]
 struct Member {
     start: usize,
@@ -36,7 +37,7 @@ impl Canonical {
         &self.out
     }
 
-    /// Appends an object or array in its one spelling. False, and nothing, if `text` is none.
+    /// Appends an object or array in the one form. Returns false, and appends nothing, if `text` is neither.
     pub(super) fn container(&mut self, text: &str) -> bool {
         let (start, members) = (self.out.len(), self.members.len());
         let mut reader = Reader { text, at: 0 };
@@ -52,12 +53,12 @@ impl Canonical {
         false
     }
 
-    /// Appends what `write` writes, as it is.
+    /// Appends what `write` writes, unchanged.
     pub(super) fn plain(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.out);
     }
 
-    /// Appends an object whose members `write` appends, each by [`Self::member`].
+    /// Appends an object. `write` appends its members, each with [`Self::member`].
     pub(super) fn object(&mut self, write: impl FnOnce(&mut Self)) {
         let first = self.members.len();
         self.out.push('{');
@@ -65,7 +66,7 @@ impl Canonical {
         self.close_object(first);
     }
 
-    /// Appends a member: its name as a JSON string by `name`, then its value.
+    /// Appends a member: `name` appends its name as a JSON string, then `value` its value.
     pub(super) fn member(&mut self, name: impl FnOnce(&mut String), value: impl FnOnce(&mut Self)) {
         let start = self.begin_member();
         name(&mut self.out);
@@ -118,7 +119,7 @@ impl Canonical {
         Some(())
     }
 
-    /// Puts the members from `first` on into the order of their names. Those of one name keep theirs.
+    /// Sorts the members from `first` on by their names. Members of the same name keep their order.
     fn close_object(&mut self, first: usize) {
         let Self { out, members, sorted } = self;
         let of_object = &mut members[first..];
@@ -140,14 +141,14 @@ impl Canonical {
     }
 }
 
-/// Where in a text we are.
+/// A text and the current offset in it.
 struct Reader<'t> {
     text: &'t str,
     at: usize,
 }
 
 impl<'t> Reader<'t> {
-    /// The next byte that is not blank, which is not taken.
+    /// Skips blanks, and returns the next byte without taking it.
     fn blanks_then(&mut self) -> Option<u8> {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.text.as_bytes().get(self.at) {
             self.at += 1;
@@ -159,7 +160,7 @@ impl<'t> Reader<'t> {
         (self.blanks_then()? == byte).then(|| self.at += 1)
     }
 
-    /// Reads items with commas between them, up to and with `end`.
+    /// Reads items with commas between them, up to and including `end`.
     fn items(&mut self, end: u8, mut item: impl FnMut(&mut Self) -> Option<()>) -> Option<()> {
         if self.blanks_then()? == end {
             self.at += 1;
@@ -176,7 +177,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A string with its quotes, as it is spelled.
+    /// A string with its quotes, as it is written.
     fn string(&mut self) -> Option<&'t str> {
         if self.blanks_then()? != b'"' {
             return None;
@@ -193,7 +194,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A number or a literal.
+    /// A number or a literal, as it is written.
     fn word(&mut self) -> Option<&'t str> {
         let rest = self.text.get(self.at..)?;
         let len = rest.bytes().take_while(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')).count();
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_and_no_array_is_left_alone() {
+    fn text_that_is_no_json_object_or_array_is_not_canonicalized() {
         let deep = "[".repeat(NESTING_MAX + 1) + &"]".repeat(NESTING_MAX + 1);
         for text in
             ["", " ", "text", "7", "\"s\"", "{", "[1", "[1,]", "{\"a\"}", "{\"a\":1}x", "[\"\\", "[\"", "{1:2}", &deep]
@@ -240,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_failed_leaves_nothing_behind() {
+    fn a_text_that_fails_to_parse_leaves_no_output() {
         let mut canonical = Canonical::default();
         canonical.plain(|out| out.push('x'));
         canonical.object(|object| {

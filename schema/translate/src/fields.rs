@@ -1,21 +1,22 @@
-//! A JSON object taken apart field by field, so that what nobody took is still there in the end.
+//! Reads a JSON object field by field, so that the fields that were not taken are still there at the end.
 
 use std::borrow::Cow;
 
+use model::trace::Value;
 use serde::Deserialize;
 use serde::de::{Error as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::unique;
-use model::trace::Value;
 
-/// Members of one JSON object that is taken apart. Each costs forty bytes of ours and can be five of the client's.
+/// Most members of one JSON object that is read this way. Each takes forty bytes of memory and can be five bytes in the
+/// body.
 pub const MEMBERS_MAX: usize = 8_192;
-/// Levels of arrays and objects inside one another in one field. serde_json reads 127, and stored values are put into
-/// others.
+/// Most levels of arrays and objects inside one another in one field. serde_json reads 127, and stored values are put
+/// into other JSON.
 pub const NESTING_MAX: usize = 100;
 
-/// Why an item cannot be stored.
+/// Why an item is rejected.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum ItemError {
@@ -30,7 +31,7 @@ pub enum ItemError {
 }
 
 impl ItemError {
-    /// A field whose value is no good: why, and what it is, both as far as they are short.
+    /// A field whose value is of the wrong type: the reason and the value, both cut to a short length.
     pub fn unreadable(field: &'static str, reason: &str, value: &str) -> Self {
         const TOLD_BYTES_MAX: usize = 128;
         let short = |text: &str| match text.floor_char_boundary(TOLD_BYTES_MAX) {
@@ -41,7 +42,7 @@ impl ItemError {
     }
 }
 
-/// A list of at most `MAX` items; a longer one is refused before it takes the memory.
+/// A list of at most `MAX` items; a longer list is refused before it takes memory.
 pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
 
 impl<T, const MAX: usize> Default for Bounded<T, MAX> {
@@ -75,17 +76,17 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
     }
 }
 
-/// The fields of an object that nobody has taken yet, in the order they came. Of a name that occurs again the last
+/// The fields of an object that were not taken yet, in the order in which they came. If a name occurs again, its last
 /// value counts.
 pub struct Fields<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'a> Fields<'a> {
-    /// Takes an object apart.
+    /// Reads the fields of an object.
     pub fn read(raw: &'a RawValue) -> Result<Self, ItemError> {
         Self::of_text(raw.get())
     }
 
-    /// The same of a text that may turn out to be no JSON.
+    /// The same for a text that may not be JSON.
     pub fn of_text(text: &'a str) -> Result<Self, ItemError> {
         struct Members;
         impl<'de> Visitor<'de> for Members {
@@ -116,7 +117,7 @@ impl<'a> Fields<'a> {
         Ok(Self(members))
     }
 
-    /// Refuses an item of which a field is nested too deep for whoever reads it later.
+    /// Fails if a field is nested too deep for later readers.
     pub fn check_nesting(&self) -> Result<(), ItemError> {
         match self.0.iter().find(|(_, value)| nests_deeper(value.get(), NESTING_MAX)) {
             Some((field, _)) => Err(ItemError::NestedTooDeep { field: field.clone().into_owned() }),
@@ -124,32 +125,32 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes a field; `null` counts as absent.
+    /// Takes a field out; `null` counts as missing.
     pub fn take(&mut self, name: &str) -> Option<&'a RawValue> {
         let index = self.0.iter().position(|(key, _)| key == name)?;
         Some(self.0.remove(index).1).filter(|value| value.get() != "null")
     }
 
-    /// Takes a field of a type; `None` where it is absent.
+    /// Takes a field of a given type out; `None` if it is missing.
     pub fn parse<T: Deserialize<'a>>(&mut self, name: &'static str) -> Result<Option<T>, ItemError> {
         let parsed =
             self.take(name).map(|raw| serde_json::from_str(raw.get()).map_err(|error| (error, raw))).transpose();
         parsed.map_err(|(error, raw)| ItemError::unreadable(name, &error.to_string(), raw.get()))
     }
 
-    /// Takes a text; an empty one where it is absent.
+    /// Takes a text out; empty if it is missing.
     pub fn text(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
         #[derive(Deserialize)]
         struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
         Ok(self.parse::<Text<'a>>(name)?.map(|t| t.0).unwrap_or_default())
     }
 
-    /// What must not be absent.
+    /// The value of a field that must not be missing.
     pub fn required<T>(value: Option<T>, name: &'static str) -> Result<T, ItemError> {
         value.ok_or(ItemError::Missing(name))
     }
 
-    /// Any JSON, kept as the client wrote it; a JSON string is kept as its text.
+    /// Takes any JSON out, as the client wrote it; a JSON string becomes its text.
     pub fn payload(&mut self, name: &'static str) -> Result<Cow<'a, str>, ItemError> {
         match self.0.iter().find(|(key, _)| key == name) {
             Some((_, value)) if value.get().starts_with('"') => self.text(name),
@@ -158,10 +159,10 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Whether arrays and objects of a JSON text are inside one another for more than `max` levels.
+/// Whether a JSON text has more than `max` levels of arrays and objects inside one another.
 pub fn nests_deeper(text: &str, max: usize) -> bool {
     let bytes = text.as_bytes();
-    // Each level takes two characters.
+    // Each level takes at least two characters.
     if bytes.len() <= 2 * max || !matches!(bytes[0], b'[' | b'{') {
         return false;
     }
@@ -179,7 +180,7 @@ pub fn nests_deeper(text: &str, max: usize) -> bool {
     false
 }
 
-/// Where the string ends whose opening quote is before `at`.
+/// The end of a string whose opening quote is before `at`.
 pub fn string_end(bytes: &[u8], mut at: usize) -> usize {
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr::memchr2(b'"', b'\\', rest)) {
         at += found + 1;
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_counted_outside_of_strings() {
+    fn nesting_levels_ignore_brackets_inside_strings() {
         let nested = |levels: usize, inside: &str| format!("{}{inside}{}", "[".repeat(levels), "]".repeat(levels));
         for (text, deeper) in [
             (nested(5, ""), false),
@@ -243,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_member_that_occurs_again_the_last_value_counts() {
+    fn the_last_value_of_a_repeated_member_wins() {
         let mut fields = Fields::of_text(r#"{"a":1,"b":null,"a":[2],"b":3,"a":"last","a":null}"#).unwrap();
         assert_eq!(fields.0.len(), 2);
         assert_eq!(fields.take("a").unwrap().get(), "\"last\"");
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_or_a_list_of_too_much_is_refused_while_it_is_read() {
+    fn an_oversized_object_or_list_is_refused_while_it_is_read() {
         let object = |n: usize| format!("{{{}}}", (0..n).map(|i| format!("\"k{i}\":0")).collect::<Vec<_>>().join(","));
         let read = |text: &str| Fields::read(serde_json::from_str(text).unwrap()).map(|fields| fields.0.len());
         assert_eq!(read(&object(MEMBERS_MAX)).unwrap(), MEMBERS_MAX);

@@ -1,29 +1,28 @@
-//! A time as clients write it in JSON: ISO 8601 as text, or a number since 1970.
+//! Reads a time as clients write it in JSON: ISO 8601 as text, or a number since 1970.
 //!
 //! A text is a date, or a date and a time of day, in the extended form (`2026-11-27T14:00:00.123+01:00`) or in the
-//! basic one (`20261127T140000.123+0100`), also one of each. `t`, `z` and a blank are read like `T`, `Z` and `T`, a
-//! comma like a point; the seconds and the minutes may be missing, and so may the offset: then it is UTC. Week dates
-//! (`2026-W48-5`) and ordinal dates (`2026-331`) are not read.
+//! basic form (`20261127T140000.123+0100`), or one in each. `t`, `z` and a blank are read like `T`, `Z` and `T`, and a
+//! comma like a point. Seconds and minutes may be missing. The offset may be missing too: then the time is in UTC. Week
+//! dates (`2026-W48-5`) and ordinal dates (`2026-331`) are not read.
 //!
-//! A number counts seconds, milliseconds, microseconds or nanoseconds since 1970: whichever gives a time between 1973
-//! and 5138, which is one of the four at most. A text of digits is such a number, unless it is a basic date, which has
-//! eight. Of a smaller number nobody knows what it counts, so it is not read.
+//! A number counts seconds, milliseconds, microseconds or nanoseconds since 1970: the unit is the one that gives a time
+//! between 1973 and 5138, and at most one of the four does. A text of digits is such a number, unless it has eight
+//! digits, which is a basic date. The unit of a smaller number is not known, so it is not read.
 
+use model::trace::UnixNanos;
 use serde_json::value::RawValue;
 use time::{Date, Month};
 
-use model::trace::UnixNanos;
-
-/// Numbers from here on are read.
+/// The smallest number that is read.
 const SECONDS_MIN: i128 = 100_000_000;
-/// Numbers below this count seconds, below a thousand times this milliseconds, and so on.
+/// Numbers below this count seconds, numbers below a thousand times this count milliseconds, and so on.
 const SECONDS_MAX: i128 = 100_000_000_000;
-/// Digits of a number that are looked at. Nanoseconds have 19.
+/// Most digits of a number that are read. Nanoseconds have 19.
 const DIGITS_MAX: usize = 30;
 const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
-/// The time in a JSON value. `None` if it is none that can be kept: no time, before 1678 or after 2262, or 1970 to the
-/// nanosecond, which stands for "not given".
+/// The time in a JSON value. `None` if it is not a time that can be kept: not a time at all, before 1678 or after 2262,
+/// or exactly 1970, which stands for "not given".
 pub fn of_json(raw: &RawValue) -> Option<UnixNanos> {
     match raw.get().as_bytes().first() {
         Some(b'"') => of_text(&serde_json::from_str::<String>(raw.get()).ok()?),
@@ -31,7 +30,7 @@ pub fn of_json(raw: &RawValue) -> Option<UnixNanos> {
     }
 }
 
-/// The same of a text.
+/// The same for a text.
 pub fn of_text(text: &str) -> Option<UnixNanos> {
     let text = text.trim();
     iso_8601(text).and_then(kept).or_else(|| of_number(text))
@@ -47,7 +46,7 @@ fn of_number(text: &str) -> Option<UnixNanos> {
     }
     let fraction = &fraction[..fraction.len().min(DIGITS_MAX - whole.len())];
     let number: i128 = format!("{whole}{fraction}").parse().ok()?;
-    // The number is `number * 10^scale`.
+    // The value is `number * 10^scale`.
     let scale = exponent - i32::try_from(fraction.len()).ok()?;
     let times_ten_to = |power: i32| match power {
         0.. => 10_i128.checked_pow(power.unsigned_abs()).and_then(|factor| number.checked_mul(factor)),
@@ -67,7 +66,7 @@ fn kept(nanos: i128) -> Option<UnixNanos> {
     UnixNanos::try_from(nanos).ok().filter(|nanos| *nanos != 0)
 }
 
-/// Nanoseconds since 1970.
+/// Reads an ISO 8601 time as nanoseconds since 1970.
 fn iso_8601(text: &str) -> Option<i128> {
     let mut rest = Scan(text.as_bytes());
     let year = rest.digits(4)?;
@@ -93,11 +92,11 @@ fn iso_8601(text: &str) -> Option<i128> {
     rest.0.is_empty().then(|| midnight + time_of_day - offset)
 }
 
-/// What is left of a text.
+/// The rest of a text that is being read.
 struct Scan<'a>(&'a [u8]);
 
 impl Scan<'_> {
-    /// Takes one of these bytes, if it is next.
+    /// Skips the next byte, if it is one of these.
     fn skip(&mut self, any: &[u8]) -> bool {
         let Some((_, rest)) = self.0.split_first().filter(|(first, _)| any.contains(first)) else { return false };
         self.0 = rest;
@@ -108,20 +107,20 @@ impl Scan<'_> {
         self.0.first().is_some_and(u8::is_ascii_digit)
     }
 
-    /// Takes a number of so many digits.
+    /// Takes a number of `count` digits.
     fn digits(&mut self, count: usize) -> Option<u32> {
         let (digits, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         digits.iter().try_fold(0, |number, digit| Some(number * 10 + char::from(*digit).to_digit(10)?))
     }
 
-    /// Two more digits, after a colon or right away.
+    /// Takes two more digits, after a colon or directly.
     fn more(&mut self) -> Option<Option<u32>> {
         if self.skip(b":") || self.is_digit() { self.digits(2).map(Some) } else { Some(None) }
     }
 
-    /// Nanoseconds since midnight. 24:00 is the end of the day, and a leap second the last nanosecond before it is
-    /// over.
+    /// Nanoseconds since midnight. 24:00 is the end of the day, and a leap second counts as the last nanosecond of its
+    /// minute.
     fn time_of_day(&mut self) -> Option<i128> {
         let hour = self.digits(2)?;
         let minute = self.more()?;
@@ -147,7 +146,7 @@ impl Scan<'_> {
             .then(|| i128::from(hour * 3_600 + minute * 60 + second) * NANOS_PER_SECOND + nanos)
     }
 
-    /// Nanoseconds east of Greenwich; none is UTC.
+    /// The offset from UTC in nanoseconds, positive to the east; without an offset the time is in UTC.
     fn offset(&mut self) -> Option<i128> {
         let sign = match self.0.first() {
             None => return Some(0),
@@ -173,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_iso_8601_that_is_promised_is_read() {
+    fn every_documented_iso_8601_form_is_read() {
         let second = AT * 1_000_000_000;
         for (text, nanos) in [
             ("2026-01-02T03:04:05Z", second),
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_counts_whatever_makes_it_a_time_of_this_age() {
+    fn a_numeric_time_is_read_in_the_unit_that_makes_it_plausible() {
         let nanos = AT * 1_000_000_000 + 678_901_234;
         for (number, nanos) in [
             ("1767323045678901234", nanos),
@@ -230,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_that_can_be_kept_is_not_read() {
+    fn invalid_and_unstorable_times_are_not_read() {
         for json in [
             r#""""#,
             r#""yesterday""#,

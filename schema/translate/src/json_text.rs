@@ -1,10 +1,9 @@
-//! Writing JSON text: how nested attribute values are stored.
+//! Writes JSON text, in which nested attribute values are stored.
 
 use base64::Engine;
-
 use model::trace::Value;
 
-/// Writes a comma unless the container was just opened by `open`.
+/// Writes a comma, unless `out` ends with `open`, which opened the container.
 pub fn separate(out: &mut String, open: char) {
     if !out.ends_with(open) {
         out.push(',');
@@ -40,7 +39,7 @@ pub fn string(text: &str, out: &mut String) {
     out.push('"');
 }
 
-/// Writes a double; what JSON cannot say as a number becomes the string that OTLP/JSON uses for it.
+/// Writes a double. A value that is not a JSON number becomes the string that OTLP/JSON uses for it.
 pub fn double(n: f64, out: &mut String) {
     if n.is_finite() {
         out.push_str(ryu::Buffer::new().format_finite(n));

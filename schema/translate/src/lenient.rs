@@ -1,23 +1,23 @@
-//! JSON that real SDKs send and strict parsers refuse, made readable.
+//! Repairs JSON that real SDKs send and strict parsers refuse.
 //!
-//! Python's `json` writes bare `NaN` and `Infinity`; JavaScript writes lone surrogates. In a batch such a value sits in
-//! the shared body, where it would cost a hundred good runs. Numbers of any size are no problem: they are kept as text.
+//! Python's `json` writes bare `NaN` and `Infinity`; JavaScript writes lone surrogates. In a batch such a value is in
+//! the shared body, where it would cost a hundred good runs. Numbers of any size need no repair: they are kept as text.
 
 use std::borrow::Cow;
 use std::cell::OnceCell;
 
 use serde_json::value::RawValue;
 
-/// What becomes of `NaN` and the infinities.
+/// How `NaN` and the infinities are replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum NoNumber {
     Null,
-    /// Their names in quotes, which is how OTLP/JSON writes them.
+    /// By their names in quotes, as OTLP/JSON writes them.
     Quoted,
 }
 
-/// A document that is rewritten only where it has to be: invalid UTF-8 and lone surrogates become U+FFFD; `NaN` and the
-/// infinities are replaced, if it cannot be read as it came.
+/// A document that is rewritten only where necessary. Invalid UTF-8 and lone surrogates become U+FFFD. `NaN` and the
+/// infinities are replaced if the document cannot be read as it came.
 pub struct Document<'a> {
     text: Cow<'a, str>,
     no_number: NoNumber,
@@ -26,12 +26,12 @@ pub struct Document<'a> {
 }
 
 impl<'a> Document<'a> {
-    /// Numbers that are none become null.
+    /// A document in which `NaN` and the infinities become null.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self::with(bytes, NoNumber::Null)
     }
 
-    /// Numbers that are none become their names, as texts.
+    /// A document in which `NaN` and the infinities become their names, as texts.
     pub fn of_otlp(bytes: &'a [u8]) -> Self {
         Self::with(bytes, NoNumber::Quoted)
     }
@@ -40,8 +40,8 @@ impl<'a> Document<'a> {
         Self { text: text(bytes, no_number), no_number, repaired: OnceCell::new(), quoted: OnceCell::new() }
     }
 
-    /// Reads it; if that is refused, once more with what is no JSON replaced. A reader that refuses must have done
-    /// nothing yet. The error is that of the document as it came.
+    /// Reads the document with `read`. If that fails, reads it once more with the tokens replaced that are not JSON. So
+    /// `read` must have no effect when it fails. The error is that of the document as it came.
     pub fn read<'d, T, E>(&'d self, mut read: impl FnMut(&'d str) -> Result<T, E>) -> Result<T, E> {
         read(&self.text).or_else(|refused| {
             let repaired = self.repaired.get_or_init(|| repaired(&self.text, self.no_number));
@@ -49,7 +49,7 @@ impl<'a> Document<'a> {
         })
     }
 
-    /// Its JSON; if it is none, its text as a string.
+    /// The document's JSON; its text as a JSON string if it is not JSON.
     pub fn value(&self) -> Result<&RawValue, serde_json::Error> {
         self.read(serde_json::from_str::<&RawValue>).or_else(|_| {
             let quoted = self.quoted.get_or_init(|| serde_json::Value::from(&*self.text).to_string());
@@ -58,14 +58,14 @@ impl<'a> Document<'a> {
     }
 }
 
-/// JSON without the byte order mark that some editors and .NET put before it.
+/// The JSON without the byte order mark that some editors and .NET put before it.
 pub fn without_bom(json: &[u8]) -> &[u8] {
     json.strip_prefix(b"\xef\xbb\xbf").unwrap_or(json)
 }
 
 fn text(bytes: &[u8], no_number: NoNumber) -> Cow<'_, str> {
     let text = String::from_utf8_lossy(without_bom(bytes));
-    // serde_json skips over surrogates without a look, and whoever reads the stored text may not.
+    // serde_json skips surrogates without a check, and later readers of the stored text may not.
     if has_surrogates(&text) { Cow::Owned(repaired(&text, no_number)) } else { text }
 }
 
@@ -74,7 +74,7 @@ fn has_surrogates(text: &str) -> bool {
     memchr::memmem::find_iter(bytes, b"\\u").any(|at| matches!(bytes.get(at + 2), Some(b'd' | b'D')))
 }
 
-/// The text with each token that is no JSON replaced.
+/// The text with each token replaced that is not JSON.
 fn repaired(text: &str, no_number: NoNumber) -> String {
     const WORDS: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
     let mut out = String::with_capacity(text.len());
@@ -96,7 +96,7 @@ fn repaired(text: &str, no_number: NoNumber) -> String {
     out
 }
 
-/// Copies the string that `text` starts with, and returns what follows it.
+/// Copies the string at the beginning of `text`, and returns the rest after it.
 fn string<'a>(text: &'a str, out: &mut String) -> &'a str {
     out.push('"');
     let mut rest = &text[1..];
@@ -125,7 +125,7 @@ fn string<'a>(text: &'a str, out: &mut String) -> &'a str {
     ""
 }
 
-/// The UTF-16 unit of the escape that `text` starts with.
+/// The UTF-16 unit of the escape at the beginning of `text`.
 fn unit(text: &str) -> Option<u16> {
     let digits = text.strip_prefix("\\u")?.get(..4)?;
     digits.bytes().all(|b| b.is_ascii_hexdigit()).then(|| u16::from_str_radix(digits, 16).ok())?
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_stays_as_it_is() {
+    fn valid_json_is_unchanged() {
         for text in [r#"{"a":1180591620717411303424, "b":"a\u0000b \\ud83d \ud83d\ude00 NaN"}"#, "[1e400]", r#""漢""#]
         {
             assert_eq!(read(text), text);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_python_and_javascript_send_is_made_readable() {
+    fn non_standard_json_of_python_and_javascript_is_repaired() {
         assert_eq!(
             read(r#"{"nan": NaN, "i": [Infinity,-Infinity], "t": "NaN"}"#),
             r#"{"nan": null, "i": [null,null], "t": "NaN"}"#
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn otlp_has_names_for_numbers_that_are_none() {
+    fn bare_nan_and_infinity_become_strings_for_otlp() {
         let read = |text: &str| {
             let document = Document::of_otlp(text.as_bytes());
             document.read(|text| serde_json::from_str::<&RawValue>(text).map(|raw| raw.get().to_owned())).unwrap()
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_refused_as_it_came() {
+    fn invalid_json_is_refused() {
         for text in ["", "{", r#"{"a":"#, r#""abc"#, r#""\"#, r#""\ud83"#, "[NaN", "nan", "{} {}"] {
             assert!(json(text.as_bytes()).is_err(), "{text}");
         }

@@ -1,27 +1,27 @@
-//! `POST /v1/runs`: our own batch model, runs with nested spans and loose spans, in JSON.
+//! `POST /v1/runs`: our own batch model, which has runs with nested spans and loose spans, in JSON.
 //!
-//! `docs/openapi.yaml` describes it, and a test holds this to it. A field that is not known is kept as an attribute. An
-//! item that cannot be stored is set aside with its path, id and reason; the others are stored.
+//! `docs/reference/openapi.yaml` describes it, and a test compares this with it. An unknown field is kept as an
+//! attribute. A rejected item is named with its path, id and reason; the other items are stored.
 
 use std::borrow::Cow;
 
+use model::ids::ProjectId;
+use model::trace::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
 use serde::Deserialize;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use uuid::Uuid;
+use wire::envelope::SECTION_ROWS_MAX;
+use wire::tables::content_hash;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
 use super::usage::{Said, USD_LIMIT, Usage};
 use super::{instant, times, unique};
-use model::ids::ProjectId;
-use model::trace::{Attribute, Kind, Llm, Origin, Run, RunOp, Span, Status, UnixNanos, Value};
-use wire::envelope::SECTION_ROWS_MAX;
-use wire::tables::content_hash;
 
-/// The one version of the batch model so far.
+/// The only version of the batch model so far.
 pub const SCHEMA_VERSION: u32 = 1;
-/// Tags of a run or span.
+/// Most tags of a run or span.
 pub const TAGS_MAX: usize = 1_024;
 
 /// Why a body as a whole cannot be read.
@@ -36,12 +36,12 @@ pub enum BodyError {
     Field(ItemError),
 }
 
-/// What becomes of an item that cannot be stored.
+/// What becomes of a rejected item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aside {
-    /// The client is told.
+    /// The answer to the client names it.
     Told,
-    /// Nobody hears of it, so it becomes a row of `set_aside`.
+    /// It becomes a row of `set_aside`, because no client waits for an answer.
     Kept,
 }
 
@@ -53,7 +53,7 @@ struct Body<'a> {
     sdk_version: Cow<'a, str>,
     runs: Items<'a>,
     spans: Items<'a>,
-    /// What else there is, which holds for every run and span.
+    /// All other fields, which apply to every run and span.
     rest: Fields<'a>,
 }
 
@@ -102,7 +102,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Body<'a> {
     }
 }
 
-/// Reads a native batch, received at that time, into rows. An error means that the body as a whole is not such a batch.
+/// Decodes a native batch into rows. Fails if the body as a whole is not such a batch.
 pub fn decode(
     body: &[u8],
     project: ProjectId,
@@ -150,13 +150,13 @@ pub fn decode(
     Ok(())
 }
 
-/// Where items become rows.
+/// The place where items become rows.
 struct Sink<'b, 'a> {
     project: ProjectId,
     received_at: UnixNanos,
-    /// What is said of the batch as a whole.
+    /// The fields of the batch as a whole, as attributes.
     shared: Vec<Attribute<'a>>,
-    /// The same as the resource of its spans.
+    /// The same as the resource of the batch's spans.
     origin: Origin<'a>,
     same_origin: bool,
     shared_bytes: usize,
@@ -194,14 +194,14 @@ impl<'a> Sink<'_, 'a> {
     }
 }
 
-/// The spans of a run that cannot be stored itself: they still can, if it says whose they are.
+/// The spans of a rejected run. They can still be stored if the run's id can be read.
 fn nested_spans(raw: &RawValue) -> (Option<Uuid>, Items<'_>) {
     let Ok(mut fields) = Fields::read(raw) else { return (None, Items::default()) };
     let run_id = fields.parse("run_id").ok().flatten();
     (run_id, fields.parse("spans").ok().flatten().unwrap_or_default())
 }
 
-/// The id that an item was given, if that much can be made out.
+/// The id of an item, if it can be read.
 fn id_of(raw: &RawValue, name: &str) -> Option<String> {
     serde_json::from_str(Fields::read(raw).ok()?.take(name)?.get()).ok()
 }
@@ -213,7 +213,7 @@ impl<'a> Fields<'a> {
         instant::of_json(raw).map(Some).ok_or_else(|| ItemError::unreadable(name, reason, raw.get()))
     }
 
-    /// A number, in quotes or not.
+    /// Takes a number out, with or without quotes.
     fn number(&mut self, name: &'static str) -> Result<Option<f64>, ItemError> {
         let Some(raw) = self.take(name) else { return Ok(None) };
         let number = raw.get().trim_matches('"').trim().parse().ok().filter(|number: &f64| number.is_finite());
@@ -227,7 +227,8 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A number, or a text that is one. JSON has one type of number: 3.0 is a count too.
+    /// Takes a number out, or a text that is a number, with its text. JSON has one type of number, so 3.0 is a count
+    /// too.
     fn said(&mut self, name: &'static str) -> Result<(Said, &'a str), ItemError> {
         let raw = self.take(name).map_or("null", RawValue::get);
         let value: serde_json::Value = serde_json::from_str(raw).map_err(|e| invalid(name, e.to_string()))?;
@@ -278,7 +279,8 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What is left, and the members of the object `name`, as attributes. Of `texts` we know that they are texts.
+    /// The fields that were not taken, and the members of the object `name`, as attributes. The fields in `texts` must
+    /// be texts.
     fn attributes(mut self, name: &'static str, texts: &[&'static str]) -> Result<Vec<Attribute<'a>>, ItemError> {
         let mut all = self.object(name)?;
         for name in texts {
@@ -311,7 +313,7 @@ fn invalid(field: &'static str, reason: String) -> ItemError {
     ItemError::Field { field, reason }
 }
 
-/// The beginning of a value that is quoted to whoever sent it.
+/// The beginning of a value that the answer quotes.
 fn shown(raw: &str) -> &str {
     const BYTES_MAX: usize = 64;
     &raw[..raw.floor_char_boundary(BYTES_MAX)]
@@ -340,7 +342,7 @@ fn read_run<'a>(raw: &'a RawValue, body: &Body<'a>) -> Result<(Run<'a>, Items<'a
         parent_run_id,
         op: if end_time == 0 { RunOp::Post } else { RunOp::Complete },
         name,
-        // The origin's default: a run without a status is one that ended well, unless it has not ended.
+        // The default of our API: a run without a status has ended well, unless it has no end.
         status: Some(status.unwrap_or(if end_time == 0 { Status::Running } else { Status::Ok })),
         start_time,
         end_time,
@@ -386,7 +388,7 @@ mod tests {
     const RUN: &str = r#""run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n","kind":"llm","start_time":"2026-01-02T03:04:05.123456789Z""#;
 
     #[test]
-    fn a_bad_item_is_set_aside_alone_and_named() {
+    fn a_bad_item_is_rejected_alone_and_named() {
         let body = format!(
             r#"{{"runs":[{{{RUN}}},{{"name":"x"}},7,{{{RUN},"end_time":"yesterday"}}],
                "spans":[{{"span_id":"0190b7a4-0000-7000-8000-000000000002","name":"s"}}]}}"#
@@ -405,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_mean_one_thing_only_is_read_and_the_rest_is_named_with_its_value() {
+    fn unambiguous_values_are_read_and_others_are_named_with_their_value() {
         let read = |fields: &str| {
             let raw = format!(r#"{{"run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n",{fields}}}"#);
             let run = read_run(serde_json::from_str(&raw).unwrap(), &serde_json::from_str("{}").unwrap());

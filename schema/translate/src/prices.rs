@@ -1,7 +1,7 @@
-//! What a model call cost, where its client did not say: computed from a table of prices, and marked as ours.
+//! Computes the cost of a model call, if the client did not send it, from a table of prices, and marks it as computed.
 //!
-//! A model that the table does not have, and a call whose tokens are not known, has no cost: unknown is never 0.
-//! `docs/prices.md` is for those who keep the table.
+//! A call has no cost if the table does not have its model, or if its tokens are not known: unknown is never 0.
+//! `docs/reference/prices.md` is for people who maintain the table.
 
 mod file;
 mod providers;
@@ -10,41 +10,40 @@ use std::sync::{Arc, LazyLock, PoisonError, RwLock};
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-
 use model::trace::{Attribute, Kind, Llm, Tokens, Value};
 
 pub use file::{FILE_BYTES_MAX, PriceFileError};
 
-/// The attribute that says where a cost comes from which the client did not send.
+/// The attribute that says where a cost comes from that the client did not send.
 pub const COST_SOURCE: &str = "tracebility.cost_source";
 
-/// Provider and model together, in bytes. Longer names have no price.
+/// Most bytes of provider and model together. Longer names have no price.
 const NAMES_BYTES_MAX: usize = 256;
 
-/// The tokens that a price is for.
+/// The number of tokens that a price is for.
 const PER_TOKENS: u128 = 1_000_000;
 
-/// What [`PER_TOKENS`] of a model cost, each in US dollars times 10^8.
+/// The prices of [`PER_TOKENS`] tokens of a model, each in US dollars times 10^8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Price {
     input: u64,
     cached_input: u64,
     cache_write: u64,
-    /// `None` for models that put nothing out.
+    /// `None` for models that have no output.
     output: Option<u64>,
 }
 
 impl Price {
-    /// What a call cost, in US dollars times 10^8, to the nearest one. `None` if its tokens are not known, or
+    /// The cost of a call, in US dollars times 10^8, rounded to the nearest. `None` if its tokens are not known or
     /// contradict each other.
     fn cost_e8(&self, kind: Kind, tokens: &Tokens) -> Option<i64> {
         if tokens.doubtful {
             return None;
         }
         let completion = tokens.completion.unwrap_or(0);
-        // What only has inputs may be told as a total.
+        // A call that has only input may be sent with only a total.
         let total = tokens.total.filter(|_| kind != Kind::Llm && completion == 0);
-        // There is no call without input.
+        // Every call has input.
         let prompt = tokens.prompt.filter(|prompt| *prompt > 0).or(total).filter(|prompt| *prompt > 0)?;
         let output = match (kind, tokens.completion) {
             (Kind::Llm, None) => return None,
@@ -60,27 +59,27 @@ impl Price {
     }
 }
 
-/// What `Decimal(18, 8)` holds, in units of its last digit.
+/// The limit of `Decimal(18, 8)`, in units of its last digit.
 const DECIMAL_18_MAX: i64 = 1_000_000_000_000_000_000;
 
 /// A table of prices.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Prices {
-    /// Where they are from, and when they held.
+    /// Where the prices come from, and when they were valid.
     pub source: String,
-    /// By provider, a zero byte, and model, in lower case. Under no provider are models that all providers sell at one
-    /// price; `None` if they do not.
+    /// The prices by provider, a zero byte, and model, all in lower case. The empty provider has the price for a call
+    /// that names no provider: the one at which all providers sell the model, or `None` if their prices differ.
     by_name: HashMap<Box<[u8]>, Option<Price>, FixedState>,
 }
 
 impl Prices {
-    /// The table that is part of this program.
+    /// The table that is built into this program.
     fn built_in() -> Self {
-        // A test reads it.
+        // A test parses it, so this cannot fail.
         Self::parse(include_str!("../../prices.csv")).unwrap_or_default()
     }
 
-    /// Fills in what a call cost, if that is known and the client did not say; and the attribute that says so.
+    /// Fills in the cost of a call, if it is known and the client did not send it, and the attribute that says so.
     pub fn fill(&self, llm: &mut Llm<'_>, attributes: &mut Vec<Attribute<'_>>) {
         if llm.cost_usd_e8.is_some() || !matches!(llm.kind, Kind::Llm | Kind::Embedding | Kind::Reranker) {
             return;
@@ -93,12 +92,12 @@ impl Prices {
         }
     }
 
-    /// The price of a model: by the provider's name as it was sent, else by whom that name means.
+    /// The price of a model: by the provider's name as it was sent, else by the provider that the name stands for.
     fn price(&self, provider: &str, model: &str) -> Option<Price> {
         self.price_of(provider, model).or_else(|| self.price_of(providers::meant_by(provider)?, model))
     }
 
-    /// The price of a model: that of its name, else of the longest beginning of it that only a version follows.
+    /// The price of a model: by its name, else by the longest beginning of its name after which only a version follows.
     fn price_of(&self, provider: &str, model: &str) -> Option<Price> {
         let names_len = provider.len() + 1 + model.len();
         let mut buffer = [0; NAMES_BYTES_MAX];
@@ -116,8 +115,8 @@ impl Prices {
     }
 }
 
-/// Whether the end of a model's name says which version of the model it is: `@…`, `:…`, or `-` and a date, at least
-/// three digits, `latest`, or `v1`; or several of these.
+/// Whether the end of a model's name is only a version: `@…`, `:…`, or `-` and a date, at least three digits, `latest`,
+/// or `v1`; or several of these.
 fn is_version(mut rest: &[u8]) -> bool {
     let mut in_date = false;
     while let [separator, after @ ..] = rest {
@@ -138,12 +137,12 @@ fn is_version(mut rest: &[u8]) -> bool {
 
 static CURRENT: LazyLock<RwLock<Arc<Prices>>> = LazyLock::new(|| RwLock::new(Arc::new(Prices::built_in())));
 
-/// The prices that hold now.
+/// The prices that are used now.
 pub fn current() -> Arc<Prices> {
     Arc::clone(&CURRENT.read().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// From now on these hold.
+/// Replaces the prices that are used from now on.
 pub fn replace(prices: Prices) {
     *CURRENT.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(prices);
 }

@@ -1,22 +1,22 @@
-//! Calls as a replayer finds and recognises them: rows of `replay_capture`.
+//! Calls in the form in which a replayer finds and recognises them: rows of `replay_capture`.
 //!
-//! A call is recognised by a hash of what decides its answer. The same call has the same hash however often it is sent
-//! and in whatever order its maps are written; one spelled by another convention need not.
+//! A call is recognised by a hash of everything that decides its answer. The same call has the same hash however often
+//! it is sent and in whatever order its maps are written. The same call in another convention may have another hash.
 
 use std::sync::LazyLock;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
+use model::trace::{Attribute, Kind, Llm, ReplayCapture, Run, Span, UnixNanos, Value};
 use uuid::Uuid;
+use wire::tables::framed_hash_128;
 
 use super::canonical::Canonical;
 use super::json_text;
-use model::trace::{Attribute, Kind, Llm, ReplayCapture, Run, Span, UnixNanos, Value};
-use wire::tables::framed_hash_128;
 
-/// Attributes that are parameters of a call, as the conventions name them.
+/// Attributes that are parameters of a call, by the names of the conventions.
 const PARAMETERS: &[&str] = &[
-    // OpenTelemetry; the tools' names because a span's name need not say which tool it is.
+    // OpenTelemetry; with the names of tools, because a span's name need not say which tool it is.
     "gen_ai.output.type",
     "gen_ai.system_instructions",
     "gen_ai.tool.definitions",
@@ -36,19 +36,19 @@ const PARAMETERS: &[&str] = &[
     // Langfuse, Pydantic AI.
     "langfuse.observation.model.parameters",
     "model_request_parameters",
-    // LangSmith; of its metadata, which children inherit, only what says nothing else.
+    // LangSmith; of its metadata, which children inherit, only members that mean nothing else.
     "langsmith.extra.invocation_params",
     "langsmith.extra.options",
     "ls_max_tokens",
     "ls_stop",
-    // Our own batches have no convention; these are what providers call them.
+    // Our own batches have no convention; these are the names that providers use.
     "invocation_params",
     "parameters",
     "tool_choice",
     "tools",
 ];
 
-/// Attributes that begin so are parameters as well.
+/// Prefixes of attributes that are parameters as well.
 const PARAMETER_PREFIXES: [&str; 6] = [
     "ai.settings.",
     "gen_ai.openai.request.",
@@ -58,20 +58,20 @@ const PARAMETER_PREFIXES: [&str; 6] = [
     "openai.request.",
 ];
 
-/// But not these: the first three have columns, and retries do not change what is asked.
+/// Exceptions to these prefixes: the first three have columns, and retries do not change the call.
 const NO_PARAMETERS: [&str; 4] =
     ["gen_ai.request.model", "gen_ai.request.temperature", "ai.settings.temperature", "ai.settings.maxRetries"];
 
 static BY_NAME: LazyLock<HashSet<&'static str, FixedState>> = LazyLock::new(|| PARAMETERS.iter().copied().collect());
 
-/// Makes captures, in buffers that are kept.
+/// Builds captures, in buffers that are reused.
 #[derive(Debug, Default)]
 pub struct Capturer {
     parameters: Canonical,
     inputs: Canonical,
 }
 
-/// What of a call depends on whether it is a run or a span.
+/// The fields of a call that differ between a run and a span.
 struct Place<'s> {
     run_id: Uuid,
     span_id: Uuid,
@@ -81,14 +81,14 @@ struct Place<'s> {
 }
 
 impl Capturer {
-    /// The call that a span is, if it is one that can be replayed.
+    /// The call of a span, if it can be replayed.
     pub fn of_span<'s>(&'s mut self, span: &'s Span<'_>) -> Option<ReplayCapture<'s>> {
         let Span { run_id, span_id, parent_span_id, ref name, start_time, end_time, .. } = *span;
         let place = Place { run_id, span_id, parent_span_id, name, times: (start_time, end_time) };
         self.capture(place, &span.llm, &span.attributes)
     }
 
-    /// The same of one write of a run.
+    /// The call of one write of a run, if it can be replayed.
     pub fn of_run<'s>(&'s mut self, run: &'s Run<'_>) -> Option<ReplayCapture<'s>> {
         let Run { run_id, parent_run_id, ref name, start_time, end_time, .. } = *run;
         let times = (start_time, end_time);
@@ -102,7 +102,7 @@ impl Capturer {
         llm: &'s Llm<'_>,
         attributes: &[Attribute<'_>],
     ) -> Option<ReplayCapture<'s>> {
-        // What a tool is called decides what it does; a call of a model is called anything.
+        // The name of a tool decides what the call does; the name of a model call can be anything.
         let called = match llm.kind {
             Kind::Llm => "",
             Kind::Tool | Kind::Retriever => place.name,
@@ -147,7 +147,7 @@ fn write_parameters(json: &mut Canonical, temperature: Option<f64>, attributes: 
     });
 }
 
-/// A text that is an object or array is that; tools and invocation parameters come so.
+/// A text that is an object or array is written as that: tools and invocation parameters are sent as texts.
 fn write_value(json: &mut Canonical, value: &Value<'_>) {
     let written = match value {
         Value::Str(text) | Value::Array(text) | Value::Map(text) => json.container(text),
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_what_was_asked_beside_the_inputs() {
+    fn captured_parameters_are_the_request_attributes_other_than_inputs() {
         let (span, mut capturer) = (call(), Capturer::default());
         let capture = capturer.of_span(&span).unwrap();
         assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
         second.attributes.reverse();
         second.attributes[3] = text("gen_ai.tool.definitions", r#"[ {"type":"function", "name":"t"} ]"#);
         second.llm.inputs = r#"[{"content":"hi","role":"user"}]"#.into();
-        // What does not decide the answer.
+        // These fields do not decide the answer.
         second.span_id = Uuid::from_u128(3);
         second.name = "another name".into();
         second.end_time = 9;
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_decides_the_answer_changes_the_hash() {
+    fn every_field_that_affects_the_answer_changes_the_hash() {
         type Change = fn(&mut Span<'static>);
         let changes: [(&str, Change); 8] = [
             ("kind", |s| s.llm.kind = Kind::Tool),

@@ -1,8 +1,8 @@
-//! Times that cannot be true. They are kept as they were sent, and the run or span says what is wrong with them: a
-//! reader that computes durations or sorts by time can leave such spans out, and nobody is shown "now" for a time that
-//! nobody sent.
+//! Times that cannot be true. They are stored as they were sent, and an attribute of the run or span says what is wrong
+//! with them. So a reader that computes durations or sorts by time can leave such spans out, and a time that the client
+//! did not send is not replaced by the current time.
 //!
-//! Rows are partitioned by the time we received them, so that no client's clock can make a partition.
+//! Rows are partitioned by the time at which we received them, so that a client's clock cannot make a partition.
 
 use std::borrow::Cow;
 
@@ -12,15 +12,16 @@ use model::trace::{Attribute, UnixNanos, Value};
 pub const TIME_FLAG: &str = "tracebility.time_flag";
 
 const DAY: UnixNanos = 86_400 * 1_000_000_000;
-/// How far ahead of us a client's clock may be.
+/// How far a client's clock may be ahead of ours.
 pub const FUTURE_MAX: UnixNanos = DAY;
-/// How long ago a span may have begun. Older data can be meant, as in an import, and is flagged all the same.
+/// How long ago a span may have begun. Older data can be correct, as in an import, and is flagged as well.
 pub const PAST_MAX: UnixNanos = 366 * DAY;
 
-/// How much sooner than its start a write may end: JavaScript's SDK counts calls in the last three digits of a start.
+/// How much earlier than its start a write may end, because JavaScript's SDK uses the last three digits of a start as a
+/// counter.
 const START_COUNTER_MAX: UnixNanos = 999_999;
 
-/// What is wrong with the times of a span that is over, if anything; the first that holds.
+/// The flag for the times of a span that has ended, if something is wrong; the first reason that applies.
 pub fn of_span(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
     let flag = match (start, end) {
         (0, _) => Some("no_start"),
@@ -30,7 +31,7 @@ pub fn of_span(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Opti
     flag.map(attribute)
 }
 
-/// The same for a run or span that may still be under way, or a write that says only part of it: 0 is "not said".
+/// The same for a run or span that may not have ended, or for a write with only some of the times: 0 is "not given".
 pub fn of_write(start: UnixNanos, end: UnixNanos, received_at: UnixNanos) -> Option<Attribute<'static>> {
     let reversed = start != 0 && end != 0 && end < start.saturating_sub(START_COUNTER_MAX);
     impossible(start, end, received_at).or_else(|| reversed.then_some("end_before_start")).map(attribute)
@@ -58,7 +59,7 @@ mod tests {
     const NOW: UnixNanos = 1_795_248_000_000_000_000;
 
     #[test]
-    fn times_that_cannot_be_true_are_flagged() {
+    fn implausible_times_are_flagged() {
         for (start, end, wanted) in [
             (NOW - 5, NOW, None),
             (NOW, NOW, None),
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_write_does_not_say_is_not_wrong() {
+    fn a_write_without_a_start_or_end_is_not_flagged_for_it() {
         for (start, end, wanted) in [
             (0, 0, None),
             (NOW, 0, None),

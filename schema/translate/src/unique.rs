@@ -1,16 +1,16 @@
-//! Keys that occur again: of each the last value counts, once, at the place where the key came first.
+//! Removes repeated keys: the last value of each key stays, once, at the place where the key came first.
 //!
-//! Hardly any list has such keys, so that a look at all keys comes first, which costs some nanoseconds each and is
-//! sometimes wrong in one direction. Only what it suspects is compared key by key. Neither grows faster than the list.
+//! Hardly any list has repeated keys. So a filter looks at all keys first, which costs some nanoseconds per key and can
+//! report a repetition where there is none, but never misses one. Only then are keys compared one by one. The time of
+//! both grows only in proportion to the list.
 
 use std::hash::BuildHasher;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-
 use model::trace::Attribute;
 
-/// Bits of the filter. Sixteen keys raise a false suspicion in 3 of 100 lists.
+/// Bits of the filter. With sixteen keys, 3 of 100 lists look as if they had a repeated key.
 const BITS: usize = 4_096;
 
 /// Whether a key may occur twice; false is certain.
@@ -26,7 +26,7 @@ pub fn may_repeat<'k>(keys: impl Iterator<Item = &'k [u8]>) -> bool {
     again
 }
 
-/// Cheaper than a hash, and enough for names: their length, beginning, middle and end.
+/// Cheaper than a hash, and good enough for names: mixes their length, beginning, middle and end.
 #[inline]
 fn mix(key: &[u8]) -> u64 {
     let word =
@@ -39,16 +39,16 @@ fn mix(key: &[u8]) -> u64 {
     (words ^ length as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40
 }
 
-/// Where each key of a list is.
+/// The place of each key in a list.
 #[derive(Debug, Default)]
 pub struct Index {
     places: HashTable<usize>,
-    // Seeded by chance, so that nobody can choose keys that collide.
+    // Seeded at random, so that a client cannot choose keys that collide.
     hasher: RandomState,
 }
 
 impl Index {
-    /// The place of that key, where `key_at` says which key is at a place; if it has none, it is put at `new`.
+    /// The place of that key, where `key_at` returns the key at a place. A key without a place gets the place `new`.
     pub fn place<K: AsRef<[u8]>>(&mut self, key: &[u8], new: usize, key_at: impl Fn(usize) -> K) -> Option<usize> {
         let hash = |key: &[u8]| self.hasher.hash_one(key);
         let found = self.places.entry(hash(key), |at| key_at(*at).as_ref() == key, |at| hash(key_at(*at).as_ref()));
@@ -61,26 +61,26 @@ impl Index {
         }
     }
 
-    /// The place of a key that has one.
+    /// The place of a key, if it has one.
     pub fn find<K: AsRef<[u8]>>(&self, key: &[u8], key_at: impl Fn(usize) -> K) -> Option<usize> {
         self.places.find(self.hasher.hash_one(key), |at| key_at(*at).as_ref() == key).copied()
     }
 }
 
-/// Leaves one of each key, with its last value.
+/// Keeps one attribute of each key, with its last value.
 pub fn keep_last(attributes: &mut Vec<Attribute<'_>>) {
     if attributes.len() > 1 && may_repeat(attributes.iter().map(|a| a.key.as_bytes())) {
         compact(attributes);
     }
 }
 
-/// The same without a look before. Returns where everything is afterwards.
+/// The same without the filter. Returns the place of each key afterwards.
 pub fn compact(attributes: &mut Vec<Attribute<'_>>) -> Index {
     compact_by(attributes, &(), |attribute, ()| attribute.key.as_bytes(), |_| true)
 }
 
-/// The same of anything that has a key, be it in the item or in `context`, and that may say nothing: such an item takes
-/// the place of no other.
+/// The same for anything that has a key, in the item or in `context`, and that may have no value: such an item replaces
+/// no other.
 pub fn keep_last_of<T, C: ?Sized>(
     items: &mut Vec<T>,
     context: &C,
@@ -147,14 +147,14 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_look_alike_are_told_apart() {
-        // As many as fill the filter many times over, and some that only differ where it does not look.
+    fn similar_keys_are_told_apart() {
+        // Enough keys to fill the filter many times over, some of which differ only where the filter does not look.
         let alike = (0..20_000).map(|i| format!("{}{}{i:05}{}", "a".repeat(20), "b".repeat(9), "c".repeat(30)));
         assert_eq!(kept(list(alike)).len(), 20_000);
     }
 
     #[test]
-    fn the_look_never_misses_a_key_that_repeats() {
+    fn the_quick_check_never_misses_a_repeated_key() {
         for length in 0..40 {
             let key = "k".repeat(length);
             let others: Vec<_> = (0..10).map(|i| format!("{i}{key}")).collect();
@@ -173,7 +173,7 @@ mod tests {
         for repeats in [1, 2, 100_000] {
             let (took, before, after) = time(list((0..100_000).map(|i| format!("key {}", i / repeats))));
             assert_eq!((before, after), (100_000, 100_000 / repeats));
-            // Comparing each with each would take minutes.
+            // Comparing each key with each other would take minutes.
             assert!(took.as_secs() < 2, "{repeats}: {took:?}");
         }
     }

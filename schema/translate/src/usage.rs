@@ -1,13 +1,13 @@
-//! Token counts and costs of model calls, read in one place whatever protocol and convention they came by.
+//! Reads token counts and costs of model calls, in one place for all protocols and conventions.
 //!
-//! A convention is its names ([`names`]) and what its numbers include; what comes out means the same for all: input
-//! with what was cached, output with what was reasoned. Three rules hold throughout:
+//! A convention has its own names ([`names`]), and its numbers include different things. The result means the same for
+//! all: input includes cached tokens, and output includes reasoning. Three rules always apply:
 //!
-//! - A number that cannot be one (negative, not finite, no whole count, more than its column holds, no number) is
-//!   unknown, and never made to fit. The next name is asked.
+//! - A number that is not possible (negative, not finite, not a whole count, larger than its column, not a number) is
+//!   unknown, and is never changed to fit. The next name is asked.
 //! - Unknown is not zero.
-//! - Where something was sent that was not understood, or that contradicts itself, the counts are
-//!   [doubtful](Tokens::doubtful) and no price is made of them.
+//! - If the client sent something that cannot be read or contradicts itself, the counts are
+//!   [doubtful](Tokens::doubtful) and no price is computed from them.
 
 mod ai_sdk;
 mod names;
@@ -18,18 +18,18 @@ use model::trace::{Llm, Tokens, Value};
 pub use names::attribute_names;
 pub use read::Seen;
 
-/// A JSON object of counts or costs, in bytes. A larger one is no such object.
+/// Most bytes of a JSON object of counts or costs. A larger object is not read.
 pub const OBJECT_BYTES_MAX: usize = 16 << 10;
 
-/// A number as it was sent.
+/// A number as the client sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Said {
-    /// Nothing was, or `null`, or an empty text.
+    /// Nothing was sent, or `null`, or an empty text.
     #[default]
     Nothing,
-    /// Something that is no number.
+    /// Something was sent that is not a number.
     Unclear,
-    /// Finite.
+    /// A finite number was sent.
     Number(f64),
 }
 
@@ -45,7 +45,7 @@ impl Said {
         }
     }
 
-    /// What an attribute says.
+    /// The number in an attribute.
     pub fn value(value: &Value<'_>) -> Self {
         match value {
             Value::Empty => Said::Nothing,
@@ -56,7 +56,7 @@ impl Said {
         }
     }
 
-    /// What a JSON value says.
+    /// The number in a JSON value.
     pub fn json(value: &serde_json::Value) -> Self {
         use serde_json::Value::*;
         match value {
@@ -67,7 +67,7 @@ impl Said {
         }
     }
 
-    /// A whole number that a column of counts holds; `Err` if something else was said.
+    /// A whole number that fits a column of counts; `Err` if something else was sent.
     pub fn count(self) -> Result<Option<u32>, Doubt> {
         match self {
             Said::Nothing => Ok(None),
@@ -76,7 +76,7 @@ impl Said {
         }
     }
 
-    /// US dollars that `Decimal(18, 8)` holds; `Err` if something else was said.
+    /// US dollars that fit `Decimal(18, 8)`; `Err` if something else was sent.
     pub fn usd(self) -> Result<Option<f64>, Doubt> {
         match self {
             Said::Nothing => Ok(None),
@@ -86,23 +86,23 @@ impl Said {
     }
 }
 
-/// US dollars, of which a column of costs holds less.
+/// US dollars; a column of costs holds only values below this.
 pub const USD_LIMIT: f64 = 1e10;
 
-/// Something was said that is not understood.
+/// Something was sent that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Doubt;
 
-/// Input tokens, or output tokens.
+/// The input tokens, or the output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Side {
-    /// As they were sent.
+    /// The number as it was sent.
     sent: u32,
-    /// With what their convention counts apart.
+    /// The number with the tokens that its convention counts apart.
     whole: u64,
 }
 
-/// What a model call used, as one source or several say it.
+/// The usage of a model call, from one source or from several.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
     prompt: Option<Side>,
@@ -111,21 +111,21 @@ pub struct Usage {
     cached: Option<u32>,
     cache_write: Option<u64>,
     reasoning: Option<u32>,
-    /// In US dollars.
+    /// Total cost in US dollars, as it was sent.
     total_cost: Option<f64>,
-    /// The sum of costs that do not include each other.
+    /// The sum of the costs that do not include each other, in US dollars.
     cost_parts: Option<f64>,
     doubtful: bool,
 }
 
 impl Usage {
-    /// Counts and a cost that are given by names of our own.
+    /// Counts and a cost from our own protocol.
     pub fn known(prompt: Option<u32>, completion: Option<u32>, total: Option<u32>, usd: Option<f64>) -> Self {
         let side = |n: u32| Side { sent: n, whole: n.into() };
         Self { prompt: prompt.map(side), completion: completion.map(side), total, total_cost: usd, ..Self::default() }
     }
 
-    /// What this one says, and for what it does not say the other one.
+    /// This usage, with the other one's values for everything that this one does not have.
     pub fn or(self, other: Self) -> Self {
         Self {
             prompt: self.prompt.or(other.prompt),
@@ -140,23 +140,23 @@ impl Usage {
         }
     }
 
-    /// Whether neither input nor output is known.
+    /// Whether neither input nor output tokens are known.
     pub fn has_no_counts(&self) -> bool {
         self.prompt.is_none() && self.completion.is_none()
     }
 
-    /// Input tokens that a cache had to do with.
+    /// Input tokens that were read from a cache or written to one.
     fn cache(&self) -> u64 {
         u64::from(self.cached.unwrap_or(0)) + self.cache_write.unwrap_or(0)
     }
 
-    /// Fills in counts and cost.
+    /// Fills in the counts and the cost.
     pub fn fill(mut self, llm: &mut Llm<'_>) {
         llm.cost_usd_e8 = self.cost_e8();
         llm.tokens = self.tokens();
     }
 
-    /// US dollars in units of 10^-8. A total is what was sent; without one, it is the sum of the parts.
+    /// The cost in units of 10^-8 US dollars: the total that was sent, else the sum of the parts.
     fn cost_e8(&mut self) -> Option<i64> {
         let usd = self.total_cost.or(self.cost_parts)?;
         let fits = usd < USD_LIMIT;
@@ -178,7 +178,7 @@ impl Usage {
         Tokens {
             prompt: fit(prompt),
             completion: fit(completion),
-            // One that we made says nothing that its parts do not.
+            // A total that we computed adds nothing to its parts.
             total: total.and_then(|total| u32::try_from(total).ok()),
             cached: fit(cached),
             cache_write: fit(self.cache_write),
@@ -187,14 +187,14 @@ impl Usage {
         }
     }
 
-    /// The total of input and output. One that was sent says what they include where their names do not: xAI sends
-    /// output without reasoning, and what passes on Bedrock's words sends input without what was cached.
+    /// The total of input and output. A total that was sent shows what input and output include, where their names do
+    /// not: xAI sends output without reasoning, and SDKs that pass on Bedrock's names send input without cached tokens.
     fn reconciled_total(&mut self) -> Option<u64> {
         let sum = match (self.prompt, self.completion) {
             (None, None) => return self.total.map(u64::from),
             (prompt, completion) => prompt.unwrap_or_default().whole + completion.unwrap_or_default().whole,
         };
-        // Some send a zero for a total that they do not know.
+        // Some clients send zero for an unknown total.
         let Some(total) = self.total.map(u64::from).filter(|total| *total > 0) else { return Some(sum) };
         let sent = [self.prompt, self.completion].map(|side| u64::from(side.unwrap_or_default().sent));
         // A total may leave out what its input leaves out.

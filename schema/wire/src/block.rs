@@ -1,7 +1,7 @@
-//! Envelopes of one table appended into one Native block, the unit of insertion.
+//! Appends envelopes of one table into one block in ClickHouse's Native format, which is one insert.
 //!
-//! Appending looks at no row: bytes are copied, lengths become running offsets, constant columns are repeated. What the
-//! edge encoded is what ClickHouse gets.
+//! Appending does not look at single rows: it copies bytes, turns lengths into running offsets and repeats constant
+//! columns. ClickHouse gets the bytes that `ingest-api` encoded.
 //!
 //! Format: ClickHouse "Native" without block info, as `FORMAT Native` over HTTP reads it: column count, row count, then
 //! per column its name, its type and its data (`src/Formats/NativeReader.cpp`).
@@ -14,7 +14,7 @@ use crate::columns::{
 use crate::envelope::{ColumnBytes, Header, Section, lengths};
 use crate::tables::{RUN, STAMPS, Table};
 
-/// Rows of many envelopes of one table.
+/// Rows of many envelopes for one table.
 #[derive(Debug)]
 pub struct Block {
     table: &'static Table,
@@ -24,7 +24,7 @@ pub struct Block {
 }
 
 impl Block {
-    /// An empty block.
+    /// An empty block for that table.
     pub fn new(table: &'static Table) -> Self {
         Self {
             table,
@@ -34,24 +34,24 @@ impl Block {
         }
     }
 
-    /// Which table.
+    /// The table and version that the rows are for.
     pub fn table(&self) -> &'static Table {
         self.table
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Bytes held, close to what the finished block will have.
+    /// Number of bytes so far, close to the size of the finished block.
     pub fn byte_len(&self) -> usize {
         self.stamps.iter().chain(&self.columns).map(BlockColumn::byte_len).sum()
     }
 
-    /// Appends a section of this block's table (any other is a bug: it would put bytes under the wrong columns),
-    /// stamping its rows with the header's tenant and time of receipt; each row of `run` with a nanosecond more than
-    /// the one before.
+    /// Appends a section of this block's table and adds the header's tenant and time of receipt to each row. Each row
+    /// of `run` gets a nanosecond more than the row before. A section of another table would be a bug: it would put
+    /// bytes under the wrong columns.
     pub fn append(&mut self, header: &Header, section: &Section<'_>) {
         assert_eq!(self.table, section.table, "a section goes into a block of its own table");
         let rows = section.rows as usize;
@@ -62,8 +62,8 @@ impl Block {
         org.append_value(&uuid_bytes(header.org_id.0), rows);
         workspace.append_value(&uuid_bytes(header.workspace_id.0), rows);
         if self.table.id == RUN.id {
-            // `run_of` shows what was received last, and the writes of one request come in the order in which it has
-            // them.
+            // `run_of` shows the write that was received last, and the writes of one request are in the order in which
+            // the request has them.
             let each = (0..section.rows).map(|row| header.received_at.saturating_add(row.into()));
             received.segments[0].extend(each.flat_map(i64::to_le_bytes));
         } else {
@@ -78,7 +78,7 @@ impl Block {
         self.rows += rows;
     }
 
-    /// The finished block.
+    /// Finishes the block, so that it can be inserted.
     pub fn seal(self) -> SealedBlock {
         let mut pieces = Vec::with_capacity(3 * (STAMPS.len() + self.columns.len()));
         let mut head = Vec::new();
@@ -96,7 +96,7 @@ impl Block {
     }
 }
 
-/// A block as it goes to ClickHouse: its bytes in order, in pieces, so that no column is copied again.
+/// A finished block: its bytes in order, in pieces, so that no column has to be copied again.
 #[derive(Debug)]
 pub struct SealedBlock {
     table: &'static Table,
@@ -106,28 +106,28 @@ pub struct SealedBlock {
 }
 
 impl SealedBlock {
-    /// Which table.
+    /// The table and version that the rows are for.
     pub fn table(&self) -> &'static Table {
         self.table
     }
 
-    /// How many rows.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// Its bytes, in order.
+    /// The bytes of the block, in order.
     pub fn pieces(&self) -> &[Bytes] {
         &self.pieces
     }
 
-    /// How many bytes.
+    /// Number of bytes.
     pub fn byte_len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
     }
 
-    /// An empty block in this one's memory, as far as nobody else still holds it. Filling fresh pages costs more than
-    /// everything else a worker does with a row.
+    /// An empty block that uses the memory of this one, as far as nothing else still holds it. Filling new memory pages
+    /// costs more than everything else that a worker does with a row.
     pub fn reuse(self) -> Block {
         let mut block = Block::new(self.table);
         let mut pieces = self.pieces.into_iter();
@@ -148,7 +148,7 @@ impl SealedBlock {
 struct BlockColumn {
     ty: ColumnType,
     segments: [Vec<u8>; MAX_SEGMENTS],
-    /// The last offset written, per lengths segment.
+    /// The last offset that was written, per lengths segment.
     offsets: [u64; MAX_SEGMENTS],
 }
 
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_block_is_as_good_as_new() {
+    fn a_reused_block_encodes_like_a_new_one() {
         let envelopes = [spans(0, 4), spans(4, 9)];
         let fresh = block(&envelopes);
         let mut reused = Block::new(&SPAN);

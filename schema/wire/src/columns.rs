@@ -1,35 +1,34 @@
-//! Rows written column by column, as ClickHouse's Native format wants them.
+//! Writes rows column by column, as ClickHouse's Native format needs them.
 //!
-//! A [`Column`] is what the edge fills for one request. Its bytes are those of the Native format, with two differences
-//! that make columns of many requests appendable without looking into them:
+//! A [`Column`] holds the rows of one request. Its bytes are those of the Native format, with two differences that make
+//! it possible to append columns of many requests without looking into them:
 //!
-//! * array and map offsets are kept as one `u32` length per row, because a length does not depend on what came before;
-//! * a segment whose rows are all the same is kept as one row and a mark. Most segments of most requests are (nobody
-//!   sends links, everyone sends one service name, the attributes' names repeat while their values differ), and
-//!   repeating bytes later is cheaper than compressing them now.
+//! * Array and map offsets are kept as one `u32` length per row, because a length does not depend on earlier rows.
+//! * A segment whose rows are all the same is kept as one row and a mark. Most segments of most requests are like that:
+//!   almost no client sends links, every client sends one service name, the attributes' names repeat while their values
+//!   differ. Repeating bytes later is cheaper than compressing them now.
 //!
-//! The other half, appending and turning lengths back into offsets, is [`crate::block`].
-
-use uuid::Uuid;
+//! The other half is [`crate::block`]: it appends columns and turns lengths back into offsets.
 
 use model::trace::{Attribute, Value};
+use uuid::Uuid;
 
 /// The most segments a column type has (`Array(Map(String, String))`).
 pub const MAX_SEGMENTS: usize = 4;
 
-/// How the bytes of one segment of a column are laid out.
+/// The layout of the bytes of one segment of a column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
     /// Exactly this many bytes per element.
     Fixed(usize),
     /// Per element a LEB128 length and that many bytes.
     Strings,
-    /// Per element one little-endian `u32`: how many elements of the following segments belong to it.
+    /// Per element one little-endian `u32`: how many elements of the following segments belong to this element.
     Lengths,
 }
 
-/// The column types in use. The name is the one in the Native header; the table's own type may be richer
-/// (`LowCardinality(String)`, `DateTime64(9, 'UTC')`): the server converts, which costs it nothing measurable.
+/// The column types in use. The name is the one in the Native header. The type in the table may be richer
+/// (`LowCardinality(String)`, `DateTime64(9, 'UTC')`): the server converts, which costs nothing measurable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum ColumnType {
@@ -74,7 +73,7 @@ impl ColumnType {
         }
     }
 
-    /// Its segments, outermost first, in the order the Native format writes them.
+    /// The segments of the type, outermost first, in the order in which the Native format writes them.
     pub const fn segments(self) -> &'static [Segment] {
         use Segment::{Fixed, Lengths, Strings};
         match self {
@@ -116,28 +115,28 @@ pub struct Column {
 #[derive(Debug)]
 struct SegmentBuf {
     bytes: Vec<u8>,
-    /// While true, all rows equal the first and only that one is kept.
+    /// While true, all rows equal the first one, and only that one is kept.
     constant: bool,
-    /// Where the newest row begins.
+    /// Index of the first byte of the newest row.
     last: usize,
 }
 
-/// One segment as an envelope carries it.
+/// One segment as it is in an envelope.
 #[derive(Clone, Copy, Debug)]
 pub struct SegmentBytes<'a> {
-    /// Its rows, or the one row that stands for all.
+    /// The rows, or the one row that stands for all.
     pub bytes: &'a [u8],
     /// Whether one row stands for all.
     pub constant: bool,
 }
 
 impl Column {
-    /// An empty column.
+    /// An empty column of that type.
     pub fn new(ty: ColumnType) -> Self {
         Self { ty, rows: 0, segments: Default::default() }
     }
 
-    /// Forgets the rows, keeps the memory.
+    /// Removes the rows, but keeps the memory.
     pub fn clear(&mut self) {
         self.rows = 0;
         for segment in &mut self.segments {
@@ -152,19 +151,19 @@ impl Column {
         self.rows
     }
 
-    /// The segments of its type.
+    /// The column's segments, in the order of its type.
     pub fn segments(&self) -> impl Iterator<Item = SegmentBytes<'_>> {
         let segments = &self.segments[..self.ty.segments().len()];
         segments.iter().map(|s| SegmentBytes { bytes: &s.bytes, constant: s.constant })
     }
 
-    /// Bytes held.
+    /// Number of bytes that the column holds in memory.
     pub fn byte_len(&self) -> usize {
         self.segments.iter().map(|s| s.bytes.len()).sum()
     }
 
-    /// Bytes its rows will have once written out, close enough for a limit: a constant segment is kept as one row, and
-    /// may stand for far more than it takes.
+    /// About how many bytes the rows will have once written out. This is good enough for a limit: a constant segment is
+    /// kept as one row and may stand for far more bytes than it has.
     pub fn expanded_len(&self) -> usize {
         let times = |s: &SegmentBuf| if s.constant { self.rows as usize } else { 1 };
         self.segments.iter().map(|s| s.bytes.len().saturating_mul(times(s))).sum()
@@ -186,7 +185,7 @@ impl Column {
         segment.bytes.extend_from_slice(&value);
     }
 
-    /// Pushes a UUID.
+    /// Pushes a UUID, in the byte order of ClickHouse.
     pub fn push_uuid(&mut self, id: Uuid) {
         self.push_fixed(uuid_bytes(id));
     }
@@ -206,12 +205,12 @@ impl Column {
         row.commit();
     }
 
-    /// Pushes a string.
+    /// Pushes a text.
     pub fn push_str(&mut self, value: &str) {
         self.push_bytes(value.as_bytes());
     }
 
-    /// Pushes a string that need not be text.
+    /// Pushes bytes, which need not be UTF-8, as a string.
     pub fn push_bytes(&mut self, value: &[u8]) {
         debug_assert_eq!(self.ty, ColumnType::String);
         let rows = self.rows;
@@ -291,7 +290,7 @@ impl Column {
         row.commit();
     }
 
-    /// Pushes the newest row once more. For what consecutive rows are known to share; the column must not be empty.
+    /// Pushes the newest row once more, for values that consecutive rows share. The column must not be empty.
     pub fn repeat_last(&mut self) {
         debug_assert!(self.rows > 0, "nothing to repeat");
         for segment in self.segments.iter_mut().filter(|s| !s.constant) {
@@ -302,8 +301,9 @@ impl Column {
         self.rows += 1;
     }
 
-    /// Counts one more empty array, if all rows so far are. By far the most common case for a dozen columns, and
-    /// writing a row only to find it equal costs more than everything else about them.
+    /// Counts one more empty array, if all rows so far are empty. This is by far the most common case for a dozen
+    /// columns. Writing such a row first and then finding it equal would cost more than everything else about these
+    /// columns.
     fn repeats_empty(&mut self) -> bool {
         let lengths = &self.segments[0];
         let repeats = lengths.constant && lengths.bytes.first_chunk() == Some(&[0; 4]);
@@ -324,7 +324,7 @@ impl Default for SegmentBuf {
 }
 
 impl SegmentBuf {
-    /// Writes out the `rows` rows that were only counted so far.
+    /// Writes out `rows` rows that were only counted so far.
     fn expand(&mut self, rows: u32) {
         self.constant = false;
         let row = self.bytes.len();
@@ -332,14 +332,15 @@ impl SegmentBuf {
         self.last = self.bytes.len() - row;
     }
 
-    /// Keeps the row that begins at `start`, the `rows + 1`st: counted if it equals all before, written out otherwise.
+    /// Keeps the row that begins at `start`, which is row number `rows + 1`: it is counted if it equals all rows before
+    /// it, and written out otherwise.
     fn commit(&mut self, start: usize, rows: u32) {
         if self.constant && rows > 0 {
             if self.bytes[..start] == self.bytes[start..] {
                 self.bytes.truncate(start);
                 return;
             }
-            // The first row must be repeated *before* the new one. This happens once per segment and request.
+            // The first row must be repeated *before* the new one. This happens at most once per segment and request.
             let row = self.bytes.split_off(start);
             self.expand(rows);
             self.last = self.bytes.len();
@@ -350,7 +351,7 @@ impl SegmentBuf {
     }
 }
 
-/// A row being written at the end of a column's segments.
+/// A row that is being written at the end of a column's segments.
 struct Row<'c> {
     column: &'c mut Column,
     starts: [usize; MAX_SEGMENTS],
@@ -391,7 +392,7 @@ pub fn type_tags<'b>(attributes: &[Attribute<'_>], buffer: &'b mut String) -> &'
 }
 
 fn write_len(out: &mut Vec<u8>, len: usize) {
-    // A request is far below 4 Gi elements: its bytes are capped first.
+    // A request has far fewer than 4 Gi elements, because the bytes of a request are limited.
     out.extend_from_slice(&(len as u32).to_le_bytes());
 }
 

@@ -1,6 +1,6 @@
-//! The envelope: one accepted request's rows for one org, as appended to a shard's stream.
+//! The envelope: the rows of one accepted request of one org, as appended to a shard's stream.
 //!
-//! All integers are little-endian. Everything before a length is of fixed size, so a reader never searches.
+//! All integers are little-endian. Everything before a length has a fixed size, so a reader never searches.
 //!
 //! ```text
 //! "TBE2"                                   magic and format version
@@ -10,24 +10,29 @@
 //! received_at                              i64, Unix nanoseconds
 //! source                                   u8, see Source; its highest bit: exempt from its org's monthly limits
 //! sections                                 u8, how many follow
-//! code 16 bytes, see EnvelopeKey; it authenticates every other byte of the envelope per section: table u8, version
-//! u16, rows u32, bytes u32 per column of that table version: constant u8 bit i: segment i holds one row, to be
-//! repeated per segment of the column's type: length u32 the segments' bytes
+//! code                                     16 bytes, see EnvelopeKey; it authenticates every other byte
+//! per section:
+//!   table u8, version u16, rows u32, bytes u32
+//!   per column of that table version:
+//!     constant u8                          bit i: segment i holds one row, to be repeated
+//!     per segment of the column's type: its length u32
+//!     the segments' bytes
 //! ```
 //!
 //! | module | one idea |
 //! | --- | --- |
-//! | `seal` | the key, and the code that only who has it can make |
+//! | `seal` | the key, and the code that can be made only with it |
 //! | `verified` | an envelope whose code was checked, and what may be done with it |
-//! | `claims` | what bytes say of themselves, believed by nobody |
-//! | `content` | which request it is, so that a retry is recognised |
+//! | `claims` | what unchecked bytes say about themselves |
+//! | `content` | the content id, by which a retry is recognised |
 //! | `read`, `check` | sections, and whether their columns hold what they say |
 
-use crate::columns::{MAX_SEGMENTS, SegmentBytes};
-use crate::tables::{BILLING_METER, Rows, Table, versions};
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use model::meter::Meter;
 use model::trace::UnixNanos;
+
+use crate::columns::{MAX_SEGMENTS, SegmentBytes};
+use crate::tables::{BILLING_METER, Rows, Table, versions};
 
 mod check;
 mod claims;
@@ -45,15 +50,15 @@ pub use verified::{Unverified, Verified};
 /// The field of a stream entry that holds the envelope.
 pub const ENVELOPE_FIELD: &str = "e";
 const MAGIC: &[u8; 4] = b"TBE2";
-/// Rows of one table in an envelope. The edge refuses requests beyond it, because an envelope is never split: its rows
-/// must fit into one insert.
+/// Most rows of one table in an envelope. `ingest-api` refuses requests with more, because an envelope is never split:
+/// its rows must fit into one insert.
 pub const SECTION_ROWS_MAX: u32 = 500_000;
-/// Bytes of an envelope's rows once written out ([`Envelope::expanded_len`]); likewise. The edge refuses more, and so
-/// does [`Envelope::decode`]: one row may stand for all of a section, so a few bytes could ask for any amount of
-/// memory.
+/// Most bytes of an envelope's rows once written out ([`Envelope::expanded_len`]). `ingest-api` refuses requests with
+/// more, and so does [`Envelope::decode`]: one row may stand for all rows of a section, so a few bytes could ask for
+/// any amount of memory.
 pub const EXPANDED_BYTES_MAX: usize = 160 << 20;
 
-/// The protocol a request came in by. Stored by name in the `source` column.
+/// The protocol of the request. Stored by name in the `source` column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[allow(missing_docs)]
@@ -69,7 +74,7 @@ impl Source {
     const ALL: [Source; 5] =
         [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc, Source::LangSmith];
 
-    /// The protocol of that name.
+    /// The protocol with that name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|source| source.as_str() == name)
     }
@@ -86,7 +91,7 @@ impl Source {
     }
 }
 
-/// Whose rows an envelope holds. Made from a resolved tenant only.
+/// The tenant and the request of an envelope. Made only from a resolved tenant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct Header {
@@ -96,22 +101,22 @@ pub struct Header {
     pub project_id: ProjectId,
     pub api_key_id: ApiKeyId,
     pub content_id: ContentId,
-    /// When the edge read the request.
+    /// When the request was received.
     pub received_at: UnixNanos,
     pub source: Source,
 }
 
-/// Where the fields are that are changed after they were written.
+/// Offsets of the fields that are changed after they were written.
 const CONTENT_AT: usize = MAGIC.len() + 5 * 16;
 const SOURCE_AT: usize = CONTENT_AT + 16 + 8;
 const SECTIONS_AT: usize = SOURCE_AT + 1;
 const SEAL_AT: usize = SECTIONS_AT + 1;
 /// Bytes of an envelope before its first section.
 pub const HEADER_BYTES: usize = SEAL_AT + SEAL_BYTES;
-/// In the byte of the source.
+/// The bit in the byte of the source that marks an envelope as exempt from monthly limits.
 const EXEMPT: u8 = 0x80;
 
-/// Writes an envelope, section by section. There are no bytes before it is finished with the deployment's key.
+/// Writes an envelope, section by section. It gives out no bytes before it has sealed them with the deployment's key.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Writer {
     out: Vec<u8>,
@@ -135,12 +140,12 @@ impl Writer {
         Self { out }
     }
 
-    /// Has the envelope stored even if its org is over a monthly limit.
+    /// Marks the envelope to be stored even if its org is over a monthly limit.
     pub fn exempt(&mut self) {
         self.out[SOURCE_AT] |= EXEMPT;
     }
 
-    /// Adds a table's rows; nothing if there are none.
+    /// Adds the rows of a table; nothing if there are none.
     pub fn section(&mut self, rows: &impl Rows) {
         if rows.rows() == 0 {
             return;
@@ -171,13 +176,13 @@ impl Writer {
         self.out.len()
     }
 
-    /// The envelope's bytes.
+    /// Seals the envelope and returns its bytes.
     pub fn finish(self, key: &EnvelopeKey) -> Vec<u8> {
         verified::seal(key, self.out)
     }
 }
 
-/// Why bytes are not an envelope that this build can read.
+/// Why this release cannot read bytes as an envelope.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum DecodeError {
@@ -201,24 +206,24 @@ pub enum DecodeError {
     Expanded(usize),
 }
 
-/// A decoded envelope, borrowing its bytes. It comes out of a [`Verified`] alone.
+/// A decoded envelope, which borrows its bytes. Only a [`Verified`] can make one.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Envelope<'a> {
-    /// Whose rows these are.
+    /// The tenant and the request that the rows belong to.
     pub header: Header,
-    /// Whether its rows are stored even if its org is over a monthly limit: somebody has decided so.
+    /// Whether the rows are stored even if the org is over a monthly limit. An operator has decided so.
     pub is_exempt: bool,
-    /// The rows, per table.
+    /// The rows, one section per table.
     pub sections: Vec<Section<'a>>,
 }
 
-/// One table's rows in an envelope.
+/// The rows of one table in an envelope.
 #[derive(Debug)]
 pub struct Section<'a> {
-    /// Which table, at which version.
+    /// The table and its version.
     pub table: &'static Table,
-    /// How many rows.
+    /// Number of rows.
     pub rows: u32,
     /// The columns in the table's order, checked against their types.
     pub columns: Vec<ColumnBytes<'a>>,
@@ -227,25 +232,25 @@ pub struct Section<'a> {
 /// One column in an envelope.
 #[derive(Clone, Copy, Debug)]
 pub struct ColumnBytes<'a> {
-    /// One per segment of the column's type; further ones are empty.
+    /// The segments of the column's type; further elements are empty.
     pub segments: [SegmentBytes<'a>; MAX_SEGMENTS],
 }
 
 impl<'a> Envelope<'a> {
-    /// Bytes its rows will have in blocks, roughly: constant columns are written out there.
+    /// About how many bytes the rows will have in blocks, where constant columns are written out.
     pub fn expanded_len(&self) -> usize {
         self.sections.iter().map(Section::expanded_len).fold(0, usize::saturating_add)
     }
 
-    /// Reads bytes that may be an envelope. Every length is checked, and every string is counted, so that appending a
-    /// section to a block cannot fail, takes no more memory than a small multiple of [`EXPANDED_BYTES_MAX`], and puts
-    /// each value into its own row.
+    /// Decodes bytes that may be an envelope. Checks every length and counts every string. So appending a section to a
+    /// block cannot fail, takes no more memory than a small multiple of [`EXPANDED_BYTES_MAX`], and puts each value
+    /// into its own row.
     pub fn decode(key: &EnvelopeKey, bytes: &'a [u8]) -> Result<Self, DecodeError> {
         let verified = Verified::check(key, bytes).map_err(|unverified| unverified.error)?;
         verified::decode(bytes, *verified.header(), verified.is_exempt())
     }
 
-    /// How much of a meter its billing rows name.
+    /// The amount of a meter that the billing rows name.
     pub fn billed(&self, meter: Meter) -> u64 {
         let section = self.sections.iter().find(|section| section.table == &BILLING_METER);
         section.map_or(0, |section| section.billed(meter))
@@ -253,7 +258,7 @@ impl<'a> Envelope<'a> {
 }
 
 impl Section<'_> {
-    /// How much of a meter the rows name; nothing if they are not billing rows.
+    /// The amount of a meter that the rows name; 0 if they are not billing rows.
     fn billed(&self, meter: Meter) -> u64 {
         let column = |name: &str| {
             let at = self.table.columns.iter().position(|column| column.name == name);
@@ -263,7 +268,7 @@ impl Section<'_> {
         let at = |segment: SegmentBytes<'_>, row: usize| if segment.constant { 0 } else { row };
         let mut sum = 0_u64;
         for row in 0..self.rows as usize {
-            // Names of meters are shorter than 128 bytes, so their length is one byte.
+            // The names of meters are shorter than 128 bytes, so their length takes one byte.
             let mut rest = meters.bytes;
             for _ in 0..at(meters, row) {
                 rest = rest.split_first().and_then(|(len, rest)| rest.get(usize::from(*len)..)).unwrap_or_default();
@@ -318,7 +323,7 @@ pub(crate) mod tests {
         }
     }
 
-    /// An envelope of all three tables, `n` spans, none of them alike.
+    /// An envelope with rows of all three tables, with `n` different spans.
     pub(crate) fn sample(n: usize) -> Vec<u8> {
         let header = header();
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
@@ -354,7 +359,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn reads_what_it_wrote() {
+    fn an_envelope_reads_back() {
         let bytes = sample(5);
         let envelope = Envelope::decode(&key(), &bytes).unwrap();
         assert_eq!(envelope.header, header());
@@ -363,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_it_bills_is_found() {
+    fn billed_amounts_are_read_from_an_envelope() {
         let bytes = sample(5);
         let envelope = Envelope::decode(&key(), &bytes).unwrap();
         assert_eq!((envelope.billed(Meter::SpanIngested), envelope.billed(Meter::SpanBytes)), (9, 0));
@@ -377,25 +382,25 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_that_were_changed_anywhere_are_not_believed() {
+    fn an_envelope_with_any_changed_byte_fails_authentication() {
         let bytes = sample(3);
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 0x10;
             let error = Envelope::decode(&key(), &changed).unwrap_err();
-            // An unknown magic or source is found before the code is looked at.
+            // An unknown magic or source is found before the code is checked.
             let other = at < MAGIC.len() || at == SOURCE_AT;
             assert!(other || error == DecodeError::Unauthenticated, "byte {at}: {error}");
         }
         let other = EnvelopeKey::new(&[9; ENVELOPE_KEY_BYTES]);
         assert_eq!(Envelope::decode(&other, &bytes).unwrap_err(), DecodeError::Unauthenticated);
-        // A release before this one.
+        // An envelope of an earlier release.
         let old = [b"TBE1", &bytes[4..]].concat();
         assert_eq!(Envelope::decode(&key(), &old).unwrap_err(), DecodeError::Magic);
     }
 
     #[test]
-    fn cut_anywhere_is_an_error_and_not_a_panic() {
+    fn an_envelope_truncated_anywhere_is_an_error_and_not_a_panic() {
         let bytes = sample(3);
         for end in 0..bytes.len() {
             assert!(Envelope::decode(&key(), &bytes[..end]).is_err(), "cut at {end}");
@@ -423,7 +428,7 @@ pub(crate) mod tests {
             changed[rows_at..rows_at + 4].copy_from_slice(&rows.to_le_bytes());
             key().sealed(changed)
         };
-        // Every column of one row is constant, so any number of rows fits.
+        // Every column of a single row is constant, so any number of rows fits.
         let taken = with_rows(2);
         assert_eq!(Envelope::decode(&key(), &taken).unwrap().sections[0].rows, 2);
         let expanded = Envelope::decode(&key(), &with_rows(SECTION_ROWS_MAX)).err();
@@ -432,9 +437,10 @@ pub(crate) mod tests {
         assert_eq!(more, Some(DecodeError::Rows { table: "span", rows: SECTION_ROWS_MAX + 1 }));
     }
 
-    /// Their names are the same bytes in the same order, so they are kept once, but they are grouped differently.
+    /// The names are the same bytes in the same order, so they are kept once, although the events group them
+    /// differently.
     #[test]
-    fn events_that_share_the_names_of_their_attributes_are_read() {
+    fn events_with_equal_attribute_names_grouped_differently_are_read() {
         let header = header();
         let mut spans = SpanRows::default();
         for has_attribute in [[true, false], [false, true]] {

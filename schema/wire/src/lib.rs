@@ -1,4 +1,4 @@
-//! Bytes in and out: rows as columns, columns in an envelope, envelopes in a block that ClickHouse takes as it is.
+//! The bytes of rows: rows as columns, columns in an envelope, envelopes in a block that ClickHouse takes unchanged.
 //!
 //! | module | one idea |
 //! | --- | --- |

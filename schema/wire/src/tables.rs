@@ -1,48 +1,50 @@
-//! The tables as the edge fills them: one struct per table whose fields are its columns, in the envelope's order.
+//! The tables that ingest fills: one struct per table, whose fields are its columns in the envelope's order.
 //!
-//! The list of columns is written once, here: the struct, the envelope layout and the `INSERT` statement all come from
-//! it, and a test holds it to the live tables.
+//! The list of columns is written once, here. The struct, the envelope layout and the `INSERT` statement all come from
+//! it, and a test compares it with the live tables.
 
-use crate::columns::{Column, ColumnType, type_tags};
 use model::ids::{ApiKeyId, EnvelopeId, ProjectId};
 use model::meter::{Meter, period};
 use model::trace::{Attribute, Event, Link, Llm, Origin, Run, Span, UnixNanos};
 
+use crate::columns::{Column, ColumnType, type_tags};
+
 /// A column: its name in ClickHouse and its type on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ColumnSpec {
-    /// The column's name.
+    /// Name of the column in ClickHouse.
     pub name: &'static str,
-    /// Its type in a Native block.
+    /// Type of the column in a Native block.
     pub ty: ColumnType,
 }
 
 /// A table at one version of its column list.
 #[derive(Debug)]
 pub struct Table {
-    /// Its number in an envelope. Never reused.
+    /// Number of the table in an envelope. Never reused.
     pub id: u8,
-    /// Grows whenever `columns` changes: envelopes of the older version may still be queued.
+    /// Version of the column list. It grows whenever `columns` changes: envelopes of the older version may still be in
+    /// Redis.
     pub version: u16,
-    /// Its name in ClickHouse.
+    /// Name of the table in ClickHouse.
     pub name: &'static str,
-    /// The columns an envelope carries, in order; a later version adds its own at the end. [`STAMPS`] come in addition.
+    /// The columns in an envelope, in order; a later version adds its columns at the end. [`STAMPS`] come in addition.
     pub columns: &'static [ColumnSpec],
 }
 
 impl Table {
-    /// The table of an envelope section, if this release knows it in that version.
+    /// The table with that number and version; `None` if this release does not know it.
     pub fn find(id: u8, version: u16) -> Option<&'static Table> {
         let newest = Self::ALL.into_iter().map(versions::newest);
         newest.chain(&versions::OLDER).find(|t| (t.id, t.version) == (id, version))
     }
 
-    /// Every table that the edge fills.
+    /// Every table that ingest fills, at its newest version.
     pub const ALL: [&'static Table; 7] =
         [&RUN, &SPAN, &BILLING_METER, &EVAL_SCORE, &RUN_ATTACHMENT, &SET_ASIDE, &REPLAY_CAPTURE];
 }
 
-/// Number and version tell a table; comparing the columns as well would cost the worker a microsecond per envelope.
+/// Number and version identify a table. Comparing the columns as well would cost the worker a microsecond per envelope.
 impl PartialEq for Table {
     fn eq(&self, other: &Self) -> bool {
         (self.id, self.version) == (other.id, other.version)
@@ -51,11 +53,11 @@ impl PartialEq for Table {
 
 impl Eq for Table {}
 
-/// The constraint by which `migrate` closes a table for a moment: an insert that it refuses will be taken later.
+/// The constraint with which `migrate` closes a table for a moment: an insert that it refuses can be stored later.
 pub const CLOSED: &str = "closed_by_migration";
 
-/// The columns that every table has and no encoder can write: the worker fills them from the envelope's header, which
-/// only a resolved tenant can produce. So a bug in a decoder cannot put a row into another org.
+/// The columns that every table has and that no decoder can write. The worker fills them from the envelope's header,
+/// which is made only from a resolved tenant. So a bug in a decoder cannot put a row into another org.
 pub const STAMPS: [ColumnSpec; 4] = [
     ColumnSpec { name: "org_id", ty: ColumnType::Uuid },
     ColumnSpec { name: "workspace_id", ty: ColumnType::Uuid },
@@ -65,11 +67,11 @@ pub const STAMPS: [ColumnSpec; 4] = [
 
 /// Rows of one table, ready to be put into an envelope.
 pub trait Rows {
-    /// Which table.
+    /// The table and version that the rows are for.
     fn table(&self) -> &'static Table;
     /// The columns in the table's order.
     fn columns(&self) -> impl Iterator<Item = &Column>;
-    /// How many rows.
+    /// Number of rows.
     fn rows(&self) -> u32;
 }
 
@@ -94,7 +96,7 @@ macro_rules! table {
         }
 
         impl $rows {
-            /// Forgets the rows, keeps the memory.
+            /// Removes the rows, but keeps the memory.
             pub fn clear(&mut self) {
                 $(self.$column.clear();)*
             }
@@ -178,7 +180,7 @@ table! {
         dropped_events: UInt32,
         dropped_links: UInt32,
         schema_version: UInt16,
-        // Since version 2.
+        // New in version 2.
         cache_write_tokens: UInt32,
     }
 }
@@ -224,7 +226,7 @@ table! {
         attribute_types: String,
         events: String,
         schema_version: UInt16,
-        // Since version 2.
+        // New in version 2.
         cache_write_tokens: UInt32,
     }
 }
@@ -242,10 +244,10 @@ table! {
     }
 }
 
-mod beside;
+mod attached;
 pub(crate) mod versions;
 
-pub use beside::{
+pub use attached::{
     AttachmentRows, EVAL_SCORE, REPLAY_CAPTURE, RUN_ATTACHMENT, ReplayRows, SET_ASIDE, ScoreRows, SetAsideRows,
 };
 
@@ -280,7 +282,7 @@ macro_rules! push_llm {
 const SPAN_KINDS: [&str; 6] = ["unspecified", "internal", "server", "client", "producer", "consumer"];
 
 impl SpanRows {
-    /// Appends a span. `same_origin` promises that `origin` is the one of the row before, so that it is repeated
+    /// Appends a span. `same_origin` promises that `origin` equals that of the row before, so that it is repeated
     /// instead of written again.
     pub fn push(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &Span<'_>) {
         self.project_id.push_uuid(project.0);
@@ -363,8 +365,8 @@ fn owned_tags(attributes: &[Attribute<'_>]) -> String {
 }
 
 impl RunRows {
-    /// Appends one write of a run. `op_hash` is [`content_hash`] of what the client sent, so that a retry is the same
-    /// row and a second patch is another one.
+    /// Appends one write of a run. `op_hash` is [`content_hash`] of what the client sent: with it a retry is the same
+    /// row, and a second patch is another row.
     pub fn push(&mut self, project: ProjectId, run: &Run<'_>, op_hash: u64) {
         self.project_id.push_uuid(project.0);
         self.run_id.push_uuid(run.run_id);
@@ -389,7 +391,7 @@ impl RunRows {
 }
 
 impl BillingRows {
-    /// Appends what one envelope is billed for on one meter. `received_at` decides the period.
+    /// Appends the amount that one envelope is billed for on one meter. `received_at` decides the calendar month.
     pub fn push(
         &mut self,
         project: ProjectId,
@@ -409,12 +411,12 @@ impl BillingRows {
     }
 }
 
-/// A hash that is the same on every machine and release: it is stored, as part of a row's identity.
+/// A hash that is the same on every machine and in every release, because it is stored as part of a row's identity.
 pub fn content_hash(bytes: &[u8]) -> u64 {
     content_hash_of([bytes])
 }
 
-/// The hash of pieces one after another.
+/// The hash of the pieces as if they were one text.
 pub fn content_hash_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     use blake2::digest::consts::U8;
     use blake2::{Blake2b, Digest};
@@ -423,14 +425,14 @@ pub fn content_hash_of<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     u64::from_be_bytes(digest.finalize().into())
 }
 
-/// The same with 128 bits, for contents that are recognised by it.
+/// The same with 128 bits, for contents that are recognised by their hash alone.
 pub fn content_hash_128(bytes: &[u8]) -> [u8; 16] {
     use blake2::digest::consts::U16;
     use blake2::{Blake2b, Digest};
     Blake2b::<U16>::digest(bytes).into()
 }
 
-/// The same over several parts, of which each is hashed with its length, so that none can pass for the end of another.
+/// The same over several parts. Each is hashed with its length, so that different parts cannot give the same bytes.
 pub fn framed_hash_128(parts: &[&[u8]]) -> [u8; 16] {
     use blake2::digest::consts::U16;
     use blake2::{Blake2b, Digest};
@@ -481,7 +483,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_of_a_hash_do_not_run_into_each_other() {
+    fn hashed_parts_are_delimited_from_each_other() {
         let hash = framed_hash_128(&[b"a", b"bc"]);
         assert_ne!(hash, framed_hash_128(&[b"ab", b"c"]));
         // hashlib.blake2b(b"\1\0\0\0\0\0\0\0a\2\0\0\0\0\0\0\0bc", digest_size=16).hexdigest()

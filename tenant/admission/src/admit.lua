@@ -1,5 +1,5 @@
--- Decides about one request of an org, and charges it: the rate of its key, the rate of the org, and the monthly meters.
--- All of them or none: a request that is refused by one is charged by no other.
+-- Admits or refuses one request of an org, and charges it: the rate of its key, the rate of the org, and the monthly
+-- meters. All of them or none: a request that one of them refuses is charged by none.
 --
 -- KEYS  1  {org}:rl:<api_key_id>             TAT of the key, µs
 --       2  {org}:rl:org                      TAT of the org, µs
@@ -15,8 +15,8 @@
 --       {1, µs to wait, units left}           the key's rate       {2, µs to wait, units left}   the org's rate
 --       {3, index of the meter, used of it}   a monthly limit
 --
--- A request that a monthly limit refuses leaves a note of the limit in the hash, field "refused:<meter>", for the quota
--- reconciler: what is left of a limit may be less than any request costs, and then no counter ever reaches it.
+-- A monthly limit that refuses a request is noted in the hash, field "refused:<meter>", for the quota reconciler: the
+-- rest of a limit may be smaller than any request, and then no counter ever reaches the limit.
 --
 -- Time is Redis' own, so that no client's clock matters. All numbers are whole and below 2^53.
 
@@ -57,7 +57,7 @@ end
 local reply = {0, 0, -1}
 for i = 1, 2 do
     if tats[i] then
-        -- Kept only as long as it says anything; at least 1 ms, because 0 would delete it at once.
+        -- Kept only while it matters; at least 1 ms, because 0 would delete it at once.
         redis.call('SET', KEYS[i], string.format('%d', tats[i]), 'PX', math.ceil((tats[i] - now) / 1000) + 1)
     end
 end
@@ -70,7 +70,7 @@ for m = 1, meters do
     local quantity = ARGV[5 + 3 * m + 1]
     reply[3 + m] = redis.call('INCRBY', KEYS[3 + m], quantity)
     local accepted = redis.call('HINCRBY', KEYS[3], ARGV[6] .. ':' .. ARGV[5 + 3 * m], quantity)
-    -- A new minute, so now and then and not with every request.
+    -- Only once per minute, not with every request.
     if accepted == tonumber(quantity) then
         redis.call('EXPIRE', KEYS[3 + m], ARGV[7])
         redis.call('EXPIRE', KEYS[3], ARGV[7])

@@ -1,14 +1,14 @@
-//! Whether a request may pass: the rate of its key, the rate of its org, and the org's monthly meters.
+//! Decides whether a request may pass: by the rate of its key, the rate of its org, and the org's monthly meters.
 //!
-//! In two steps. [`Admission::precheck`] costs no I/O and comes before the body is read: it knows which keys and orgs
-//! Redis refused and until when, and a key that is over its rate on this node alone is over it everywhere.
-//! [`Admission::admit`] is one script in Redis, run when the cost is known and before anything is appended: all limits
-//! are checked and charged together or not at all. So an accepted request is two round trips to Redis, this and the
-//! append, and one that is refused again and again is none.
+//! There are two steps. [`Admission::precheck`] does no I/O and runs before the body is read: it refuses keys and orgs
+//! that Redis has refused, until that refusal ends, and a key that exceeds its rate on this node alone.
+//! [`Admission::admit`] is one script in Redis, run when the cost is known and before the append: it checks and charges
+//! all limits together or none. So an accepted request takes two round trips to Redis, this and the append, and a
+//! request that is refused repeatedly takes none.
 //!
-//! Invariants: limits hold across the fleet, by Redis' clock; a [`Charge`] ends as kept or refunded, and one that is
-//! dropped is counted as a defect; when Redis cannot be asked, the node's own limiter decides alone
-//! ([`Policy::FAIL_OPEN_LOCAL`]), and that is counted.
+//! Invariants: limits hold across the fleet, by Redis' clock; a [`Charge`] ends as kept or refunded, and a dropped one
+//! is counted as a defect; when Redis does not answer, the node's own limiter decides alone, and that is counted: it is
+//! better to let an org send a multiple of its rate for a while than to refuse every customer.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -16,17 +16,16 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use auth::TenantContext;
+use auth::context::scope;
 use metrics::counter;
 use model::ids::OrgId;
 use model::meter::Meter;
 use model::trace::UnixNanos;
 use redis::{RedisError, Script};
-use thiserror::Error;
-
-use auth::TenantContext;
-use auth::context::scope;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
+use thiserror::Error;
 
 /// A script of this module, hashed once.
 macro_rules! script {
@@ -41,37 +40,24 @@ mod local;
 use local::LocalLimits;
 use model::rate::{Limit, Rate};
 
-/// Items that one unit of a rate stands for: a request costs 1, and 1 more for each further so many items.
+/// Items per unit of a rate: a request costs 1 unit, and 1 more for each further so many items.
 pub const ITEMS_PER_UNIT: u64 = 1_000;
-/// How long counters of a month live in Redis: that month, and long enough after it to be summed up.
+/// How long Redis keeps the counters of a month: that month, and long enough after it for the reconciler.
 pub const COUNTER_TTL: Duration = Duration::from_secs(70 * 24 * 3600);
 
-/// What to do about a request whose limits cannot be checked, because Redis does not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// The limiter of this node decides alone, and the meters are charged when the reconciler sums up what was stored.
-    /// Better to let an org send a multiple of its rate for a while than to refuse every customer.
-    FailOpenLocal,
-}
-
-impl Policy {
-    /// The policy in force.
-    pub const FAIL_OPEN_LOCAL: Self = Self::FailOpenLocal;
-}
-
-/// What a request costs.
+/// The cost of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cost {
-    /// Runs and spans that will be stored.
+    /// Number of runs and spans that will be stored.
     pub items: u64,
-    /// Bytes of the body, decompressed.
+    /// Size of the body in bytes, decompressed.
     pub bytes: u64,
 }
 
 impl Cost {
-    /// Units of the rates.
+    /// The cost in units of the rates; see [`ITEMS_PER_UNIT`].
     pub const fn units(&self) -> i64 {
-        // At most 2^64 / 1000, far below the sign.
+        // At most 2^64 / 1000, so it fits into an i64.
         (1 + self.items.saturating_sub(1) / ITEMS_PER_UNIT) as i64
     }
 
@@ -79,18 +65,18 @@ impl Cost {
         match meter {
             Meter::SpanIngested => self.items,
             Meter::SpanBytes => self.bytes,
-            // Nothing that ingest is charged to.
+            // Ingest charges nothing to these meters.
             Meter::EvalJudgeCall | Meter::EvalJudgeTokens | Meter::ReplayRun => 0,
         }
     }
 }
 
-/// Whose rate it was.
+/// Which limit applies: that of the key or that of the org.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// The API key's.
+    /// The rate of the API key.
     Key,
-    /// The org's, over all of its keys.
+    /// The rate of the org, over all of its keys.
     Org,
 }
 
@@ -103,64 +89,64 @@ impl fmt::Display for Scope {
     }
 }
 
-/// Why a request may not pass. Messages are for the client.
+/// Why a request is refused. Messages are for the client.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
-    /// Too much at present. (429)
+    /// The rate is exceeded at present. (429)
     #[error("the rate limit of this {scope} is {} requests per second, {} at once", .rate.per_second(), .rate.burst())]
     RateLimited {
-        /// Whose limit.
+        /// Whether the key's or the org's rate is exceeded.
         scope: Scope,
-        /// The limit.
+        /// The rate that is exceeded.
         rate: Rate,
-        /// The same request would pass after this long.
+        /// The same request would be accepted after this time.
         retry_after: Duration,
     },
-    /// More than the limit ever lets pass at once. (413)
+    /// The request is larger than the rate's burst, so it would never pass. (413)
     #[error(
         "a request of {items} items counts as {units} requests, and this {scope} may send {} at once; \
          send at most {} items per request", .rate.burst(), .rate.burst() as u64 * ITEMS_PER_UNIT
     )]
     TooCostly {
-        /// Whose limit.
+        /// Whether the key's or the org's rate is too small.
         scope: Scope,
-        /// The limit.
+        /// The rate that is too small.
         rate: Rate,
-        /// Items in the request.
+        /// Number of items in the request.
         items: u64,
-        /// What they count as.
+        /// The cost of the request in units.
         units: i64,
     },
     /// The rate is set to 0. (403)
     #[error("this {scope} may not send anything: its rate limit is 0")]
     Forbidden {
-        /// Whose limit.
+        /// Whether the key's or the org's rate is 0.
         scope: Scope,
     },
     /// A monthly limit is reached. (402)
     #[error("the monthly limit of {limit} {} is reached ({used} used)", .meter.as_str())]
     OverQuota {
-        /// Which meter.
+        /// The meter that has reached its limit.
         meter: Meter,
-        /// Its limit.
+        /// The monthly limit of the meter.
         limit: u64,
-        /// What was used of it before this request.
+        /// How much of it was used before this request.
         used: u64,
     },
 }
 
-/// Where a key stands with its rate, for the `RateLimit-*` headers.
+/// The state of a key's rate limit, for the `RateLimit-*` headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing {
-    /// Units that may pass at once.
+pub struct RateLimitStatus {
+    /// The most units that may pass at once.
     pub limit: i64,
-    /// Units that would still pass now.
+    /// How many units may pass now.
     pub remaining: i64,
-    /// Until all of them would.
+    /// The time until `limit` units may pass again.
     pub reset: Duration,
 }
 
-/// Decides about requests. Cheap to clone.
+/// Admits or refuses requests. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Admission {
     inner: Arc<Inner>,
@@ -170,18 +156,17 @@ pub struct Admission {
 struct Inner {
     redis: Redis,
     local: LocalLimits,
-    /// Whether a monthly limit refuses, or is only counted.
+    /// Whether a monthly limit refuses requests, or usage is only counted.
     enforces_quotas: bool,
 }
 
 impl Admission {
-    /// Decides with the limiters in that Redis. Without `enforces_quotas` (self-hosted), meters are counted and refuse
-    /// nobody.
+    /// Uses the limiters in that Redis. Without `enforces_quotas` (self-hosted), usage is counted and never refused.
     pub fn new(redis: Redis, enforces_quotas: bool) -> Self {
         Self { inner: Arc::new(Inner { redis, local: LocalLimits::new(), enforces_quotas }) }
     }
 
-    /// What can be said before the body is read, without I/O.
+    /// Checks what can be checked before the body is read, without I/O.
     pub fn precheck(&self, tenant: &TenantContext) -> Result<(), Refused> {
         if tenant.scopes().allow(scope::INTERNAL) {
             return Ok(());
@@ -194,14 +179,14 @@ impl Admission {
         self.inner.local.check(tenant)
     }
 
-    /// Checks all limits and charges them. On `Ok` the request may be stored; the [`Charge`] then says what became of
-    /// it.
+    /// Checks all limits and charges them. On `Ok` the request may be stored; then end the [`Charge`] as kept or
+    /// refunded.
     pub async fn admit(
         &self,
         tenant: &TenantContext,
         cost: Cost,
         received_at: UnixNanos,
-    ) -> Result<(Charge, Option<Standing>), Refused> {
+    ) -> Result<(Charge, Option<RateLimitStatus>), Refused> {
         let (key, org) = self.rates(tenant, cost)?;
         let inner = &self.inner;
         let charged = Charged::new(tenant.org_id(), cost, received_at);
@@ -221,7 +206,7 @@ impl Admission {
         let reply = match reply {
             Ok(reply) => reply,
             Err(error) => {
-                // The policy: this node's own limiter has let it pass, and nothing was charged.
+                // This node's own limiter has accepted it, and nothing was charged.
                 counter!("tracebility_admission_unchecked_total").increment(1);
                 tracing::warn!(%error, "limits could not be checked; the local limiter decided alone");
                 return Ok((Charge { charged: None, admission: self.clone() }, None));
@@ -230,7 +215,7 @@ impl Admission {
         self.decided(tenant, key, org, charged, &reply)
     }
 
-    /// The rates that hold for a request, `None` where nothing limits; refuses what would never pass.
+    /// The rates that apply to a request, `None` where there is no limit; refuses a request that would never pass.
     fn rates(&self, tenant: &TenantContext, cost: Cost) -> Result<(Option<Rate>, Option<Rate>), Refused> {
         if tenant.scopes().allow(scope::INTERNAL) {
             return Ok((None, None));
@@ -253,7 +238,7 @@ impl Admission {
         org: Option<Rate>,
         charged: Charged,
         reply: &[i64],
-    ) -> Result<(Charge, Option<Standing>), Refused> {
+    ) -> Result<(Charge, Option<RateLimitStatus>), Refused> {
         let wait = |us: i64| Duration::from_micros(us.unsigned_abs());
         let limited = |scope, rate, us| {
             let refused = Refused::RateLimited { scope, rate, retry_after: wait(us) };
@@ -262,8 +247,8 @@ impl Admission {
         };
         match (reply, key, org) {
             (&[0, reset, remaining, ..], ..) => {
-                let standing = key.map(|rate| Standing { limit: rate.burst(), remaining, reset: wait(reset) });
-                Ok((Charge { charged: Some(charged), admission: self.clone() }, standing))
+                let rate_limit = key.map(|rate| RateLimitStatus { limit: rate.burst(), remaining, reset: wait(reset) });
+                Ok((Charge { charged: Some(charged), admission: self.clone() }, rate_limit))
             }
             (&[1, us, ..], Some(rate), _) => limited(Scope::Key, rate, us),
             (&[2, us, ..], _, Some(rate)) => limited(Scope::Org, rate, us),
@@ -274,7 +259,7 @@ impl Admission {
                 Err(Refused::OverQuota { meter, limit, used: used.unsigned_abs() })
             }
             _ => {
-                // Only another version's script could answer that.
+                // Only a script of another version could give this reply.
                 tracing::error!(?reply, "admit.lua gave an answer that it does not give");
                 counter!("tracebility_admission_unchecked_total").increment(1);
                 Ok((Charge { charged: None, admission: self.clone() }, None))
@@ -293,7 +278,7 @@ impl Admission {
     }
 }
 
-/// What was charged for a request that was let pass.
+/// What an admitted request was charged.
 #[derive(Debug)]
 struct Charged {
     cost: Cost,
@@ -315,22 +300,22 @@ impl Charged {
     }
 }
 
-/// The right to store one request, already paid for. Say what became of it: [`Charge::kept`] or [`Charge::refunded`].
+/// The right to store one request, already charged. End it by [`Charge::kept`] or [`Charge::refunded`].
 #[must_use = "a charge ends as kept or refunded"]
 #[derive(Debug)]
 pub struct Charge {
-    /// `None` when nothing was charged, and at the end.
+    /// `None` when nothing was charged, or when the charge has ended.
     charged: Option<Charged>,
     admission: Admission,
 }
 
 impl Charge {
-    /// The request was stored.
+    /// Keeps the charge, because the request was stored.
     pub fn kept(mut self) {
         self.charged = None;
     }
 
-    /// The request was not stored. Best effort: what cannot be given back now, the reconciler gives back.
+    /// Refunds the charge, because the request was not stored. Best effort: the reconciler corrects a failed refund.
     pub async fn refunded(mut self) {
         let Some(charged) = self.charged.take() else { return };
         if let Err(error) = self.admission.refund(&charged).await {
@@ -342,7 +327,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.charged.is_some() {
-            // A panic between the charge and its end, or a path that forgot.
+            // A panic between the charge and its end, or code that forgot to end it.
             counter!("tracebility_charges_dropped_total").increment(1);
         }
     }

@@ -1,27 +1,28 @@
-//! What this node knows of limits by itself: refusals of Redis until their time is over, and a limiter per key.
+//! What this node knows about limits without asking Redis: earlier refusals until they end, and a limiter per key.
 //!
-//! Both are bounded caches. Forgetting an entry costs one round trip to Redis, nothing else.
+//! Both are bounded caches. A lost entry only costs one round trip to Redis.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use auth::TenantContext;
 use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use model::ids::{ApiKeyId, OrgId};
+use model::rate::{Limit, Rate};
 use quick_cache::sync::Cache;
 
 use super::{Refused, Scope};
-use auth::TenantContext;
-use model::rate::{Limit, Rate};
 
-/// Keys whose own limiter is kept.
+/// The most keys with a limiter on this node.
 pub(super) const KEY_LIMITERS_MAX: usize = 100_000;
-/// Refusals that are remembered, per kind.
+/// The most refusals that are remembered, per kind.
 pub(super) const REFUSALS_MAX: usize = 100_000;
 
 pub(super) struct LocalLimits {
-    /// The plan's rate, per key, on this node alone. By the rate as well, so that a changed plan is a new limiter.
+    /// The plan's rate, per key, on this node alone. The rate is part of the cache key, so that a changed plan gets a
+    /// new limiter.
     limiters: Cache<(ApiKeyId, Rate), Arc<DefaultDirectRateLimiter>>,
     refused_keys: Cache<ApiKeyId, Until>,
     refused_orgs: Cache<OrgId, Until>,
@@ -34,7 +35,7 @@ impl std::fmt::Debug for LocalLimits {
     }
 }
 
-/// A refusal and when it ends. It holds for the rate that it was made under, in case the plan changes meanwhile.
+/// A refusal and when it ends. It applies only to the rate that caused it, because the plan may change meanwhile.
 #[derive(Clone, Copy)]
 struct Until {
     at: Instant,
@@ -51,7 +52,7 @@ impl LocalLimits {
         }
     }
 
-    /// Remembers that Redis refused, until it would not.
+    /// Remembers a refusal by Redis, until Redis would allow the request.
     pub(super) fn remember(&self, tenant: &TenantContext, refused: &Refused) {
         let Refused::RateLimited { scope, rate, retry_after } = *refused else { return };
         let until = Until { at: Instant::now() + retry_after, rate };
@@ -61,7 +62,7 @@ impl LocalLimits {
         }
     }
 
-    /// Refuses what Redis would refuse, as far as it is known here.
+    /// Refuses what Redis would refuse, as far as this node knows.
     pub(super) fn check(&self, tenant: &TenantContext) -> Result<(), Refused> {
         let plan = tenant.plan();
         let remembered = [
@@ -84,7 +85,7 @@ impl LocalLimits {
         }
     }
 
-    /// One unit of the key's limiter on this node.
+    /// Takes one unit from the key's limiter on this node.
     fn pass(&self, key: ApiKeyId, rate: Rate) -> Result<(), Refused> {
         let limiter = match self.limiters.get(&(key, rate)) {
             Some(limiter) => limiter,

@@ -1,11 +1,11 @@
--- Takes back what `admit.lua` charged to the monthly meters, for a request that could not be stored after all. The rates
--- keep their charge: the request was made.
+-- Refunds what `admit.lua` charged to the monthly meters, for a request that could not be stored. The rates keep their
+-- charge: the request was made.
 --
 -- KEYS  1  {org}:quota:<period>:recent       2… {org}:quota:<period>:<meter>
 -- ARGV  1  minute of acceptance              2… per meter two: its name, the quantity
 -- Reply 0
 --
--- What the reconciler has set anew since then may lack the charge already; a counter is never taken below 0.
+-- If the reconciler has reset a counter since, that may lack the charge already; a counter is never set below 0.
 
 for m = 1, #KEYS - 1 do
     local name, quantity = ARGV[2 * m], tonumber(ARGV[2 * m + 1])

@@ -1,9 +1,9 @@
-//! The audit trail: what was done, by whom, to what.
+//! The audit trail: who did what, and what it changed.
 //!
-//! The outbox in Postgres is the truth. A change to the registry writes its event in its own transaction; what is no
-//! such change, a login or an export, goes through the [`AuditWriter`], which gathers events and writes them there. The
-//! [`Publisher`] copies the outbox to ClickHouse, where it is searched, and the [`AuditReconciler`] looks every day
-//! whether all of it arrived. `docs/quotas.md` tells what happens when one of them is killed.
+//! The outbox in Postgres is authoritative. A change to the registry writes its event in its own transaction; other
+//! events, such as a login or an export, go through the [`AuditWriter`], which collects them and writes them there. The
+//! [`Publisher`] copies the outbox to ClickHouse, where it is searched, and the [`AuditReconciler`] checks every day
+//! that all events have arrived. `docs/operations/quotas.md` describes what happens when one of them is killed.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -20,13 +20,13 @@ use thiserror::Error;
 use registry::RegistryError;
 use stores::clickhouse::InsertError;
 
-/// Why events could not be copied or compared. The next attempt begins where this one did.
+/// Why events could not be copied or compared. The next attempt starts with the same events.
 #[derive(Debug, Error)]
 pub enum AuditError {
-    /// Postgres.
+    /// Postgres failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// ClickHouse.
+    /// ClickHouse failed.
     #[error(transparent)]
     Clickhouse(#[from] InsertError),
 }

@@ -1,9 +1,9 @@
-//! From the outbox to ClickHouse.
+//! Copies the outbox to ClickHouse.
 //!
-//! A batch is what is not copied yet, in the order of the outbox; it is inserted, then marked. After a crash between
-//! the two it is formed again, and may then be larger, or cut elsewhere: the insert token recognises the same batch
-//! only. What makes an event one row in any case is the key of `audit_log`, which ends in the event's id: a second row
-//! is the same row and collapses, and whoever reads says `FINAL`.
+//! A batch is the oldest events that are not copied yet, in the order of the outbox; it is inserted, then marked as
+//! copied. After a crash between the two, the next batch may be larger or end elsewhere, and an insert token recognises
+//! only the same batch. An event is nevertheless stored once: the key of `audit_log` ends in the event's id, so a
+//! second row collapses with the first, and readers use `FINAL`.
 
 use std::time::Duration;
 
@@ -11,18 +11,18 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use metrics::counter;
 use model::ids::OrgId;
+use registry::{OutboxEvent, Registry};
+use service::turn::{Job, Turn, failed};
+use stores::clickhouse::{AuditRow, Records};
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::AuditError;
-use registry::{OutboxEvent, Registry};
-use service::turn::{Job, Turn, failed};
-use stores::clickhouse::{AuditRow, Records};
 
-/// Events of one batch.
+/// The most events in one batch.
 pub const BATCH_MAX: u32 = 1_000;
 
-/// Copies the outbox.
+/// Copies events from the outbox to ClickHouse.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     registry: Registry,
@@ -30,17 +30,17 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Copies the outbox of that registry, opened as the services' role.
+    /// `registry` must be opened as the services' role.
     pub const fn new(registry: Registry, records: Records) -> Self {
         Self { registry, records }
     }
 
-    /// Whether there is anything to copy.
+    /// Whether the outbox has events that are not copied.
     pub async fn has_work(&self) -> Result<bool, AuditError> {
         Ok(!self.registry.unpublished_events(1).await?.is_empty())
     }
 
-    /// Copies until nothing is left. Says how many events it copied.
+    /// Copies until no event is left. Returns how many events it copied.
     pub async fn run(&self) -> Result<u64, AuditError> {
         let mut copied = 0;
         loop {
@@ -55,7 +55,7 @@ impl Publisher {
         }
     }
 
-    /// Copies whatever there is, looking so often, until told to stop; what is under way is then cut off.
+    /// Copies the outbox every `every` until `stop`, which also cuts off a copy under way.
     pub async fn repeat(self, turn: Turn, every: Duration, mut stop: watch::Receiver<bool>) {
         let copying = async {
             loop {
@@ -77,17 +77,17 @@ impl Publisher {
         }
     }
 
-    /// The first step: the oldest events that are not copied.
+    /// The first step: reads the oldest events that are not copied.
     pub async fn next(&self) -> Result<Vec<OutboxEvent>, AuditError> {
         Ok(self.registry.unpublished_events(BATCH_MAX).await?)
     }
 
-    /// The second step: they are in ClickHouse.
+    /// The second step: inserts them into ClickHouse.
     pub async fn copy(&self, batch: &[OutboxEvent]) -> Result<(), AuditError> {
         Ok(self.records.insert_events(&rows(batch), &token(batch)).await?)
     }
 
-    /// The third step: they are known to be there.
+    /// The third step: marks them as copied.
     pub async fn mark(&self, batch: &[OutboxEvent]) -> Result<(), AuditError> {
         let ids: Vec<i64> = batch.iter().map(|event| event.id).collect();
         self.registry.mark_published(&ids).await?;
@@ -95,7 +95,7 @@ impl Publisher {
     }
 }
 
-/// The events as ClickHouse has them.
+/// The events as rows of `audit_log`.
 pub(super) fn rows(events: &[OutboxEvent]) -> Vec<AuditRow> {
     let row = |event: &OutboxEvent| AuditRow {
         event_id: event.event_id,
@@ -109,7 +109,7 @@ pub(super) fn rows(events: &[OutboxEvent]) -> Vec<AuditRow> {
     events.iter().map(row).collect()
 }
 
-/// The same for the same events in the same order.
+/// The insert token: the same for the same events in the same order.
 fn token(batch: &[OutboxEvent]) -> String {
     let mut hash = Blake2b::<U16>::new();
     batch.iter().for_each(|event| hash.update(event.event_id.as_bytes()));

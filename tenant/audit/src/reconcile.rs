@@ -1,22 +1,23 @@
-//! Whether every event of the outbox is in ClickHouse.
+//! Checks that every event of the outbox is in ClickHouse.
 //!
-//! A miss is written down first, then the event is sent again, then the gap is noted as repaired: a crash in between
-//! leaves the gap, and the next run finds it once more.
+//! For a missing event, the gap is stored first, then the event is copied again, then the gap is marked as repaired: a
+//! crash in between leaves the gap, and the next run finds it again.
 
 use std::time::Duration;
 
 use metrics::{counter, gauge};
+use registry::{OutboxEvent, Registry};
+use stores::clickhouse::{Gap, Records};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::AuditError;
 use super::publish::{BATCH_MAX, rows};
-use registry::{OutboxEvent, Registry};
-use stores::clickhouse::{Gap, Records};
 
-/// How old an event must be to be missed: the publisher has had all the time it needs.
+/// The age from which an event counts as missing: the publisher has had plenty of time to copy it.
 pub const GRACE: Duration = Duration::from_secs(15 * 60);
-/// How long ClickHouse keeps an event (the TTL of `audit_log`), less a day so that its last day is not missed.
+/// How long ClickHouse keeps an event (the TTL of `audit_log`), minus one day, so that an expiring event is not
+/// reported.
 pub const KEPT_FOR: Duration = Duration::from_secs(729 * 24 * 3600);
 
 /// Compares the outbox with ClickHouse.
@@ -27,30 +28,30 @@ pub struct AuditReconciler {
     grace: Duration,
 }
 
-/// What one run found.
+/// The result of one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct AuditReport {
-    /// The run, as it is named in `audit_reconciliation_gap`.
+    /// The id of the run in `audit_reconciliation_gap`.
     pub detection_id: Uuid,
-    /// Events looked for.
+    /// How many events were compared.
     pub checked: u64,
-    /// Events that were missing, and were sent again.
+    /// How many events were missing and were copied again.
     pub missing: u64,
 }
 
 impl AuditReconciler {
-    /// Compares the outbox of that registry, opened as the services' role.
+    /// `registry` must be opened as the services' role.
     pub const fn new(registry: Registry, records: Records) -> Self {
         Self { registry, records, grace: GRACE }
     }
 
-    /// Misses events that are older than this.
+    /// Sets the age from which an event counts as missing, instead of [`GRACE`].
     #[must_use]
     pub fn with_grace(self, grace: Duration) -> Self {
         Self { grace, ..self }
     }
 
-    /// Looks for every event that is old enough and not too old, and mends what is missing.
+    /// Compares every event between [`GRACE`] and [`KEPT_FOR`] old, and copies missing ones again.
     pub async fn run(&self) -> Result<AuditReport, AuditError> {
         let now = OffsetDateTime::now_utc();
         let before = now - self.grace;
@@ -72,7 +73,7 @@ impl AuditReconciler {
         Ok(report)
     }
 
-    /// Looks for the events of a page. Says how many were missing.
+    /// Compares one page of events. Returns how many were missing.
     async fn check(&self, page: &[OutboxEvent], report: &AuditReport) -> Result<u64, AuditError> {
         let times = page.iter().map(|event| event.created_at);
         let (Some(from), Some(to)) = (times.clone().min(), times.max()) else { return Ok(0) };
@@ -92,7 +93,7 @@ impl AuditReconciler {
         let gaps = |is_repaired| rows(&missing).into_iter().map(|row| gap((row, is_repaired))).collect::<Vec<_>>();
         self.records.insert_gaps(&gaps(false)).await?;
         counter!("tracebility_audit_gaps_total").increment(missing.len() as u64);
-        // Not the batch's own token, by which ClickHouse would take it for what it once had.
+        // Not the batch's own token: ClickHouse may remember that one and drop the rows as a repetition.
         let token = format!("gap-{}-{}", report.detection_id, first.id);
         self.records.insert_events(&rows(&missing), &token).await?;
         self.registry.mark_published(&missing.iter().map(|event| event.id).collect::<Vec<_>>()).await?;

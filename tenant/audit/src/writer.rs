@@ -1,58 +1,57 @@
-//! Events that are no change to the registry: gathered, and written to the outbox in batches.
+//! Events that are no change to the registry: collected, and written to the outbox in batches.
 //!
-//! Bounded: when Postgres does not keep up, the queue fills, and then whoever wants to do something that must be
-//! audited is refused. Ingest never records anything here. A process that is killed loses what is in the queue, at most
-//! what came in during the last write; on SIGTERM the queue is written to its end.
+//! Bounded: when Postgres does not keep up, the queue fills, and then actions that must be audited are refused. Ingest
+//! never records anything here. A process that is killed loses the queue, at most the events that arrived during the
+//! last write; on SIGTERM it writes the whole queue.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::counter;
 use model::ids::OrgId;
+use registry::event::NewEvent;
+use registry::{Registry, RegistryError};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use registry::event::NewEvent;
-use registry::{Registry, RegistryError};
-
-/// Events that wait to be written.
+/// The most events that wait to be written.
 pub const QUEUE_MAX: usize = 1_024;
-/// Events of one batch.
+/// The most events in one batch.
 const BATCH_MAX: usize = 256;
 /// How long an event waits for room in a full queue before it is refused.
 pub const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
-/// How long the queue may take to be written after the process was told to stop.
+/// How long the process may write the queue after SIGTERM.
 pub const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Pauses between attempts while Postgres is away: the first, and the longest.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
-/// The queue has no room: what was to be audited must not be done.
+/// The queue has no room: the action that needs the audit event must not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the audit trail cannot be written at present, so this is refused; try again")]
 pub struct AuditFull;
 
-/// Takes events. Cheap to clone.
+/// Accepts events. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AuditWriter {
     queue: mpsc::Sender<NewEvent>,
 }
 
-/// The other end, which writes them. Nothing is written unless it runs.
+/// Writes the events of the queue; they stay there unless it runs.
 #[derive(Debug)]
 pub struct Writing {
     queue: mpsc::Receiver<NewEvent>,
     registry: Registry,
 }
 
-/// A writer to the outbox of that registry.
+/// A writer to the outbox of that registry, and the task that writes.
 pub fn writer(registry: Registry) -> (AuditWriter, Writing) {
     let (sender, receiver) = mpsc::channel(QUEUE_MAX);
     (AuditWriter { queue: sender }, Writing { queue: receiver, registry })
 }
 
 impl AuditWriter {
-    /// Puts an event into the queue. On `Err`, do not do what it tells of.
+    /// Puts an event into the queue. On `Err`, do not perform the action that the event describes.
     pub async fn record(&self, event: NewEvent) -> Result<(), AuditFull> {
         let queued = self.queue.send_timeout(event, ROOM_WAIT_MAX).await;
         queued.map_err(|_| {
@@ -63,8 +62,8 @@ impl AuditWriter {
 }
 
 impl Writing {
-    /// Writes until told to stop, then takes no more and writes what is there, for at most [`DRAIN_MAX`]. Says how many
-    /// events were lost then.
+    /// Writes until `stop`, then accepts no more events and writes the queue, for at most [`DRAIN_MAX`]. Returns how
+    /// many events were lost then.
     pub async fn run(mut self, mut stop: watch::Receiver<bool>) -> usize {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut deadline: Option<Instant> = None;
@@ -77,8 +76,8 @@ impl Writing {
                 batch.clear();
                 true
             };
-            // What is cut off here is done again: nothing is taken out of `batch` before it is written, and an event
-            // that is there already stays as it is.
+            // A step cut off here is repeated: `batch` keeps its events until they are written, and inserting an event
+            // twice changes nothing.
             let stepped = match deadline {
                 None => tokio::select! {
                     stepped = step => Some(stepped),
@@ -97,13 +96,13 @@ impl Writing {
             }
         }
         let lost = batch.len() + self.queue.len();
-        tracing::error!(lost, "the time to drain is over; these audit events are lost");
+        tracing::error!(lost, "drain timeout reached; these audit events are lost");
         counter!("tracebility_audit_lost_total").increment(lost as u64);
         lost
     }
 }
 
-/// Writes events, org by org, however long it takes.
+/// Writes events, one org at a time, retrying for as long as it takes.
 async fn write(registry: &Registry, batch: &[NewEvent]) {
     let mut orgs = BTreeMap::<Option<OrgId>, Vec<NewEvent>>::new();
     for event in batch {
@@ -113,7 +112,7 @@ async fn write(registry: &Registry, batch: &[NewEvent]) {
         if write_until_done(registry, org, &events).await.is_ok() {
             continue;
         }
-        // One of them is not possible, such as one of an org that is no more. It must not hold up the others.
+        // Postgres refuses one of them, for example because its org no longer exists. It must not hold up the others.
         for event in &events {
             if let Err(error) = write_until_done(registry, org, std::slice::from_ref(event)).await {
                 tracing::error!(%error, ?event, "an audit event cannot be written; it is only here");
@@ -123,7 +122,7 @@ async fn write(registry: &Registry, batch: &[NewEvent]) {
     }
 }
 
-/// Repeats as long as Postgres is away; fails when it says that these events are not possible.
+/// Repeats as long as Postgres is away; fails when Postgres refuses the events.
 async fn write_until_done(registry: &Registry, org: Option<OrgId>, events: &[NewEvent]) -> Result<(), RegistryError> {
     let (mut pause, longest) = RETRY_PAUSE;
     loop {

@@ -9,11 +9,10 @@ use std::sync::LazyLock;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
+use stores::secret::{REDACTED, Secret};
 use thiserror::Error;
 
-use stores::secret::{REDACTED, Secret};
-
-/// What every key starts with, so that scanners of leaked secrets can find one.
+/// The start of every key, so that scanners for leaked secrets can find one.
 pub const KEY_PREFIX: &str = "tb_";
 /// Hex digits of a public id: 96 bits.
 pub const PUBLIC_ID_LEN: usize = 24;
@@ -22,36 +21,36 @@ pub const SECRET_LEN: usize = 64;
 /// The length of a whole key.
 pub const KEY_LEN: usize = KEY_PREFIX.len() + PUBLIC_ID_LEN + 1 + SECRET_LEN;
 
-/// Memory of one hashing, in KiB. A slow hash protects secrets that people choose; ours have 256 random bits, which no
-/// one can search at any cost per guess. So the cost only has to be felt by nobody: with 1 MiB a hashing takes well
-/// under a millisecond, and ten thousand keys that are each verified once a minute take a small part of one core.
+/// Memory of one hashing, in KiB. A slow hash protects secrets that people choose; ours have 256 random bits, which
+/// cannot be searched at any cost per guess. So the cost should stay negligible: with 1 MiB a hashing takes well under
+/// a millisecond, and ten thousand keys that are each verified once a minute take a small part of one core.
 pub const HASH_MEMORY_KIB: u32 = 1024;
 /// Passes over that memory.
 pub const HASH_PASSES: u32 = 2;
 
-/// A presented key, taken apart but not yet known to be good. Borrowed from the request.
+/// A key as the client sent it: parsed, but not yet verified. Borrowed from the request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct PresentedKey<'a> {
     public_id: &'a str,
     secret: &'a str,
 }
 
-/// Why a text cannot be a key, whatever the registry says.
+/// Why a text cannot be a key; found without asking the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum KeyFormatError {
-    /// Not [`KEY_LEN`] bytes.
+    /// The text is not [`KEY_LEN`] bytes long.
     #[error("an API key has {KEY_LEN} characters")]
     Length,
-    /// Another product's key, or a piece of one.
+    /// The text does not start with [`KEY_PREFIX`]: another product's key, or a part of one.
     #[error("an API key starts with {KEY_PREFIX}")]
     Prefix,
-    /// The dot is missing, or something else than lower-case hex is around it.
+    /// The dot is missing, or a part is not lower-case hex.
     #[error("an API key looks like tb_<public id>.<secret>, both in lower-case hex")]
     Shape,
 }
 
 impl<'a> PresentedKey<'a> {
-    /// Takes a key apart. The length is checked first, so the work is bounded whatever is presented.
+    /// Parses a key. The length is checked first, so that the work is bounded for any input.
     pub fn parse(text: &'a str) -> Result<Self, KeyFormatError> {
         let rest = text.strip_prefix(KEY_PREFIX).ok_or(KeyFormatError::Prefix)?;
         if text.len() != KEY_LEN {
@@ -65,12 +64,12 @@ impl<'a> PresentedKey<'a> {
         }
     }
 
-    /// The half that finds the key.
+    /// The public half, by which the registry finds the key.
     pub const fn public_id(&self) -> &'a str {
         self.public_id
     }
 
-    /// The half that proves it. Never pass it to a log, an error or a metric.
+    /// The secret half, which proves the key. Never pass it to a log, an error or a metric.
     pub const fn secret(&self) -> &'a str {
         self.secret
     }
@@ -91,15 +90,15 @@ fn is_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// A key that was just made. Has no `Display`; [`IssuedKey::reveal`] is the only way to the whole key, and it is meant
-/// to be used once.
+/// A new key. Has no `Display`; [`IssuedKey::reveal`] is the only way to the whole key, and it is meant to be used
+/// once.
 pub struct IssuedKey {
     public_id: String,
     full: Secret<String>,
 }
 
 impl IssuedKey {
-    /// Makes a key from the operating system's random numbers; fails only if it has none.
+    /// Creates a key from the operating system's random numbers; fails only if there are none.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let (mut public, mut secret) = ([0; PUBLIC_ID_LEN / 2], [0; SECRET_LEN / 2]);
         getrandom::fill(&mut public)?;
@@ -109,17 +108,17 @@ impl IssuedKey {
         Ok(Self { public_id, full: Secret::new(full) })
     }
 
-    /// The whole key, to be shown once to whoever asked for it.
+    /// The whole key, to be shown once to the person who asked for it.
     pub fn reveal(&self) -> &str {
         self.full.expose()
     }
 
-    /// The half that may be shown at any time.
+    /// The public half, which may be shown at any time.
     pub fn public_id(&self) -> &str {
         &self.public_id
     }
 
-    /// How the key starts, by which people recognise it in a list.
+    /// The first characters of the key, by which people recognise it in a list.
     pub fn prefix(&self) -> &str {
         const SHOWN: usize = 8;
         &self.full.expose()[..KEY_PREFIX.len() + SHOWN]
@@ -131,7 +130,7 @@ impl IssuedKey {
         &full[full.len() - 4..]
     }
 
-    /// The hash to keep. Costs about a millisecond of CPU.
+    /// The hash to store. Costs about a millisecond of CPU.
     pub fn hash(&self) -> Result<String, HashError> {
         hash(&self.full.expose()[KEY_LEN - SECRET_LEN..])
     }
@@ -148,17 +147,17 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(|digit| char::from(DIGITS[usize::from(digit)])).collect()
 }
 
-/// A hash that cannot be made or read: a broken row, never a wrong secret.
+/// A hash that cannot be created or parsed: a broken row, never a wrong secret.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("the stored hash of an API key is not a valid argon2 hash: {0}")]
 pub struct HashError(#[from] argon2::password_hash::Error);
 
-/// The hash to keep of a secret. Costs about a millisecond of CPU.
+/// The hash of a secret, to be stored. Costs about a millisecond of CPU.
 pub(crate) fn hash(secret: &str) -> Result<String, HashError> {
     Ok(hasher().hash_password(secret.as_bytes())?.to_string())
 }
 
-/// Whether `secret` is the one that `hash` was made of. Costs about a millisecond of CPU: not for an async thread.
+/// Whether `hash` is the hash of `secret`. Costs about a millisecond of CPU: do not call it on an async thread.
 pub fn verify(secret: &str, hash: &str) -> Result<bool, HashError> {
     let hash = PasswordHash::new(hash).map_err(argon2::password_hash::Error::from)?;
     match hasher().verify_password(secret.as_bytes(), &hash) {
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_is_refused_with_its_reason() {
+    fn a_malformed_key_is_refused_with_its_reason() {
         let good = format!("tb_{}.{}", "a".repeat(24), "0".repeat(64));
         assert!(PresentedKey::parse(&good).is_ok());
         let cases = [

@@ -1,27 +1,26 @@
-//! Announcing that keys must be looked up anew: revoked, frozen, moved, given another plan.
+//! Announces that processes must look keys up again: they were revoked, or their org was frozen, moved or given another
+//! plan.
 //!
-//! Three things, in this order, after the change is committed: a marker in the shared cache, which nobody writes over;
-//! a counter, which every process polls; a message, which most hear at once. The counter is what makes a lost message
-//! harmless.
+//! After the change is committed, three things happen in this order: a marker is put into the shared cache, which no
+//! process overwrites; a counter is raised, which every process polls; a message is published, which most processes
+//! receive at once. Because of the counter, a lost message does no harm.
 
 use std::time::Duration;
 
-use redis::{Pipeline, RedisError};
-
 use model::ids::OrgId;
 use model::meter::period;
-use time::OffsetDateTime;
-
+use redis::{Pipeline, RedisError};
 use stores::keys::RedisKey;
 use stores::redis::Redis;
+use time::OffsetDateTime;
 
-/// What stands in the shared cache for a record that has changed: ask Postgres, and leave nothing here.
+/// The marker in the shared cache for a changed record: ask Postgres, and do not write the answer here.
 pub(crate) const ASK_POSTGRES: &[u8] = b"!";
-/// How long it stands: longer than any look-up that began before the change.
+/// How long the marker stays: longer than any look-up that began before the change.
 pub const MARKER_TTL: Duration = Duration::from_secs(10);
-/// The most keys that a message names; of more, it says "any".
+/// The most keys in one message; if more have changed, the message names `*`, which means all keys.
 pub const KEYS_PER_MESSAGE_MAX: usize = 500;
-/// What a message names instead of too many keys.
+/// Stands in a message for all keys.
 const ANY: &str = "*";
 
 /// Announces changes of keys.
@@ -31,23 +30,22 @@ pub struct Invalidator {
 }
 
 impl Invalidator {
-    /// Announces over that Redis.
+    /// An invalidator that announces over that Redis.
     pub const fn new(redis: Redis) -> Self {
         Self { redis }
     }
 
-    /// What is said about an org that is over its limits in this month is forgotten, until the reconciler has looked
-    /// again.
+    /// Deletes the record of which monthly limits the org has exceeded this month, until the reconciler has run again.
     pub async fn limits_changed(&self, org: OrgId) -> Result<(), RedisError> {
         let now = i64::try_from(OffsetDateTime::now_utc().unix_timestamp_nanos()).unwrap_or(i64::MAX);
         redis::cmd("DEL").arg(RedisKey::quota_over(org, period(now))).exec_async(&mut self.redis.clone()).await
     }
 
-    /// Every process looks these keys up anew. Says the number of the announcement.
+    /// Makes every process look these keys up again. Returns the number of the announcement.
     pub async fn announce(&self, public_ids: &[String]) -> Result<u64, RedisError> {
         let mut redis = self.redis.clone();
         let ttl_ms = u64::try_from(MARKER_TTL.as_millis()).unwrap_or(u64::MAX);
-        // One by one: on a cluster, each key has its own slot.
+        // One command each: on a cluster, each key has its own slot.
         for public_id in public_ids {
             let mut mark = redis::cmd("SET");
             mark.arg(RedisKey::api_key(public_id)).arg(ASK_POSTGRES).arg("PX").arg(ttl_ms);
@@ -62,12 +60,12 @@ impl Invalidator {
     }
 }
 
-/// What is published.
+/// The content of an announcement's message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announcement {
-    /// What the counter was raised to.
+    /// The value of the counter after this announcement raised it.
     pub(crate) epoch: u64,
-    /// The public ids of the keys; none means any key.
+    /// The public ids of the keys; empty means any key.
     pub(crate) keys: Vec<String>,
 }
 
@@ -82,7 +80,7 @@ impl std::fmt::Display for Announcement {
 }
 
 impl Announcement {
-    /// `None` for what none of ours has published.
+    /// `None` for a text that is not in our format.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (epoch, keys) = text.split_once(' ')?;
         let keys = if keys == ANY { Vec::new() } else { keys.split(' ').map(str::to_owned).collect() };

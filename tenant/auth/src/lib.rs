@@ -5,8 +5,8 @@
 //! | [`api_key`] | the form of an API key, and its hash |
 //! | [`resolver`] | from a presented key to a [`TenantContext`] |
 //! | [`context`] | who a request is from and what its org may do |
-//! | [`invalidate`] | announcing that keys must be looked up anew |
-//! | [`envelope_key`] | the key under which envelopes are written and read |
+//! | [`invalidate`] | announcing that processes must look keys up again |
+//! | [`envelope_key`] | the key that authenticates envelopes |
 //!
 //! Only the resolver makes a [`TenantContext`] (a `compile_fail` example in [`context`]).
 

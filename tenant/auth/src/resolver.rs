@@ -1,17 +1,16 @@
 //! From a presented API key to a [`TenantContext`].
 //!
 //! Three levels: the process's cache, Redis, Postgres. A hit in the process costs a keyed digest of the presented
-//! secret, compared in constant time, and no I/O. A miss asks once, however many requests wait for it; argon2 is run
-//! once per key and [`POSITIVE_TTL`] in the whole fleet, because who has run it leaves a digest in Redis. A change of a
-//! key or its org is announced ([`watch`]), so that it holds everywhere within a second. What an attacker sends is
-//! bounded in every direction: junk is refused by its form, unknown ids and wrong secrets are remembered in a cache of
-//! their own that cannot evict a good key, argon2 runs behind a semaphore, and so do look-ups.
+//! secret, compared in constant time, and no I/O. On a miss there is one look-up, however many requests wait for it;
+//! argon2 runs once per key and [`POSITIVE_TTL`] in the whole fleet, because the process that ran it leaves a digest in
+//! Redis. A change of a key or its org is announced ([`watch`]), so that it takes effect everywhere within a second. An
+//! attacker's load is bounded in every direction: malformed keys are refused by their form, unknown ids and wrong
+//! secrets are remembered in a separate cache that cannot evict a good key, and semaphores bound argon2 and look-ups.
 //!
-//! Invariants: an entry is trusted for [`POSITIVE_TTL`] from when it was loaded, never extended by a hit; expiry,
-//! revocation and the org's status are checked on every hit; the registry being down is [`ResolveError::Unavailable`],
-//! never "unknown".
+//! Invariants: an entry is trusted for [`POSITIVE_TTL`] after it was loaded, never extended by a hit; expiry,
+//! revocation and the org's status are checked on every hit; when the registry is down the result is
+//! [`ResolveError::Unavailable`], never "unknown".
 
-use model::org::OrgStatus;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -20,13 +19,15 @@ use std::time::Duration;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use model::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
-use thiserror::Error;
-use tokio::sync::Semaphore;
-
-use crate::api_key::{self, PresentedKey};
+use model::org::OrgStatus;
 use model::shard::Shard;
 use stores::clock::{Clock, SystemClock};
 use stores::secret::Secret;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+use crate::api_key;
+use crate::api_key::PresentedKey;
 
 mod accepted;
 mod cache;
@@ -50,22 +51,22 @@ pub use watch::{POLL_EVERY, watch};
 pub const POSITIVE_TTL: Duration = Duration::from_secs(60);
 /// How long an unknown id or a wrong secret is remembered.
 pub const NEGATIVE_TTL: Duration = Duration::from_secs(30);
-/// How long a failed look-up stands before the next one is tried, so that an outage is not made worse by every request.
+/// How long after a failed look-up the next one is tried, so that requests do not make an outage worse.
 pub const FAILURE_TTL: Duration = Duration::from_millis(500);
-/// How long an entry may still be used when the registry cannot be asked, counted from when it was loaded.
+/// How long an entry may be used while the registry cannot answer, counted from when it was loaded.
 pub const STALE_MAX: Duration = Duration::from_secs(15 * 60);
-/// How many keys are kept.
+/// How many keys the process's cache holds.
 pub const KEYS_MAX: usize = 100_000;
 /// How many unknown ids and wrong secrets are remembered.
 pub const NEGATIVES_MAX: usize = 100_000;
-/// How many look-ups may be under way, each for another key. Beyond it a request is told to come again.
+/// How many look-ups may run at the same time, each for another key. Beyond it, requests are answered with 503.
 pub const LOOKUPS_MAX: usize = 256;
-/// How many keys per second that this process does not know are looked up. Beyond it, requests with such keys are told
-/// to come again; keys that are known are served.
+/// How many keys per second that are not in the process's cache are looked up. Beyond it, requests with such keys are
+/// answered with 503; requests with cached keys are served.
 pub const LOOKUPS_PER_SECOND: NonZeroU32 = NonZeroU32::new(2_000).unwrap();
-/// How many of them at once, as after a start.
+/// How many of them may be looked up at once, as after a start.
 pub const LOOKUPS_BURST: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
-/// How long one look-up may take, whatever the network does.
+/// How long one look-up may take in all.
 pub const LOOKUP_DEADLINE: Duration = Duration::from_secs(4);
 /// How many argon2 verifications may run at the same time.
 pub const VERIFICATIONS_MAX: usize = 2;
@@ -75,19 +76,19 @@ pub const VERIFICATION_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Why a key was not accepted. Messages are for the client; the cause of [`ResolveError::Unavailable`] is for our log.
 #[derive(Clone, Debug, Error)]
 pub enum ResolveError {
-    /// No such key, or a wrong secret, or no key at all by its form: the three are not told apart. (401)
+    /// Malformed or unknown key, or wrong secret: the client cannot tell which. (401)
     #[error("the API key is not valid")]
     Unknown,
     /// The key was revoked. (401)
     #[error("the API key was revoked")]
     Revoked,
-    /// The key's time is over. (401)
+    /// The key has expired. (401)
     #[error("the API key has expired")]
     Expired,
     /// The org is not served at present. (403)
     #[error("the organization is {status}")]
     Frozen {
-        /// Frozen or archived.
+        /// The status of the org: frozen or archived.
         status: OrgStatus,
     },
     /// The key's project, or the workspace of it, is archived. (403)
@@ -96,13 +97,13 @@ pub enum ResolveError {
         /// `project` or `workspace`.
         what: &'static str,
     },
-    /// The key is good, but not for this. (403)
+    /// The key is valid, but lacks the scope for this request. (403)
     #[error("the API key lacks the scope {needed}")]
     MissingScope {
-        /// What it would have needed.
+        /// The scope that the request needs.
         needed: &'static str,
     },
-    /// The key cannot be checked now, and is not known from before. (503)
+    /// The key cannot be checked now, and is not in the cache. (503)
     #[error("API keys cannot be checked at present")]
     Unavailable(#[source] Arc<SourceError>),
 }
@@ -113,13 +114,13 @@ pub enum SourceError {
     /// Postgres failed or could not be reached in time.
     #[error("the registry did not answer: {0}")]
     Postgres(#[from] sqlx::Error),
-    /// No answer, and no error either.
+    /// No answer within [`LOOKUP_DEADLINE`].
     #[error("the registry did not answer within {} s", LOOKUP_DEADLINE.as_secs())]
     TimedOut,
-    /// Too much is being looked up or verified already.
+    /// Too many look-ups or verifications run already.
     #[error("more than {limit} {what} at once")]
     Busy {
-        /// What there is too much of.
+        /// What has reached its limit.
         what: &'static str,
         /// The limit that was reached.
         limit: usize,
@@ -129,63 +130,63 @@ pub enum SourceError {
     Broken(String),
 }
 
-/// All that the registry knows about one key.
+/// The registry's data about one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRecord {
-    /// The row's id.
+    /// The id of the key's row.
     pub api_key_id: ApiKeyId,
-    /// The org it belongs to.
+    /// The org that the key belongs to.
     pub org_id: OrgId,
     /// The workspace of its project.
     pub workspace_id: WorkspaceId,
-    /// Its project.
+    /// The project that the key belongs to.
     pub project_id: ProjectId,
     /// The argon2 hash of its secret.
     pub hash: Secret<String>,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Scopes,
-    /// When it ends, in milliseconds since the Unix epoch.
+    /// When the key expires, in milliseconds since the Unix epoch; `None` for never.
     pub expires_at_unix_ms: Option<i64>,
-    /// Whether it was revoked.
+    /// Whether the key was revoked.
     pub revoked: bool,
-    /// Where the org stands.
+    /// The status of the org.
     pub status: OrgStatus,
-    /// Which of the key's places is archived, if one is: `project` or `workspace`.
+    /// `project` or `workspace` if that one of the key is archived.
     pub archived: Option<&'static str>,
     /// The org's plan, overrides merged in.
     pub plan: Plan,
-    /// The shard that the org was assigned to; `None` where its hash decides.
+    /// The shard that the org was assigned to; `None` if its hash decides.
     pub shard: Option<Shard>,
-    /// Whether the org is about to go to another shard, and nothing may be appended meanwhile.
+    /// Whether the org is moving to another shard; until it has, appends for it are refused.
     pub is_moving: bool,
 }
 
-/// What a source knows of a public id, and for how long it may be trusted from now on.
+/// A source's answer about a public id, and how long it may be trusted from now on.
 #[derive(Debug)]
 pub enum Answer {
-    /// There is such a key.
+    /// The key exists.
     Key {
-        /// All about it.
+        /// The registry's data about the key.
         record: Box<KeyRecord>,
-        /// Until it must be asked for again.
+        /// How long the answer may be used.
         good_for: Duration,
-        /// The secret that someone else in the fleet has verified already.
+        /// The digest of the secret, if another process has verified it already.
         accepted: Option<AcceptedSecret>,
     },
-    /// There is none.
+    /// There is no key with that public id.
     Unknown {
-        /// Until it must be asked for again.
+        /// How long the answer may be used.
         good_for: Duration,
     },
 }
 
-/// Where keys are looked up when the process's cache does not know them. A trait because there are several in a row (a
-/// shared cache in front of Postgres) and so that tests can count.
+/// Where keys are looked up that are not in the process's cache. A trait because sources are chained (a shared cache in
+/// front of Postgres) and so that tests can count look-ups.
 pub trait KeySource: Send + Sync + 'static {
-    /// What is known of that public id.
+    /// Looks up a public id.
     fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a>;
 
-    /// Told when argon2 has accepted a secret, so that nobody else need run it for this key. Best effort.
+    /// Called when argon2 has accepted a secret, so that other processes need not run it for this key. Best effort.
     fn accepted<'a>(&'a self, _key: AcceptedKey<'a>) -> Told<'a> {
         Box::pin(std::future::ready(()))
     }
@@ -194,20 +195,20 @@ pub trait KeySource: Send + Sync + 'static {
 /// A key whose secret argon2 has accepted.
 #[derive(Debug)]
 pub struct AcceptedKey<'a> {
-    /// Its public id.
+    /// The public id of the key.
     pub public_id: &'a str,
-    /// Its secret.
+    /// The secret that was accepted.
     pub secret: Secret<&'a str>,
     /// The record it was verified against.
     pub record: &'a KeyRecord,
 }
 
-/// A look-up under way.
+/// A running look-up.
 pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Answer, SourceError>> + Send + 'a>>;
-/// Something under way that nobody waits for the result of.
+/// A running notification; its result is not awaited.
 pub type Told<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-/// Turns presented keys into contexts. One per process, shared by `clone`.
+/// Resolves presented keys to contexts. One per process, shared by `clone`.
 #[derive(Clone)]
 pub struct Resolver {
     inner: Arc<Inner>,
@@ -217,7 +218,7 @@ struct Inner {
     source: Box<dyn KeySource>,
     clock: Arc<dyn Clock>,
     cache: KeyCache,
-    /// Keys that this process does not know may be looked up so often: nobody can wear out the stores by guessing.
+    /// Limits look-ups of keys that are not in the cache, so that guessing keys cannot overload the stores.
     strangers: DefaultDirectRateLimiter,
     flights: SingleFlight<Result<Arc<Entry>, ResolveError>>,
     verifications: Arc<Semaphore>,
@@ -232,10 +233,10 @@ struct Counters {
     verifications: AtomicU64,
 }
 
-/// What a resolver has done since it was made, for metrics and tests.
+/// What a resolver has done since it was created, for metrics and tests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ResolverStats {
-    /// Questions to the source.
+    /// Look-ups at the source.
     pub lookups: u64,
     /// Runs of argon2.
     pub verifications: u64,
@@ -253,7 +254,7 @@ impl Resolver {
         Self::with_clock(source, Arc::new(SystemClock::new()))
     }
 
-    /// A resolver whose cache goes by that clock.
+    /// A resolver with a given clock, for tests.
     pub fn with_clock(source: impl KeySource, clock: Arc<dyn Clock>) -> Self {
         let inner = Inner {
             source: Box::new(source),
@@ -284,18 +285,19 @@ impl Resolver {
         inner.resolve_slowly(key, digest, cached).await
     }
 
-    /// Must ask about this key again: something about it has changed. What is being loaded at the moment is not kept.
+    /// Drops a key from the cache, because something about it has changed. The answer of a look-up that is running now
+    /// is not kept.
     pub fn forget(&self, public_id: &str) {
         self.inner.cache.forget(public_id);
     }
 
-    /// Must ask about every key again, because something may have changed. Until an answer comes, and if none does,
-    /// what is known still serves.
+    /// Makes every key be looked up again, because any may have changed. Until an answer comes, and if none does, the
+    /// cached entry is used.
     pub fn distrust_all(&self) {
         self.inner.cache.distrust_all(self.inner.clock.monotonic());
     }
 
-    /// What has been done so far.
+    /// Counts since this resolver was created.
     pub fn stats(&self) -> ResolverStats {
         let Counters { lookups, verifications } = &self.inner.stats;
         ResolverStats { lookups: lookups.load(Ordering::Relaxed), verifications: verifications.load(Ordering::Relaxed) }
@@ -303,7 +305,7 @@ impl Resolver {
 }
 
 impl Inner {
-    /// Everything but a hit on a fresh, verified entry.
+    /// Every case except a hit on a fresh, verified entry.
     #[cold]
     async fn resolve_slowly(
         self: &Arc<Self>,
@@ -324,12 +326,12 @@ impl Inner {
         self.admit(&entry, verdict)
     }
 
-    /// What the source now says of a key whose entry is too old. Better an entry that may be out of date than to refuse
-    /// a customer because of our own outage; and while that lasts, nobody waits for it to end.
+    /// Looks up a key again that is too old in the cache. During an outage of the registry it returns the old entry at
+    /// once, rather than refuse a customer because of our own outage.
     async fn refresh(self: &Arc<Self>, public_id: &str, old: Arc<Entry>) -> Result<Arc<Entry>, ResolveError> {
         let was_failing = self.failing.load(Ordering::Relaxed);
         let loaded = match self.load(public_id, Some(Arc::clone(&old))) {
-            // Under way by itself, to notice when the outage is over.
+            // The look-up continues in the background, to notice the end of the outage.
             Ok(_loading) if was_failing => return Ok(old),
             Ok(loading) => loading.await,
             Err(error) => Err(error),
@@ -340,7 +342,7 @@ impl Inner {
         }
     }
 
-    /// Starts to ask the source for a public id, or joins who does so already.
+    /// Starts a look-up of a public id, or joins a running one.
     fn load(
         self: &Arc<Self>,
         public_id: &str,
@@ -362,14 +364,14 @@ impl Inner {
         Ok(async move { flight.answer().await.unwrap_or_else(|| Err(unavailable(SourceError::TimedOut))) })
     }
 
-    /// Asks the source and remembers its answer, whatever it is.
+    /// Looks a key up at the source and caches the answer, positive or negative.
     async fn ask(
         &self,
         public_id: &str,
         id_digest: Digest,
         old: Option<Arc<Entry>>,
     ) -> Result<Arc<Entry>, ResolveError> {
-        // Someone may have been faster between our look into the cache and our turn.
+        // Another task may have cached it between our reading of the cache and now.
         let before = self.clock.monotonic();
         if let Some(entry) = self.cache.key(public_id).filter(|entry| self.cache.is_fresh(entry, before)) {
             return Ok(entry);
@@ -380,7 +382,7 @@ impl Inner {
         let answer = answer.unwrap_or(Err(SourceError::TimedOut));
         let failed = !matches!(answer, Ok(_) | Err(SourceError::Broken(_)));
         self.failing.store(failed, Ordering::Relaxed);
-        // Ages count from before the question: what has changed since then may not be in the answer.
+        // Ages count from before the look-up: its answer may miss a change made since then.
         match answer {
             Ok(Answer::Key { record, good_for, accepted }) => {
                 let entry = Arc::new(Entry::new(*record, old.as_deref(), before, good_for, accepted));
@@ -401,7 +403,7 @@ impl Inner {
         }
     }
 
-    /// Runs argon2 on a secret that this process has not seen succeed or fail lately. True when the secret is right.
+    /// Runs argon2 on a secret that this process has not accepted or refused lately. True when the secret is right.
     async fn verify(
         self: &Arc<Self>,
         entry: &Arc<Entry>,
@@ -411,7 +413,7 @@ impl Inner {
         let pair = self.cache.digest_pair(key.public_id(), key.secret());
         let unavailable = |error| ResolveError::Unavailable(Arc::new(error));
         let busy = || unavailable(SourceError::Busy { what: "verifications", limit: VERIFICATIONS_MAX });
-        // The entry's own turn first, so that a burst of requests with one key runs argon2 once.
+        // The entry's own lock first, so that a burst of requests with one key runs argon2 once.
         let turn = tokio::time::timeout(VERIFICATION_WAIT_MAX, entry.turn.lock()).await;
         let _turn = turn.map_err(|_elapsed| busy())?;
         if let Some(verdict) = entry.verdict(&digest) {
@@ -431,7 +433,7 @@ impl Inner {
         self.stats.verifications.fetch_add(1, Ordering::Relaxed);
         let (hash, secret) = (entry.record.hash.clone(), Secret::new(key.secret().to_owned()));
         let verified = tokio::task::spawn_blocking(move || {
-            // Held until argon2 is done, also when the request has gone away.
+            // Held until argon2 has finished, even when the request has been cancelled.
             let _permit = permit;
             api_key::verify(secret.expose(), hash.expose())
         })
@@ -452,7 +454,7 @@ impl Inner {
         }
     }
 
-    /// Tells the source, without keeping the request waiting.
+    /// Notifies the source, without delaying the request.
     fn tell_accepted(self: &Arc<Self>, entry: &Arc<Entry>, key: PresentedKey<'_>) {
         let (this, entry) = (Arc::clone(self), Arc::clone(entry));
         let (public_id, secret) = (key.public_id().to_owned(), Secret::new(key.secret().to_owned()));
@@ -462,7 +464,7 @@ impl Inner {
         });
     }
 
-    /// The checks that are made on every hit. Nothing about a key is told to who does not hold its secret.
+    /// The checks made on every hit. A client without the right secret learns nothing about a key.
     fn admit(&self, entry: &Entry, secret_is_right: bool) -> Result<Arc<TenantContext>, ResolveError> {
         let record = &entry.record;
         if !secret_is_right {

@@ -1,22 +1,23 @@
 #!lua flags=allow-oom
--- Takes the lease of a shard, if nobody else has it.
+-- Acquires the lease of a shard, if no other worker has it.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch), crashes
--- ARGV  1  who asks      2  for how long, ms
+-- ARGV  1  the caller      2  for how long, ms
 -- Reply {0, its owner, for how many ms more, 0}      another has it
 --       {1, "", epoch, crashes}                    taken: it was free, or the asker's already
 --       {2, the former owner, epoch, crashes}      taken over: the former owner let it run out
 --
--- Every time a lease is taken it gets a new epoch, also by the owner whose lease still runs: a reply was lost, or a failover
--- brought back a lease that its owner had given up, and nobody may go on under an epoch that did something before.
+-- Every acquisition gives the lease a new epoch, even to the owner of a lease that still runs: a reply may have been
+-- lost, or a failover may have restored a lease that its owner had released, and no worker may continue under an epoch
+-- that was used before.
 --
--- The epoch is the time in ms, or one more than the last if that is later. So it grows on one server, and after a failover
--- that lost the last lease it is still another one than any before, unless the new primary's clock is behind by more than the
--- failover took. Owners' names differ as well, and every script compares both. The epoch is never deleted. Runs on a full
--- Redis too (allow-oom), which only workers can empty.
+-- The epoch is the time in ms, or the last epoch plus one if that is larger. So it grows on one server. After a
+-- failover that lost the last lease it still differs from every earlier one, unless the new primary's clock is behind
+-- by more than the failover took. Owners' names differ as well, and every script compares both. The epoch is never
+-- deleted. Also runs on a full Redis (allow-oom), which only workers can empty.
 --
--- Crashes: how many tenures in a row ended without being given back, or by a panic. An owner that gets through what was waiting
--- forgets them (care/calm.lua).
+-- Crashes: how many owners in a row ended without releasing the lease, or by a panic. An owner that finishes the
+-- waiting work resets them (care/calm.lua).
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

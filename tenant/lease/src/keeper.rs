@@ -1,4 +1,4 @@
-//! Keeps one lease for as long as the work on its shard goes on.
+//! Keeps one lease while the work on its shard continues.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+use super::guard::{LeaseGuard, Term};
 use super::store::Store;
-use super::tenure::{Tenure, Term};
 use super::{ASK_MAX, CUT_OFF_AFTER, GIVE_UP_MAX, LEASE_MARGIN, LEASE_TTL, RENEW_EVERY};
 use crate::metrics;
 
@@ -19,41 +19,42 @@ pub(super) struct Keeper {
     shard: Shard,
     epoch: u64,
     term: watch::Sender<Term>,
-    /// True when the shard is to be given up.
+    /// True once the worker must give up the shard.
     give_up: watch::Receiver<bool>,
 }
 
-/// Why a lease is not kept any longer.
+/// Why a keeper stops renewing its lease.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
-    /// The work has returned.
+    /// The work on the shard has returned.
     Finished,
-    /// The work has panicked.
+    /// The work on the shard has panicked.
     Crashed,
-    /// The work has not returned in time.
+    /// The work did not return within the allowed time.
     TooLate,
-    /// The lease has run out, or is another's.
+    /// The lease has ended, or another worker has it.
     Lost,
 }
 
 impl Keeper {
-    /// Keeps a lease that was asked for at that time, and the right that comes with it.
+    /// A keeper for a lease that was requested at `asked`, and the guard for the work.
     pub(super) fn new(
         store: Store,
         shard: Shard,
         (epoch, crashes): (u64, u32),
         asked: Instant,
         give_up: watch::Receiver<bool>,
-    ) -> (Self, Tenure) {
+    ) -> (Self, LeaseGuard) {
         let (term, watched) = watch::channel(Term { until: end_of_lease(asked), wanted: true });
-        let tenure = Tenure::new(shard, Arc::clone(store.owner()), epoch, crashes, watched);
-        (Self { store, shard, epoch, term, give_up }, tenure)
+        let guard = LeaseGuard::new(shard, Arc::clone(store.owner()), epoch, crashes, watched);
+        (Self { store, shard, epoch, term, give_up }, guard)
     }
 
-    /// Renews the lease until the work has returned, and gives it back.
+    /// Renews the lease until the work returns, then releases it.
     pub(super) async fn keep(self, work: impl Future<Output = ()> + Send + 'static) {
         let shard = self.shard.number();
-        // A task of its own, so that it delays no renewal and can panic alone; a set, so that it ends with this one.
+        // A separate task, so that the work cannot delay renewals and a panic stays inside; a set, so that it ends with
+        // this one.
         let mut working = JoinSet::new();
         working.spawn(work);
         let end = self.renew_while(&mut working).await;
@@ -67,7 +68,7 @@ impl Keeper {
                 self.end();
             }
         }
-        // Longer than the lease runs: whatever is cut off here may do nothing any more.
+        // Longer than the lease runs: by now the guard forbids every write, so cutting the work off is safe.
         let finished = tokio::time::timeout(CUT_OFF_AFTER, working.join_next()).await;
         if finished.is_err() {
             tracing::error!(shard, "the work on a shard goes on without a lease; it is cut off");
@@ -110,7 +111,7 @@ impl Keeper {
         }
     }
 
-    /// From here on nobody relies on the lease, whoever still has the tenure.
+    /// Ends the guard: all its copies report that the lease is over.
     fn end(&self) {
         let now = Instant::now();
         self.term.send_modify(|term| *term = Term { until: term.until.min(now), wanted: false });
@@ -133,12 +134,12 @@ impl Keeper {
     }
 }
 
-/// Resolves when the shard is to be given up, or nobody is left to say so.
+/// Resolves when the shard is to be given up, or when the sender is gone.
 async fn told(give_up: &mut watch::Receiver<bool>) {
     drop(give_up.wait_for(|give_up| *give_up).await);
 }
 
-/// When a lease is over for its owner that was asked for at that time.
+/// When the owner must treat a lease requested at `asked` as over.
 fn end_of_lease(asked: Instant) -> Instant {
     asked + (LEASE_TTL - LEASE_MARGIN)
 }

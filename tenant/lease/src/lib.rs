@@ -1,16 +1,16 @@
 //! Which shards this worker works on.
 //!
-//! Every worker notes in Redis that it lives, looks who else does and who holds which shard, and asks for the shards of
-//! its even share ([`plan`]). A shard is held by a lease with an epoch ([`store`]), which is renewed as long as the
-//! work on it goes on; that work is a future of the caller's, which is given a [`Tenure`].
+//! Every worker registers itself in Redis, reads which other workers are alive and which worker holds which shard, and
+//! acquires the shards of its even share ([`plan`]). A lease with an epoch ([`store`]) protects a shard; the worker
+//! renews it while its work on the shard continues. That work is a future of the caller, which gets a [`LeaseGuard`].
 //!
-//! - A worker that stops leaves first and then gives back shard by shard, each as soon as its work is finished: others
-//!   take them at their next look.
-//! - One that crashes is not heard any more; its leases run out within [`LEASE_TTL`] and are taken at the next look.
-//! - One that stands still finds its leases over when it goes on, before it asks anybody.
-//! - One whose work on a shard panics gives that shard back and keeps the others. How often the work on a shard has
-//!   crashed in a row, its lease says.
-//! - While Redis is away nobody holds anything for longer than [`LEASE_TTL`], and nobody takes anything.
+//! - A worker that stops leaves first and then releases shard by shard, each as soon as its work has finished: other
+//!   workers take them within [`RENEW_EVERY`].
+//! - A worker that crashes stops renewing; its leases run out within [`LEASE_TTL`], and other workers take them.
+//! - A worker that was suspended finds its leases over when it continues, without asking Redis.
+//! - A worker whose work on one shard panics releases that shard and keeps the others. The lease counts how many times
+//!   in a row the work on a shard has crashed.
+//! - While Redis is away, no worker holds a lease for longer than [`LEASE_TTL`], and none acquires one.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -22,45 +22,45 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
+mod guard;
 mod keeper;
 mod metrics;
 pub mod plan;
 pub mod store;
-mod tenure;
 
+pub use guard::LeaseGuard;
 use keeper::Keeper;
 use plan::{Holders, plan};
 use store::{Acquired, Store};
-pub use tenure::Tenure;
 
-/// How long a lease runs that is not renewed, and how long a worker that is not heard counts as living.
+/// How long a lease runs without renewal, and how long a worker counts as alive after its last sign of life.
 pub const LEASE_TTL: Duration = Duration::from_secs(3);
-/// How often a lease is renewed, and how often a worker looks around.
+/// How often a worker renews each lease, and how often it reads members and holders.
 pub const RENEW_EVERY: Duration = Duration::from_millis(500);
-/// How much earlier than Redis the owner takes its lease for over: clocks do not run equally fast.
+/// How much earlier than Redis the owner treats its lease as over: clocks do not run equally fast.
 pub const LEASE_MARGIN: Duration = Duration::from_millis(500);
-/// How long one look, or one renewal, may take.
+/// How long one round of reading members and holders, or one renewal, may take.
 pub const ASK_MAX: Duration = Duration::from_secs(1);
-/// How long the work on a shard may take to finish once the shard is to be given up. After that its lease is left to
-/// run out.
+/// How long the work on a shard may take to finish once the shard is to be given up. After that, the worker stops
+/// renewing its lease.
 pub const GIVE_UP_MAX: Duration = Duration::from_secs(30);
-/// How long the work on a shard may go on that is not renewed any more. After that it is cut off, as by a crash.
+/// How long the work on a shard may continue after its lease ended. After that it is cut off, as by a crash.
 pub const CUT_OFF_AFTER: Duration = Duration::from_secs(10);
 
-/// This worker's leases.
+/// The leases of this worker.
 #[derive(Debug)]
 pub struct Leases {
     store: Store,
-    /// Per shard that is worked on, what tells its keeper to give it up. Closed when that is done.
+    /// For each shard with running work, the sender that makes its keeper give it up. Closed when the work has ended.
     kept: [Option<watch::Sender<bool>>; SHARDS as usize],
-    /// Who held what at the last look, for a shard whose part of Redis does not answer.
+    /// The holders at the last reading, for a shard on a part of Redis that does not answer.
     holders: Holders,
     keepers: JoinSet<()>,
 }
 
 impl Leases {
-    /// Leases in that Redis, over a connection that nothing slow is sent on. The owner's name is made of the worker's
-    /// and a random end, so that a worker that is started again is another owner.
+    /// Leases in that Redis. `redis` must be a connection without slow commands. The owner's name is the worker's id
+    /// plus a random suffix, so that a restarted worker is a different owner.
     pub fn new(redis: Redis, worker_id: &str) -> Self {
         let owner = Arc::from(format!("{worker_id}.{:016x}", rand::random::<u64>()));
         Self {
@@ -71,18 +71,18 @@ impl Leases {
         }
     }
 
-    /// The owner's name.
+    /// This process's name as an owner of leases: the worker id and a random suffix.
     pub const fn owner(&self) -> &Arc<str> {
         self.store.owner()
     }
 
-    /// Takes and gives up shards until told to stop, and starts `work` for each that it has. `work` is to return soon
-    /// after its [`Tenure`] has ended; when it returns before, the shard is given back and asked for anew.
+    /// Acquires and gives up shards until `stop`, and starts `work` for each acquired shard. `work` must return soon
+    /// after its [`LeaseGuard`] has ended; when it returns earlier, the shard is released and acquired again.
     ///
     /// When this future is dropped, all work is dropped and no lease is given back, as in a crash.
     pub async fn run<F, W>(mut self, mut stop: watch::Receiver<bool>, work: F)
     where
-        F: Fn(Tenure) -> W,
+        F: Fn(LeaseGuard) -> W,
         W: Future<Output = ()> + Send + 'static,
     {
         let mut looks = tokio::time::interval(RENEW_EVERY);
@@ -99,10 +99,10 @@ impl Leases {
         self.give_up_all().await;
     }
 
-    /// Looks around once, and does what is to be done.
+    /// Reads members and holders once, and follows the plan.
     async fn look<F, W>(&mut self, work: &F) -> Result<(), redis::RedisError>
     where
-        F: Fn(Tenure) -> W,
+        F: Fn(LeaseGuard) -> W,
         W: Future<Output = ()> + Send + 'static,
     {
         self.forget_finished();
@@ -150,10 +150,10 @@ impl Leases {
 
     async fn try_for<F, W>(&mut self, shard: Shard, work: &F)
     where
-        F: Fn(Tenure) -> W,
+        F: Fn(LeaseGuard) -> W,
         W: Future<Output = ()> + Send + 'static,
     {
-        // Before Redis is asked: whenever it begins to count, it is not earlier.
+        // Taken before the request to Redis, so that our count of the lease's time starts no later than Redis' own.
         let asked = Instant::now();
         match self.store.acquire(shard).await {
             Ok(Acquired::Taken { epoch, from, crashes }) => {
@@ -164,8 +164,8 @@ impl Leases {
                     tracing::info!(shard = shard.number(), epoch, "taking a shard");
                 }
                 let (give_up, asked_to) = watch::channel(false);
-                let (keeper, tenure) = Keeper::new(self.store.clone(), shard, (epoch, crashes), asked, asked_to);
-                self.keepers.spawn(keeper.keep(work(tenure)));
+                let (keeper, guard) = Keeper::new(self.store.clone(), shard, (epoch, crashes), asked, asked_to);
+                self.keepers.spawn(keeper.keep(work(guard)));
                 self.kept[shard.index()] = Some(give_up);
             }
             Ok(Acquired::Held { by, left }) => tracing::debug!(shard = shard.number(), by, ?left, "still another's"),
@@ -173,7 +173,8 @@ impl Leases {
         }
     }
 
-    /// Leaves, and gives back what it holds. Leaving comes first: until then the others leave a share to this worker.
+    /// Leaves, then releases its shards. Leaving comes first: until then, other workers reserve a share for this
+    /// worker.
     async fn give_up_all(&mut self) {
         match tokio::time::timeout(ASK_MAX, self.store.leave()).await {
             Ok(Ok(())) => {}

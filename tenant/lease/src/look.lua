@@ -1,8 +1,8 @@
 #!lua flags=no-writes,allow-oom
--- Says who has the lease of a shard.
+-- Returns the owner of the lease of a shard.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
--- Reply its owner, or "" when nobody has it or it has run out
+-- Reply its owner, or "" when there is none or the lease has run out
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

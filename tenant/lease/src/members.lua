@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Notes that a worker lives, and says which do.
+-- Records that a worker is alive, and returns all workers that are.
 --
--- KEYS  1  tracebility:ingest:workers   zset: worker -> when it was heard last, ms since the Unix epoch
--- ARGV  1  the worker      2  how long one may be silent, ms
--- Reply those that were heard within that time, the asker among them, sorted by name
+-- KEYS  1  tracebility:ingest:workers   zset: worker -> its last sign of life, ms since the Unix epoch
+-- ARGV  1  the worker      2  after how long without a sign of life a worker is no member any more, ms
+-- Reply the members, the caller among them, sorted by name
 --
--- Whoever was silent for longer is forgotten. Runs on a full Redis too (allow-oom), which only workers can empty.
+-- Workers that were silent for longer are deleted. Also runs on a full Redis (allow-oom), which only workers can empty.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

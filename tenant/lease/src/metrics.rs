@@ -1,15 +1,15 @@
-//! What a worker counts of its leases.
+//! Metrics of a worker's leases.
 
 use metrics::{counter, gauge};
 use model::shard::Shard;
 
-/// `tracebility_shards_owned`: shards that this worker has at present, also those that it is giving up.
+/// `tracebility_shards_owned`: shards that this worker holds at present, including those that it is giving up.
 pub(crate) fn shards_owned(shards: usize) {
     gauge!("tracebility_shards_owned").set(shards as f64);
 }
 
-/// `tracebility_shard_takeovers_total`: shards whose owner had let its lease run out: it crashed, stood still or was
-/// cut off.
+/// `tracebility_shard_takeovers_total`: shards taken over after their owner let the lease run out: it crashed, was
+/// suspended or was cut off.
 pub(crate) fn shard_taken_over() {
     counter!("tracebility_shard_takeovers_total").increment(1);
 }

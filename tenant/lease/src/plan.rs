@@ -1,29 +1,30 @@
-//! Which shards a worker should have. Pure: no I/O, no clock.
+//! Which shards a worker should hold. Pure: no I/O, no clock.
 //!
-//! Every worker computes the whole distribution from what is in Redis (who lives, who holds what) and takes its own
-//! part of it. Those who see the same agree without a word; who sees something older wants something else for a moment,
-//! which the leases make harmless, and sees the same at its next look.
+//! Every worker computes the whole distribution from what is in Redis (members and holders) and takes its own part of
+//! it. Workers that read the same state agree without messages; a worker with an older state wants other shards for a
+//! moment, which the leases make harmless, and reads the same state next time.
 //!
-//! Shares differ by at most one. Whoever holds most already gets the larger ones, and everybody keeps what it holds up
-//! to its share, so that no more shards move than must. A shard that nobody keeps is meant for exactly one worker.
+//! Shares differ by at most one. The workers that hold most get the larger shares, and every worker keeps its shards up
+//! to its share, so that no more shards move than must. Every shard that no worker keeps is assigned to exactly one
+//! worker.
 
 use std::cmp::Reverse;
 
 use model::shard::{SHARDS, Shard};
 
-/// Who holds which shard, by its index. The name may be that of one who is not a member any more.
+/// The holder of each shard, by shard index. The name may be that of a worker that is no longer a member.
 pub type Holders = [Option<String>; SHARDS as usize];
 
-/// What to do.
+/// What a worker should do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Shards that others should have.
+    /// Shards that other workers should hold.
     pub give_up: Vec<Shard>,
-    /// Shards to ask for, and to ask for again while another still holds them.
+    /// Shards to acquire; to be tried again while another worker still holds them.
     pub try_for: Vec<Shard>,
 }
 
-/// What `me` should do, who works on the shards `held`; members are sorted. Where it is not a member itself, nothing.
+/// What `me`, which works on the shards `held`, should do; members are sorted. Nothing if `me` is not a member.
 pub fn plan(me: &str, members: &[String], held: &[Shard], holders: &Holders) -> Plan {
     let Ok(me) = members.binary_search_by(|member| member.as_str().cmp(me)) else { return Plan::default() };
     let share: Vec<Shard> =
@@ -34,7 +35,7 @@ pub fn plan(me: &str, members: &[String], held: &[Shard], holders: &Holders) -> 
     }
 }
 
-/// Which member should have each shard.
+/// Which member should hold each shard.
 fn distribute(members: &[String], holders: &Holders) -> Vec<(Shard, usize)> {
     let shards = usize::from(SHARDS);
     let (share, larger) = (shards / members.len(), shards % members.len());
@@ -46,7 +47,7 @@ fn distribute(members: &[String], holders: &Holders) -> Vec<(Shard, usize)> {
     for member in Shard::all().filter_map(holder) {
         holding[member] += 1;
     }
-    // More than a larger share counts as one: who has too much must not change its rank while it gives up.
+    // More than a larger share counts as one: the rank of a worker must not change while it gives up shards.
     let mut rank: Vec<usize> = (0..members.len()).collect();
     rank.sort_by_key(|member| (Reverse(holding[*member].min(share + 1)), *member));
     let mut room = vec![share; members.len()];

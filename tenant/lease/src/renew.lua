@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Lets the lease of a shard run on, if it still runs and is the asker's.
+-- Renews the lease of a shard, if it still runs and the caller owns it.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:lease   hash: owner, epoch, until (ms since the Unix epoch)
 -- ARGV  1  its owner      2  its epoch      3  for how long from now, ms
--- Reply 1  renewed      0  it has run out, or is another's
+-- Reply 1  renewed      0  it has run out, or another worker owns it
 --
--- One that has run out is not renewed even if nobody has taken it since: its owner has stopped to rely on it. Runs on a full
--- Redis too (allow-oom), which only workers can empty.
+-- A lease that has run out is not renewed even if no worker has taken it since: its owner has stopped relying on it.
+-- Also runs on a full Redis (allow-oom), which only workers can empty.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

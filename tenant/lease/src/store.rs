@@ -1,6 +1,6 @@
-//! Leases and members, as they are in Redis.
+//! Leases and members in Redis.
 //!
-//! Every question is one script, and every script has one key: all of them run on a cluster.
+//! Every operation is one script with one key, so that all of them run on a cluster.
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -18,28 +18,28 @@ static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("re
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
 static MEMBERS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("members.lua")));
 
-/// What became of asking for a shard's lease.
+/// The result of acquiring a shard's lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Acquired {
-    /// It is the asker's.
+    /// The caller has the lease now.
     Taken {
-        /// The fencing epoch.
+        /// The epoch of the lease; it grows with each owner.
         epoch: u64,
-        /// Who had it before and let it run out.
+        /// The owner that held it before and let it run out.
         from: Option<String>,
-        /// How many tenures in a row ended by a crash, with work left to do.
+        /// How many owners in a row crashed on this shard, with work left to do.
         crashes: u32,
     },
-    /// It is another's.
+    /// Another owner has the lease.
     Held {
-        /// Whose.
+        /// The name of that owner.
         by: String,
-        /// For how long, unless that one renews it.
+        /// How long its lease still runs without renewal.
         left: Duration,
     },
 }
 
-/// The leases in Redis, for one owner. Cheap to clone.
+/// The leases in Redis, as one owner uses them. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Store {
     redis: Redis,
@@ -47,17 +47,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// The leases in that Redis, for an owner whose name no other has or had.
+    /// The leases in that Redis. `owner` must be unique: no other process, earlier or now, may use it.
     pub const fn new(redis: Redis, owner: Arc<str>) -> Self {
         Self { redis, owner }
     }
 
-    /// For whom.
+    /// The owner that this store acquires leases for.
     pub const fn owner(&self) -> &Arc<str> {
         &self.owner
     }
 
-    /// Takes a shard's lease for [`LEASE_TTL`], if nobody else has it.
+    /// Acquires a shard's lease for [`LEASE_TTL`], unless another owner has it.
     pub async fn acquire(&self, shard: Shard) -> Result<Acquired, RedisError> {
         let mut call = ACQUIRE.key(RedisKey::shard_lease(shard));
         call.arg(&*self.owner).arg(ttl_ms());
@@ -68,41 +68,42 @@ impl Store {
         })
     }
 
-    /// Lets the lease run on for [`LEASE_TTL`]. False when it has run out or is another's.
+    /// Extends the lease to [`LEASE_TTL`] from now. False when it has run out or another owner has it.
     pub async fn renew(&self, shard: Shard, epoch: u64) -> Result<bool, RedisError> {
         let mut call = RENEW.key(RedisKey::shard_lease(shard));
         call.arg(&*self.owner).arg(epoch).arg(ttl_ms());
         call.invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Gives the lease back, and says whether the work has crashed. False when it is another's, or has begun anew.
+    /// Releases the lease, and records whether the work crashed. False when another owner has it, or its epoch is
+    /// newer.
     pub async fn release(&self, shard: Shard, epoch: u64, has_crashed: bool) -> Result<bool, RedisError> {
         let mut call = RELEASE.key(RedisKey::shard_lease(shard));
         call.arg(&*self.owner).arg(epoch).arg(u8::from(has_crashed));
         call.invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Who has a shard's lease.
+    /// The owner of a shard's lease; `None` if the shard is free.
     pub async fn holder(&self, shard: Shard) -> Result<Option<String>, RedisError> {
         let call = LOOK.key(RedisKey::shard_lease(shard));
         let owner: String = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(Some(owner).filter(|owner| !owner.is_empty()))
     }
 
-    /// Is a member from now on, for as long as a lease lives. All members, sorted.
+    /// Registers this owner as a member for [`LEASE_TTL`]. Returns all members, sorted.
     pub async fn join(&self) -> Result<Vec<String>, RedisError> {
         let mut call = MEMBERS.key(RedisKey::ingest_workers());
         call.arg(&*self.owner).arg(ttl_ms());
         call.invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Is no member any more.
+    /// Removes this owner from the members.
     pub async fn leave(&self) -> Result<(), RedisError> {
         self.redis.clone().zrem(RedisKey::ingest_workers(), &*self.owner).await
     }
 }
 
 fn ttl_ms() -> u64 {
-    // Seconds, so it fits.
+    // A few seconds in milliseconds, so it fits.
     LEASE_TTL.as_millis() as u64
 }

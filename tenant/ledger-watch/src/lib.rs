@@ -1,4 +1,4 @@
-//! Looking again and again, and raising an alarm when a residue stays.
+//! Checks the ledger again and again, and raises an alarm when an imbalance lasts.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -7,87 +7,86 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use ledger::{Balance, Bucket, Hours, Imbalance, Imbalances, LedgerError, LedgerReader, Look, imbalances};
 use metrics::gauge;
 use model::ids::OrgId;
 use redis::RedisError;
-use serde_json::json;
-use time::OffsetDateTime;
-
-use ledger::{Balance, Books, Bucket, LedgerError, Look, Residue, Residues, Window, residues};
 use registry::event::{EventType, NewEvent};
 use registry::{Registry, RegistryError};
+use serde_json::json;
 use stores::clock::unix_hour;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 use thiserror::Error;
+use time::OffsetDateTime;
 
-/// How long a residue may last before it is an alarm, unless set otherwise: an operator's replay, or a replica of
-/// ClickHouse that lags, can look like one for a moment.
+/// How long an imbalance may last before it is an alarm, by default: an operator's replay, or a ClickHouse replica that
+/// lags, can look like one for a moment.
 pub const SETTLE: Duration = Duration::from_secs(120);
-/// Hours that are watched.
+/// How many hours are watched, up to the present one.
 pub const WATCHED_HOURS: u32 = 24;
-/// How often all of them are looked at. The last two are at every look, and those with a residue: what is older hardly
-/// changes.
+/// How often all watched hours are checked. Every check includes the last two hours and those with an imbalance: older
+/// hours hardly change.
 const ALL_EVERY: Duration = Duration::from_secs(15 * 60);
-/// Residues that are remembered, by org and hour. What is beyond is found again by later looks.
-const RESIDUES_MAX: usize = 10_000;
-/// Alarms of one look. The others are raised by the next ones.
+/// The most imbalances that are stored, by org and hour. Later checks find the others again.
+const IMBALANCES_MAX: usize = 10_000;
+/// The most alarms of one check. The next checks raise the others.
 const ALARMS_MAX: usize = 500;
-/// Who is said to have told.
+/// The actor of the alarms in the audit trail.
 const ACTOR: &str = "ledger";
 
-/// Why a look failed. The next one begins anew.
+/// Why a check failed. The next one starts again.
 #[derive(Debug, Error)]
 pub enum WatchError {
-    /// There is no balance.
+    /// The ledger could not be balanced.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Redis, which remembers what was found.
+    /// Redis failed, where imbalances are stored.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres, where an alarm is written down.
+    /// Postgres failed, where alarms are written.
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
 
-/// What a look found.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Report {
-    /// Hours that were looked at.
+    /// How many hours were checked.
     pub hours: usize,
-    /// Orgs and hours that were looked at each by itself.
+    /// How many orgs and hours were counted one by one.
     pub rows: usize,
-    /// Orgs and hours that are known to have a residue.
-    pub residues: usize,
-    /// The sum of the residues, whichever way, also of those that were not looked at by org yet.
+    /// How many orgs and hours have an imbalance.
+    pub imbalances: usize,
+    /// The sum of the imbalances in absolute value, including buckets that were not counted org by org yet.
     pub items: u64,
-    /// Alarms that were raised.
+    /// How many alarms were raised.
     pub told: usize,
 }
 
-/// Watches a deployment's books. Cheap to clone.
+/// Watches the ledger of a deployment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    books: Books,
+    books: LedgerReader,
     redis: Redis,
     registry: Registry,
     settle: Duration,
-    /// When all hours were looked at last.
+    /// When all watched hours were last checked.
     looked_at_all: Arc<Mutex<Option<Instant>>>,
     looks: Arc<AtomicUsize>,
 }
 
 impl Watch {
     /// Writes alarms into that registry's audit trail.
-    pub fn new(books: Books, redis: Redis, registry: Registry, settle: Duration) -> Self {
+    pub fn new(books: LedgerReader, redis: Redis, registry: Registry, settle: Duration) -> Self {
         let (looked_at_all, looks) = (Arc::default(), Arc::default());
         Self { books, redis, registry, settle, looked_at_all, looks }
     }
 
-    /// Looks once. What fails is done again by the next look; an alarm may then be raised twice, never not at all.
+    /// Checks once. The next check repeats what failed; an alarm may then be raised twice, but is never lost.
     pub async fn look(&self) -> Result<Report, WatchError> {
         let begun = Instant::now();
-        let before = residues(&self.redis).await?;
+        let before = imbalances(&self.redis).await?;
         let (window, is_full) = self.window(&before);
         let known = before.keys().map(|(org, hour)| (Bucket::from(*org), *hour)).collect();
         let look = self.books.look(&window, &known, self.looks.fetch_add(1, Ordering::Relaxed)).await?;
@@ -97,22 +96,22 @@ impl Watch {
         let now_s = OffsetDateTime::now_utc().unix_timestamp();
         let (after, alarms) = judge(&look, &window, &before, now_s, self.settle);
         for of in &alarms {
-            if let Some(residue) = after.get(of) {
-                self.tell(*of, residue, &look.balance).await?;
+            if let Some(imbalance) = after.get(of) {
+                self.tell(*of, imbalance, &look.balance).await?;
             }
         }
         self.remember(&before, &after).await?;
-        let apart = look.residues.iter().filter(|((bucket, _), _)| !look.drilled.contains(bucket));
-        let apart: u64 = apart.map(|(_, residue)| residue.unsigned_abs()).sum();
+        let apart = look.imbalances.iter().filter(|((bucket, _), _)| !look.drilled.contains(bucket));
+        let apart: u64 = apart.map(|(_, imbalance)| imbalance.unsigned_abs()).sum();
         let report = Report {
             hours: window.hours().len(),
             rows: look.balance.rows.len(),
-            residues: after.len(),
-            items: after.values().map(|residue| residue.items.unsigned_abs()).sum::<u64>() + apart,
+            imbalances: after.len(),
+            items: after.values().map(|imbalance| imbalance.items.unsigned_abs()).sum::<u64>() + apart,
             told: alarms.len(),
         };
-        gauge!("tracebility_ledger_residue").set(report.items as f64);
-        gauge!("tracebility_ledger_residue_orgs").set(orgs(&after) as f64);
+        gauge!("tracebility_ledger_imbalance").set(report.items as f64);
+        gauge!("tracebility_ledger_imbalance_orgs").set(orgs(&after) as f64);
         gauge!("tracebility_ledger_is_complete").set(f64::from(u8::from(look.is_complete)));
         gauge!("tracebility_ledger_checked_at_seconds").set(now_s as f64);
         gauge!("tracebility_ledger_check_seconds").set(begun.elapsed().as_secs_f64());
@@ -120,28 +119,33 @@ impl Watch {
         Ok(report)
     }
 
-    /// The hours to look at, and whether they are all that are watched: the last two, those that did not balance, and
-    /// now and then all.
-    fn window(&self, known: &Residues) -> (Window, bool) {
+    /// The hours to check, and whether these are all watched hours: the last two, those with an imbalance, and every
+    /// [`ALL_EVERY`] all of them.
+    fn window(&self, known: &Imbalances) -> (Hours, bool) {
         let (now, due) = (unix_hour(), *lock(&self.looked_at_all));
-        let all = Window::up_to(now, WATCHED_HOURS);
+        let all = Hours::up_to(now, WATCHED_HOURS);
         if due.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
             return (all, true);
         }
         let mut hours: BTreeSet<i64> = known.keys().map(|(_, hour)| *hour).filter(|hour| all.holds(*hour)).collect();
         hours.extend([now - 1, now]);
-        (Window::of(hours), false)
+        (Hours::of(hours), false)
     }
 
-    async fn tell(&self, (org, hour): (OrgId, i64), residue: &Residue, balance: &Balance) -> Result<(), RegistryError> {
+    async fn tell(
+        &self,
+        (org, hour): (OrgId, i64),
+        imbalance: &Imbalance,
+        balance: &Balance,
+    ) -> Result<(), RegistryError> {
         let row = balance.rows.iter().find(|row| (row.org_id, row.hour) == (org, hour));
-        let what = if residue.items > 0 { "missing" } else { "there that nobody sent" };
-        let items = residue.items.unsigned_abs();
-        tracing::error!(org_id = %org, hour, items, "accepted items are {what}; see docs/ledger.md");
-        let detail = json!({ "residue": residue.items, "row": row });
-        let event = NewEvent::new(Some(org), EventType::LedgerResidue, ACTOR).target(&format!("hour {hour}"));
+        let what = if imbalance.items > 0 { "missing" } else { "there that nobody sent" };
+        let items = imbalance.items.unsigned_abs();
+        tracing::error!(org_id = %org, hour, items, "accepted items are {what}; see docs/operations/ledger.md");
+        let detail = json!({ "imbalance": imbalance.items, "row": row });
+        let event = NewEvent::new(Some(org), EventType::LedgerImbalance, ACTOR).target(&format!("hour {hour}"));
         match self.registry.record_events(Some(org), &[event.detail(detail)]).await {
-            // An org that is not in the registry has no trail; the log has said it.
+            // An org that is not in the registry has no audit trail; the log has the alarm.
             Err(error) if error.is_refused_data() => {
                 tracing::error!(org_id = %org, %error, "no such org");
                 Ok(())
@@ -150,12 +154,12 @@ impl Watch {
         }
     }
 
-    async fn remember(&self, before: &Residues, after: &Residues) -> Result<(), RedisError> {
+    async fn remember(&self, before: &Imbalances, after: &Imbalances) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         pipe.atomic();
-        let key = RedisKey::ledger_residues();
-        for (of, residue) in after.iter().filter(|(of, residue)| before.get(of) != Some(residue)) {
-            let Residue { since_s, items, told } = residue;
+        let key = RedisKey::ledger_imbalances();
+        for (of, imbalance) in after.iter().filter(|(of, imbalance)| before.get(of) != Some(imbalance)) {
+            let Imbalance { since_s, items, told } = imbalance;
             pipe.cmd("HSET")
                 .arg(&key)
                 .arg(format!("{}:{}", of.0, of.1))
@@ -169,38 +173,38 @@ impl Watch {
     }
 }
 
-/// What is to be remembered after a look, and what an alarm is to be raised for: what has lasted, and what of it has
-/// grown.
+/// The imbalances to store after a check, and those to raise an alarm for: imbalances that lasted, and among those with
+/// an alarm, the ones that grew.
 fn judge(
     look: &Look,
-    window: &Window,
-    before: &Residues,
+    window: &Hours,
+    before: &Imbalances,
     now_s: i64,
     settle: Duration,
-) -> (Residues, Vec<(OrgId, i64)>) {
-    let (mut after, mut alarms) = (Residues::new(), Vec::new());
+) -> (Imbalances, Vec<(OrgId, i64)>) {
+    let (mut after, mut alarms) = (Imbalances::new(), Vec::new());
     let first = unix_hour_of(now_s) - i64::from(WATCHED_HOURS);
     for (of, known) in before.iter().filter(|((_, hour), _)| *hour > first) {
         let was_looked_at = window.holds(of.1) && look.drilled.contains(&Bucket::from(of.0));
-        // When not all was seen, nothing is known to be right again.
+        // When not everything was read, an imbalance cannot be declared over.
         if !was_looked_at || !look.is_complete {
             after.insert(*of, *known);
         }
     }
     for row in look.balance.rows.iter().filter(|row| !row.is_balanced()) {
-        let (of, items) = ((row.org_id, row.hour), row.amounts.residue);
+        let (of, items) = ((row.org_id, row.hour), row.amounts.imbalance);
         let same = before.get(&of).filter(|known| known.items.signum() == items.signum());
         let (since_s, told) = same.map_or((now_s, 0), |same| (same.since_s, same.told));
         let has_lasted = now_s.saturating_sub(since_s) >= settle.as_secs().cast_signed();
         let is_news = same.is_some() && has_lasted && items.unsigned_abs() > told.unsigned_abs();
-        if after.len() >= RESIDUES_MAX && !before.contains_key(&of) {
+        if after.len() >= IMBALANCES_MAX && !before.contains_key(&of) {
             continue;
         }
         let is_told = is_news && alarms.len() < ALARMS_MAX;
         if is_told {
             alarms.push(of);
         }
-        after.insert(of, Residue { since_s, items, told: if is_told { items } else { told } });
+        after.insert(of, Imbalance { since_s, items, told: if is_told { items } else { told } });
     }
     (after, alarms)
 }
@@ -210,12 +214,12 @@ const fn unix_hour_of(seconds: i64) -> i64 {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // It holds one value, which is whole at any time.
+    // It holds a single value, which is always valid.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn orgs(residues: &Residues) -> usize {
-    let mut orgs: Vec<OrgId> = residues.keys().map(|(org, _)| *org).collect();
+fn orgs(imbalances: &Imbalances) -> usize {
+    let mut orgs: Vec<OrgId> = imbalances.keys().map(|(org, _)| *org).collect();
     orgs.dedup();
     orgs.len()
 }
@@ -229,8 +233,8 @@ mod tests {
 
     const OF: (OrgId, i64) = (OrgId(Uuid::from_u128(7)), 500_000);
 
-    fn look(residue: i64) -> Look {
-        let amounts = Amounts { accepted: 9, residue, ..Amounts::default() };
+    fn look(imbalance: i64) -> Look {
+        let amounts = Amounts { accepted: 9, imbalance, ..Amounts::default() };
         let rows = vec![Row { org_id: OF.0, hour: OF.1, amounts }];
         Look {
             drilled: BTreeSet::from([Bucket::from(OF.0)]),
@@ -240,49 +244,49 @@ mod tests {
         }
     }
 
-    fn judged(look: &Look, before: &Residues, after_s: i64, settle: Duration) -> (Residues, Vec<(OrgId, i64)>) {
-        judge(look, &Window::of(BTreeSet::from([OF.1])), before, OF.1 * 3600 + after_s, settle)
+    fn judged(look: &Look, before: &Imbalances, after_s: i64, settle: Duration) -> (Imbalances, Vec<(OrgId, i64)>) {
+        judge(look, &Hours::of(BTreeSet::from([OF.1])), before, OF.1 * 3600 + after_s, settle)
     }
 
     #[test]
-    fn an_alarm_is_raised_once_for_what_stays_and_again_for_what_grows() {
+    fn a_lasting_imbalance_alarms_once_and_again_when_it_grows() {
         let settle = Duration::from_secs(120);
-        let (mut known, mut alarms) = (Residues::new(), Vec::new());
-        for (now_s, residue) in
+        let (mut known, mut alarms) = (Imbalances::new(), Vec::new());
+        for (now_s, imbalance) in
             [(0, 3), (60, 3), (120, 3), (180, 3), (240, 5), (300, 4), (360, 0), (420, -1), (500, 2), (620, 2)]
         {
-            let (after, raised) = judged(&look(residue), &known, now_s, settle);
+            let (after, raised) = judged(&look(imbalance), &known, now_s, settle);
             alarms.extend(raised.iter().map(|_| now_s));
             known = after;
         }
-        assert_eq!(alarms, [120, 240, 620], "the other sign is another residue");
-        assert_eq!(known[&OF], Residue { since_s: OF.1 * 3600 + 500, items: 2, told: 2 });
+        assert_eq!(alarms, [120, 240, 620], "the other sign is another imbalance");
+        assert_eq!(known[&OF], Imbalance { since_s: OF.1 * 3600 + 500, items: 2, told: 2 });
     }
 
     #[test]
-    fn one_look_is_no_alarm_even_without_a_settling_time() {
-        let (known, alarms) = judged(&look(3), &Residues::new(), 50, Duration::ZERO);
+    fn an_imbalance_seen_once_is_no_alarm_even_without_a_settling_time() {
+        let (known, alarms) = judged(&look(3), &Imbalances::new(), 50, Duration::ZERO);
         assert_eq!(alarms, []);
         assert_eq!(judged(&look(3), &known, 50, Duration::ZERO).1, [OF]);
     }
 
     #[test]
-    fn what_was_not_seen_whole_neither_raises_nor_ends_an_alarm() {
-        let known = Residues::from([(OF, Residue { since_s: 1, items: 3, told: 3 })]);
+    fn an_incomplete_look_neither_raises_nor_ends_an_alarm() {
+        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, told: 3 })]);
         let partial = Look { is_complete: false, ..look(0) };
         assert_eq!(judged(&partial, &known, 500, SETTLE), (known.clone(), vec![]));
-        assert_eq!(judged(&look(0), &known, 500, SETTLE), (Residues::new(), vec![]));
+        assert_eq!(judged(&look(0), &known, 500, SETTLE), (Imbalances::new(), vec![]));
     }
 
     #[test]
-    fn what_was_not_looked_at_stays_known_until_its_hour_is_not_watched() {
-        let known = Residues::from([(OF, Residue { since_s: 1, items: 3, told: 3 })]);
+    fn an_imbalance_not_looked_at_stays_known_until_its_hour_is_not_watched() {
+        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, told: 3 })]);
         let elsewhere = Look { is_complete: true, ..Look::default() };
         assert_eq!(judged(&elsewhere, &known, 500, SETTLE), (known.clone(), vec![]));
-        let later = Window::of(BTreeSet::from([OF.1 + 1]));
+        let later = Hours::of(BTreeSet::from([OF.1 + 1]));
         assert_eq!(judge(&look(0), &later, &known, OF.1 * 3600, SETTLE).0, known, "another hour was");
         let day_s = i64::from(WATCHED_HOURS) * 3600;
-        assert_eq!(judged(&elsewhere, &known, day_s, SETTLE), (Residues::new(), vec![]));
+        assert_eq!(judged(&elsewhere, &known, day_s, SETTLE), (Imbalances::new(), vec![]));
     }
 
     #[test]
@@ -291,13 +295,13 @@ mod tests {
             .map(|n| Row {
                 org_id: OrgId(Uuid::from_u128(n)),
                 hour: OF.1,
-                amounts: Amounts { residue: 1, ..Amounts::default() },
+                amounts: Amounts { imbalance: 1, ..Amounts::default() },
             })
             .collect();
         let drilled = rows.iter().map(|row| Bucket::from(row.org_id)).collect();
         let look =
             Look { drilled, balance: Balance { rows, ..Balance::default() }, is_complete: true, ..Look::default() };
-        let (mut known, mut told) = (Residues::new(), Vec::new());
+        let (mut known, mut told) = (Imbalances::new(), Vec::new());
         for turn in 0..4 {
             let (after, alarms) = judged(&look, &known, turn, Duration::ZERO);
             told.push(alarms.len());

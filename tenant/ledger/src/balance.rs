@@ -1,4 +1,4 @@
-//! The arithmetic of the ledger.
+//! The arithmetic of the ledger, without I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,27 +9,27 @@ use time::format_description::well_known::Rfc3339;
 
 use super::HOURS_MAX;
 
-/// Hours since the Unix epoch, in order; not necessarily one after the other.
+/// Hours since the Unix epoch, in order; there may be gaps between them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Window(Vec<i64>);
+pub struct Hours(Vec<i64>);
 
-impl Window {
-    /// So many hours up to that one, at least one and at most [`HOURS_MAX`].
+impl Hours {
+    /// The `hours` hours that end with `last`, at least one and at most [`HOURS_MAX`].
     pub fn up_to(last: i64, hours: u32) -> Self {
         Self((last - i64::from(hours.clamp(1, HOURS_MAX)) + 1..=last).collect())
     }
 
-    /// Those hours.
+    /// A set of single hours.
     pub fn of(hours: BTreeSet<i64>) -> Self {
         Self(hours.into_iter().collect())
     }
 
-    /// Whether an hour is one of them.
+    /// Whether the set contains an hour.
     pub fn holds(&self, hour: i64) -> bool {
         self.0.binary_search(&hour).is_ok()
     }
 
-    /// All of them, in order.
+    /// Iterates over the hours, in order.
     pub fn hours(&self) -> impl ExactSizeIterator<Item = i64> + Clone + '_ {
         self.0.iter().copied()
     }
@@ -39,14 +39,14 @@ impl Window {
     }
 }
 
-/// Orgs that are counted together, so that all of them can be balanced without looking at each: 1 of [`Bucket::COUNT`],
-/// by the last bits of the org's id. Opposite residues of two orgs of one bucket and hour hide each other; those of one
-/// org never do.
+/// A group of orgs that are counted together, so that all orgs can be balanced without counting each: 1 of
+/// [`Bucket::COUNT`], by the last bits of the org's id. In one bucket and hour, opposite imbalances of two orgs hide
+/// each other; those of one org never do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket(pub(super) u16);
 
 impl Bucket {
-    /// How many there are.
+    /// The number of buckets.
     pub(super) const COUNT: u16 = 1_024;
 }
 
@@ -57,15 +57,15 @@ impl From<OrgId> for Bucket {
     }
 }
 
-/// What items are counted by: their org, or a bucket of orgs.
+/// The key of a count: an org, or a bucket of orgs.
 pub(super) trait Group: Copy + Ord + From<OrgId> {
-    /// Whether it is a bucket.
+    /// Whether this type is a bucket.
     const IS_BUCKET: bool;
 
-    /// The bucket of that number, if it is one.
+    /// The bucket with that number; `None` if this type is not a bucket.
     fn of_bucket(number: u16) -> Option<Self>;
 
-    /// The org that it is.
+    /// The org; `None` if this type is a bucket.
     fn org(self) -> Option<OrgId>;
 }
 
@@ -93,15 +93,15 @@ impl Group for Bucket {
     }
 }
 
-/// What was counted of each group's hour.
+/// Number of items by group and hour.
 pub(super) type Counts<G> = BTreeMap<(G, i64), u64>;
 
-/// Everything that was counted, one count of each kind.
+/// All counts, one of each kind.
 #[derive(Debug)]
 pub(super) struct Counted<G> {
-    /// Answered with a 2xx, as the API counts by itself. Read before anything else.
+    /// Answered with a 2xx, by the API's own count. Read before anything else.
     pub(super) answered: Counts<G>,
-    /// Accepted into a stream, before anything that follows was looked at.
+    /// Accepted into a stream, read before the places that follow.
     pub(super) before: Counts<G>,
     pub(super) in_flight: Counts<G>,
     pub(super) parked: Counts<G>,
@@ -109,16 +109,16 @@ pub(super) struct Counted<G> {
     pub(super) letters: Counts<G>,
     pub(super) dropped_letters: Counts<G>,
     pub(super) stored: Counts<G>,
-    /// Accepted when everything else had been looked at.
+    /// Accepted into a stream, read again after everything else.
     pub(super) after: Counts<G>,
-    /// Whether all that is in flight was seen.
+    /// Whether all entries in flight were read.
     pub(super) is_complete: bool,
-    /// Entries in flight of which it is not known how many items they hold.
+    /// Number of entries in flight that could not be read, so that their items are not counted.
     pub(super) unreadable: u64,
 }
 
 impl<G: Group> Counted<G> {
-    /// Nothing was counted yet, and nothing left out.
+    /// Empty counts.
     pub(super) const fn nothing() -> Self {
         Self {
             answered: Counts::new(),
@@ -135,7 +135,7 @@ impl<G: Group> Counted<G> {
         }
     }
 
-    /// Everything that was counted of anything, in order.
+    /// All groups and hours that have any count, in order.
     pub(super) fn amounts(&self) -> impl Iterator<Item = ((G, i64), Amounts)> + '_ {
         let Self { answered, before, in_flight, parked, over_quota, letters, dropped_letters, stored, after, .. } =
             self;
@@ -152,91 +152,92 @@ impl<G: Group> Counted<G> {
                 set_aside: SetAside { parked: of(parked), dropped: of(over_quota) },
                 dead_lettered: DeadLettered { held: of(letters), dropped: of(dropped_letters) },
                 in_flight: of(in_flight),
-                residue: 0,
+                imbalance: 0,
             };
-            amounts.residue = residue(of(before), &amounts, self.is_complete);
+            amounts.imbalance = imbalance(of(before), &amounts, self.is_complete);
             (key, amounts)
         })
     }
 }
 
-/// Set aside because the org is over its quota.
+/// Accepted items that are not billed, because the org is over its quota, or because they are repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SetAside {
-    /// Kept until the quota is raised.
+    /// Parked until they are released or dropped.
     pub parked: u64,
-    /// Not kept.
+    /// Dropped, or not billed because they are repeated.
     pub dropped: u64,
 }
 
-/// Could not be stored.
+/// Items that could not be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DeadLettered {
     /// Kept among the dead letters.
     pub held: u64,
-    /// Thrown away by an operator.
+    /// Dropped by an operator.
     pub dropped: u64,
 }
 
-/// What became of items that were received in an hour.
+/// The amounts of items that were received in one hour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Amounts {
-    /// Appended to a stream, as Redis has counted.
+    /// Appended to a stream, as counted by Redis.
     pub accepted: u64,
-    /// Answered with a 2xx, as the API has counted. Less than what was accepted when an API was killed, or an answer
+    /// Answered with a 2xx, as counted by the API. Less than `accepted` when an API process was killed, or an answer
     /// was lost.
     pub answered: u64,
-    /// Billed, so in every table.
+    /// Billed, and so stored in every table.
     pub stored: u64,
-    /// Set aside.
+    /// Parked, dropped or repeated.
     pub set_aside: SetAside,
-    /// Dead letters.
+    /// Kept among the dead letters, or dropped from there.
     pub dead_lettered: DeadLettered,
-    /// In a stream.
+    /// In entries of a stream.
     pub in_flight: u64,
-    /// Above zero, so many are missing; below zero, so many are there that nobody sent. What moved while it was counted
-    /// is neither.
-    pub residue: i64,
+    /// Positive: so many items are missing. Negative: there are so many too many. Items that moved during the count do
+    /// not contribute.
+    pub imbalance: i64,
 }
 
-/// What became of the items of an org that were received in an hour.
+/// The amounts of the items of an org that were received in one hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// Whose.
+    /// The org that sent the items.
     pub org_id: OrgId,
     /// Hours since the Unix epoch.
     #[serde(serialize_with = "as_time")]
     pub hour: i64,
-    /// How much is where.
+    /// The number of items in each place.
     #[serde(flatten)]
     pub amounts: Amounts,
 }
 
 impl Row {
-    /// Whether nothing is missing and nothing too much.
+    /// Whether the imbalance is 0.
     pub const fn is_balanced(&self) -> bool {
-        self.amounts.residue == 0
+        self.amounts.imbalance == 0
     }
 }
 
-/// The rows of a question.
+/// The rows of a balance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Balance {
-    /// One per org and hour of which anything is known, in order of org and hour.
+    /// One row per org and hour with any count, sorted by org and hour.
     pub rows: Vec<Row>,
-    /// Whether that is all of them. Otherwise there were more than [`super::ROWS_MAX`], and only orgs that do not
+    /// Whether `rows` has all of them. If not, there were more than [`super::ROWS_MAX`], and only orgs that do not
     /// balance are listed.
     pub is_whole: bool,
-    /// Whether all that is in flight was seen. Otherwise `in_flight` is a lower bound, and nothing is called missing.
+    /// Whether all entries in flight were read. If not, `in_flight` is a lower bound, and no item is reported as
+    /// missing.
     pub is_complete: bool,
-    /// Entries in flight, and dead letters, of which it is not known how many items they hold.
+    /// Number of entries in flight and dead letters that could not be read, so that their items are not counted.
     pub unreadable: u64,
 }
 
 impl Balance {
-    /// The sum of all residues, whichever way.
-    pub fn residue(&self) -> u64 {
-        self.rows.iter().map(|row| row.amounts.residue.unsigned_abs()).sum()
+    /// The sum of the absolute values of all imbalances.
+    pub fn imbalance(&self) -> u64 {
+        self.rows.iter().map(|row| row.amounts.imbalance.unsigned_abs()).sum()
     }
 
     pub(super) fn of(counted: &Counted<OrgId>) -> Self {
@@ -246,16 +247,16 @@ impl Balance {
     }
 }
 
-/// What does not add up, however the items moved while they were counted.
+/// The imbalance, regardless of how items moved while they were counted.
 ///
-/// Places were looked at in the order in which items pass through them, so an item that was accepted `before` is found
-/// at least once, unless it is nowhere: what is short is missing. An item that moved meanwhile may be found twice; so
-/// may one whose rows are stored while its entry is not deleted yet. Either way one of the two is in flight, and what
-/// is too much without those is.
+/// Places are read in the order in which items pass through them, so an item that was accepted `before` is found at
+/// least once, unless it is lost: a shortfall means missing items. An item that moved meanwhile may be found twice; so
+/// may an item whose rows are stored while its entry is not deleted yet. In both cases one of the two finds is in
+/// flight, so only an excess without the items in flight is an imbalance.
 ///
-/// What the API has answered for was in a stream before, so it was accepted, also if Redis has lost its count with the
-/// entry.
-fn residue(before: u64, row: &Amounts, is_complete: bool) -> i64 {
+/// What the API has answered was in a stream before, so it was accepted, even if Redis has lost both the entry and its
+/// count.
+fn imbalance(before: u64, row: &Amounts, is_complete: bool) -> i64 {
     let at_rest =
         [row.stored, row.set_aside.parked, row.set_aside.dropped, row.dead_lettered.held, row.dead_lettered.dropped];
     let at_rest = at_rest.into_iter().fold(0, u64::saturating_add);
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nowhere_is_missing_and_what_nobody_sent_is_too_much() {
+    fn an_imbalance_is_positive_for_lost_items_and_negative_for_extra_ones() {
         let counted = || Counted {
             before: one(100),
             after: one(100),
@@ -308,26 +309,26 @@ mod tests {
             dropped_letters: one(6),
             ..Counted::nothing()
         };
-        assert_eq!(balanced(&counted()).residue, 0);
-        assert_eq!(balanced(&Counted { stored: one(47), ..counted() }).residue, 3);
-        assert_eq!(balanced(&Counted { in_flight: one(19), ..counted() }).residue, 1);
-        assert_eq!(balanced(&Counted { letters: Counts::<OrgId>::new(), ..counted() }).residue, 7);
+        assert_eq!(balanced(&counted()).imbalance, 0);
+        assert_eq!(balanced(&Counted { stored: one(47), ..counted() }).imbalance, 3);
+        assert_eq!(balanced(&Counted { in_flight: one(19), ..counted() }).imbalance, 1);
+        assert_eq!(balanced(&Counted { letters: Counts::<OrgId>::new(), ..counted() }).imbalance, 7);
         assert_eq!(
-            balanced(&Counted { stored: one(71), ..counted() }).residue,
+            balanced(&Counted { stored: one(71), ..counted() }).imbalance,
             -1,
             "more than a batch that is not deleted yet"
         );
         assert_eq!(
-            balanced(&Counted { stored: one(47), is_complete: false, ..counted() }).residue,
+            balanced(&Counted { stored: one(47), is_complete: false, ..counted() }).imbalance,
             0,
             "perhaps in flight"
         );
         let nobody = Counted { stored: one(4), ..Counted::nothing() };
-        assert_eq!((balanced(&nobody).residue, balanced(&nobody).accepted), (-4, 0));
+        assert_eq!((balanced(&nobody).imbalance, balanced(&nobody).accepted), (-4, 0));
     }
 
     #[test]
-    fn what_the_api_answered_for_was_accepted_whatever_redis_says() {
+    fn items_the_api_acknowledged_count_as_accepted_whatever_redis_says() {
         let counted = |accepted, answered, stored| Counted {
             before: one(accepted),
             after: one(accepted),
@@ -335,10 +336,10 @@ mod tests {
             stored: one(stored),
             ..Counted::nothing()
         };
-        assert_eq!(balanced(&counted(70, 100, 70)).residue, 30, "entries were lost with their count");
-        assert_eq!(balanced(&counted(0, 100, 100)).residue, 0, "the count was lost, and no item");
-        assert_eq!(balanced(&counted(100, 60, 100)).residue, 0, "an API was killed before it wrote its count down");
-        assert_eq!(balanced(&counted(0, 0, 100)).residue, -100);
+        assert_eq!(balanced(&counted(70, 100, 70)).imbalance, 30, "entries were lost with their count");
+        assert_eq!(balanced(&counted(0, 100, 100)).imbalance, 0, "the count was lost, and no item");
+        assert_eq!(balanced(&counted(100, 60, 100)).imbalance, 0, "an API was killed before it wrote its count down");
+        assert_eq!(balanced(&counted(0, 0, 100)).imbalance, -100);
     }
 
     #[test]
@@ -349,11 +350,11 @@ mod tests {
 
     #[test]
     fn a_window_is_bounded() {
-        let window = Window::up_to(500_000, 3);
+        let window = Hours::up_to(500_000, 3);
         assert_eq!(window.hours().collect::<Vec<_>>(), [499_998, 499_999, 500_000]);
         assert_eq!([499_997, 499_998, 500_000, 500_001].map(|hour| window.holds(hour)), [false, true, true, false]);
-        assert_eq!(Window::up_to(9, 0).hours().count(), 1);
-        assert_eq!(Window::up_to(500_000, u32::MAX).hours().count(), HOURS_MAX as usize);
+        assert_eq!(Hours::up_to(9, 0).hours().count(), 1);
+        assert_eq!(Hours::up_to(500_000, u32::MAX).hours().count(), HOURS_MAX as usize);
     }
 
     /// Where an item is; in the order in which places are read.
@@ -370,7 +371,7 @@ mod tests {
     }
 
     impl Place {
-        /// Where it may go next by itself. What an operator does is not among it: a replay, a release, a drop.
+        /// Where it may go next by itself. Actions of an operator are not included: a replay, a release, a drop.
         fn next(self, choice: u8) -> Self {
             match (self, choice % 5) {
                 (Self::Nowhere, _) => Self::InFlight,
@@ -384,8 +385,8 @@ mod tests {
         }
     }
 
-    /// Items move at every moment of a reading: never a residue unless some were lost, and all that were when nothing
-    /// moves.
+    /// Items move at every moment of a reading. There is no imbalance unless items were lost, and all of those are
+    /// found once nothing moves.
     fn read(mut items: Vec<Place>, lost: u64, doubled: u64, mut moves: impl Iterator<Item = (usize, u8)>) -> i64 {
         let mut go = |items: &mut Vec<Place>| {
             for (at, choice) in moves.by_ref().take(3) {
@@ -409,7 +410,7 @@ mod tests {
         counted.dropped_letters = one(count(&mut items, &[P::DroppedLetter]));
         counted.stored = one(count(&mut items, &[P::StoredNotDeleted, P::Stored]) + doubled);
         counted.after = one(count(&mut items, &everywhere) + lost);
-        balanced(&counted).residue
+        balanced(&counted).imbalance
     }
 
     fn places() -> impl Strategy<Value = Vec<Place>> {
@@ -429,20 +430,20 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_moves_while_it_is_counted_is_no_residue(items in places(), moves in proptest::collection::vec(any::<(usize, u8)>(), 0..24)) {
+        fn items_that_move_during_the_count_are_no_imbalance(items in places(), moves in proptest::collection::vec(any::<(usize, u8)>(), 0..24)) {
             prop_assert_eq!(read(items, 0, 0, moves.into_iter()), 0);
         }
 
         #[test]
-        fn what_is_lost_or_doubled_is_seen_when_it_has_come_to_rest(mut items in places(), lost in 0_u64..9, doubled in 0_u64..9) {
+        fn lost_or_doubled_items_are_an_imbalance_once_nothing_moves(mut items in places(), lost in 0_u64..9, doubled in 0_u64..9) {
             items.retain(|place| !matches!(place, Place::InFlight | Place::StoredNotDeleted));
             items.push(Place::Stored);
-            let residue = lost.cast_signed() - doubled.cast_signed();
-            prop_assert_eq!(read(items, lost, doubled, std::iter::empty()), residue);
+            let imbalance = lost.cast_signed() - doubled.cast_signed();
+            prop_assert_eq!(read(items, lost, doubled, std::iter::empty()), imbalance);
         }
 
         #[test]
-        fn a_loss_is_never_called_too_much(items in places(), lost in 0_u64..9, moves in proptest::collection::vec(any::<(usize, u8)>(), 0..24)) {
+        fn a_loss_is_never_reported_as_a_surplus(items in places(), lost in 0_u64..9, moves in proptest::collection::vec(any::<(usize, u8)>(), 0..24)) {
             prop_assert!((0..=lost.cast_signed()).contains(&read(items, lost, 0, moves.into_iter())));
         }
     }

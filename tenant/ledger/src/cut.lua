@@ -1,4 +1,5 @@
--- Makes an envelope small: its header, and its rows of one table. Begins the scripts that need it. "" for what is no envelope.
+-- Cuts an envelope down to its header and its rows of one table; "" if it is no envelope. Prepended to the scripts that
+-- need it.
 --
 -- The format is documented in schema/src/envelope.rs: 109 bytes of header, how many sections, 16 bytes of code (which is that of
 -- the whole envelope), then per section 11 bytes, of which the first is the table and the last four are the length of what follows.

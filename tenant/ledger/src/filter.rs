@@ -1,4 +1,4 @@
-//! Whose items are counted.
+//! Which orgs' items are counted.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use model::ids::OrgId;
 
 use super::balance::Bucket;
 
-/// Whose items are balanced.
+/// Which orgs' items are balanced together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whose {
-    /// Every org's.
+pub enum Scope {
+    /// The items of all orgs.
     Everyone,
-    /// That org's.
+    /// The items of one org.
     Org(OrgId),
 }
 
-/// Which orgs are counted.
+/// Which orgs a count includes.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Filter<'a> {
     Everyone,

@@ -1,8 +1,8 @@
--- Says which envelopes of an org are parked, each cut down to what it is billed for.
+-- Lists an org's parked envelopes, each cut down to its rows of the billing table.
 --
--- KEYS  1  {<org>}:quota:parked    hash: where it was -> envelope
--- ARGV  1  the cursor, 0 to begin    2  how many bytes    3  the table of what is billed
--- Reply {the next cursor, 0 at the end; bytes looked at; field, envelope, …}    a field may come twice
+-- KEYS  1  {<org>}:quota:parked    hash: "<shard>/<entry>" -> envelope
+-- ARGV  1  the cursor, 0 to begin    2  how many bytes    3  the number of the billing table
+-- Reply {the next cursor, 0 at the end; bytes read; field, envelope, …}    a field may come twice
 
 local cursor, bytes, reply = ARGV[1], 0, {0, 0}
 repeat

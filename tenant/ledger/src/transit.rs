@@ -1,57 +1,56 @@
-//! What is neither stored nor gone: entries of streams, dead letters, parked envelopes. Counted by looking at each of
-//! them.
+//! Counts items in entries of streams, dead letters and parked envelopes, by reading each of them.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use model::ids::OrgId;
+use model::shard::Shard;
+use queue::dlq::{DeadLetters, Listed, Source, Walk};
 use redis::{Script, Value};
+use stores::clock::hour_of;
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use wire::envelope::{ENVELOPE_FIELD, claims};
 use wire::tables::BILLING_METER;
 
 use super::LedgerError;
-use super::balance::{Counts, Group, Window};
+use super::balance::{Counts, Group, Hours};
 use super::filter::Filter;
-use model::shard::Shard;
-use queue::dlq::{Desk, Listed, Source, Walk};
-use stores::clock::hour_of;
-use stores::keys::RedisKey;
-use stores::redis::Redis;
 
 static WAITING: LazyLock<Script> = LazyLock::new(|| script(include_str!("waiting.lua")));
 static PARKED: LazyLock<Script> = LazyLock::new(|| script(include_str!("parked.lua")));
 
-/// Bytes of envelopes that one call looks at, while which Redis does nothing else: some milliseconds.
+/// The most bytes of envelopes that one call reads. Redis does nothing else meanwhile: some milliseconds.
 pub const PAGE_BYTES: u64 = 4 << 20;
-/// Entries that one call looks at.
+/// The most entries that one call reads.
 const PAGE_ENTRIES: u64 = 500;
-/// Entries of a stream that are looked at, letters of a shard likewise. What is beyond is in flight as well, but nobody
-/// knows whose.
+/// The most entries of a stream, or dead letters of a shard, that are read. Further ones are in flight as well, but
+/// their orgs are unknown.
 pub const SCAN_ENTRIES_MAX: u64 = 10_000;
-/// Bytes of a stream, or of what an org has parked, that are looked at.
+/// The most bytes of a stream, or of an org's parked envelopes, that are read.
 pub const SCAN_BYTES_MAX: u64 = 64 << 20;
 
 fn script(text: &str) -> Script {
     Script::new(&format!("#!lua flags=no-writes\n{}\n{text}", include_str!("cut.lua")))
 }
 
-/// Looks at what is in transit, of those orgs and hours.
+/// Reads what is in transit, for those orgs and hours.
 pub(super) struct Transit<'a> {
     redis: &'a Redis,
     filter: Filter<'a>,
-    window: &'a Window,
-    /// Whether everything was seen.
+    window: &'a Hours,
+    /// Whether everything was read.
     pub(super) is_complete: bool,
-    /// What was seen and could not be read.
+    /// The number of entries that could not be decoded.
     pub(super) unreadable: u64,
 }
 
 impl<'a> Transit<'a> {
-    pub(super) const fn new(redis: &'a Redis, filter: Filter<'a>, window: &'a Window) -> Self {
+    pub(super) const fn new(redis: &'a Redis, filter: Filter<'a>, window: &'a Hours) -> Self {
         Self { redis, filter, window, is_complete: true, unreadable: 0 }
     }
 
-    /// Items of the entries of all streams.
+    /// The items in all streams.
     pub(super) async fn in_flight<G: Group>(&mut self) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         for shard in Shard::all() {
@@ -60,7 +59,7 @@ impl<'a> Transit<'a> {
         Ok(counts)
     }
 
-    /// Those that a stream has now, not those that come meanwhile.
+    /// The entries that the stream has at the start, without those appended later.
     async fn waiting<G: Group>(&mut self, shard: Shard, counts: &mut Counts<G>) -> Result<(), LedgerError> {
         let (mut from, mut until) = ("-".to_owned(), None::<String>);
         let (mut entries, mut bytes) = (0, 0);
@@ -89,7 +88,7 @@ impl<'a> Transit<'a> {
         }
     }
 
-    /// Items of an org's envelopes that wait for a larger quota.
+    /// The items in an org's parked envelopes.
     pub(super) async fn parked<G: Group>(&mut self, org: OrgId, counts: &mut Counts<G>) -> Result<(), LedgerError> {
         let (mut cursor, mut bytes, mut seen) = ("0".to_owned(), 0, HashSet::new());
         loop {
@@ -116,11 +115,11 @@ impl<'a> Transit<'a> {
         }
     }
 
-    /// Items of the shards' dead letters. Those of the legacy stream were never accepted into a shard.
+    /// The items in the shards' dead letters. Dead letters of the legacy stream were never accepted into a shard.
     pub(super) async fn letters<G: Group>(&mut self) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         for shard in Shard::all() {
-            let mut walk = Walk::new(Desk::new(self.redis.clone()), [Source::Shard(shard)]);
+            let mut walk = Walk::new(DeadLetters::new(self.redis.clone()), [Source::Shard(shard)]);
             let mut letters = 0;
             while let Some(page) = walk.next().await? {
                 letters += page.len() as u64;
@@ -142,15 +141,15 @@ impl<'a> Transit<'a> {
             self.unreadable += 1;
             return;
         };
-        // One that lacks other tables only is billed, so it is counted as stored.
+        // If only other tables lack its rows, the letter is billed, so it counts as stored.
         if description.tables.is_empty() || description.tables.contains(&BILLING_METER.id) {
             self.add(org, letter.hour(), description.items, counts);
         }
     }
 
     fn count<G: Group>(&mut self, envelope: &[u8], counts: &mut Counts<G>) {
-        // It was cut down by Redis, so its code cannot be checked: a count of what is said to wait, until a worker
-        // knows better.
+        // Redis returned only the start of the envelope, so its authentication code cannot be checked: count what it
+        // claims, until a worker reads it.
         match claims(envelope) {
             Ok(claims) => self.add(claims.header.org_id, hour_of(claims.header.received_at), claims.items, counts),
             Err(_) => self.unreadable += 1,

@@ -1,4 +1,4 @@
--- Says what lies in a stream: of each entry its envelope, cut down to what it is billed for.
+-- Lists the entries of a stream: the envelope of each, cut down to its rows of the billing table.
 --
 -- KEYS  1  tracebility:ingest:v1:<n>
 -- ARGV  1  from which id, "-" or "(<id>"    2  up to which id, or "+"    3  how many entries    4  how many bytes
@@ -9,7 +9,7 @@ local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local reply, from, bytes = {last and last[1] or '', '', 0}, ARGV[1], 0
 local number, entries, limit = tonumber(ARGV[6]), tonumber(ARGV[3]), tonumber(ARGV[4])
 while bytes < limit and #reply < entries + 3 do
-    -- One at a time: it may be large, and all of a range would be in memory at once.
+    -- One entry at a time: entries may be large, and a whole range would be in memory at once.
     local entry = redis.call('XRANGE', KEYS[1], from, ARGV[2], 'COUNT', 1)[1]
     if not entry then
         reply[2] = ''

@@ -1,18 +1,17 @@
-//! The legacy stream's dead letters: entries whose project nobody knows, and those that cannot be read.
+//! The legacy stream's dead letters: entries of an unknown project, and unreadable entries.
 
 use std::sync::LazyLock;
 
-use redis::{AsyncCommands, RedisError, Script};
-
 use queue::arrival::{SETTLE_LUA, SETTLED_KEPT};
 use queue::dlq::{Description, LEGACY_FIELD};
+use redis::{AsyncCommands, RedisError, Script};
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("park.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(SETTLE_LUA));
 
-/// The legacy stream's dead letters, as those see them who add to them. Cheap to clone.
+/// Adds dead letters of the legacy stream. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Letters {
     redis: Redis,
@@ -20,13 +19,13 @@ pub struct Letters {
 }
 
 impl Letters {
-    /// The dead letters in that Redis, of so many bytes at most.
+    /// Adds to that Redis, up to `bytes_max` bytes in all.
     pub const fn new(redis: Redis, bytes_max: u64) -> Self {
         Self { redis, bytes_max }
     }
 
-    /// Adds an entry, unless it was added under that token before. False if there is no room. After an error it may be
-    /// there or not.
+    /// Adds an entry, unless it was added under that token before. False if there is no room. After an error, it may
+    /// have been added.
     pub async fn add(&self, token: &str, letter: &Description, data: &[u8]) -> Result<bool, RedisError> {
         let description = serde_json::to_string(letter).unwrap_or_default();
         let mut call = PARK.key(RedisKey::legacy_dlq());
@@ -41,7 +40,7 @@ impl Letters {
         Ok(score.is_some())
     }
 
-    /// Says that what was added under that token is in the stream no more.
+    /// Records that the entry added under that token is no longer in the stream.
     pub async fn settle(&self, token: &str) -> Result<(), RedisError> {
         SETTLE.key(RedisKey::legacy_dlq_arrivals()).arg(token).invoke_async(&mut self.redis.clone()).await
     }

@@ -1,18 +1,18 @@
-//! The legacy stream: JSON envelopes that were written before tenancy, and what is left of them.
+//! The legacy stream: JSON envelopes written before tenancy, and how many of them are left.
 //!
-//! The worker moves them one by one into the shards of their orgs, as envelopes of today, or into the legacy stream's
-//! dead letters. Neither is in the stream's slot of a cluster, so each move is the three steps of [`queue::arrival`],
-//! and where it goes is noted beside the stream first. `docs/cutover.md` tells how the stream is drained for good.
+//! The worker moves them one by one into the shards of their orgs, as envelopes of the present format, or into the
+//! legacy stream's dead letters. Neither is in the stream's slot of a cluster, so each move takes the three steps of
+//! [`queue::arrival`], and its destination is stored beside the stream first. `docs/operations/cutover.md` describes
+//! how to drain the stream for good.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use model::entry_id::EntryId;
 use redis::{RedisError, Script};
 use serde::Serialize;
-
-use model::entry_id::EntryId;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
@@ -26,53 +26,53 @@ pub use switch::{HEARD_AFTER, Switch, SwitchError};
 
 static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
 
-/// A reader of an older release counts as gone when it has asked for nothing for so long.
+/// A reader of an older release counts as gone when it has sent no read for this long.
 pub const READER_SILENT: Duration = Duration::from_secs(10);
 
 /// What is left of the legacy stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Left {
-    /// Entries in it.
+    /// Number of entries in the stream.
     pub entries: u64,
-    /// The first of them.
+    /// The oldest entry; `None` if the stream is empty.
     #[serde(skip)]
     pub first: Option<EntryId>,
-    /// Entries that were ever added to it.
+    /// Number of entries ever added to the stream.
     pub added: u64,
-    /// Entries that are being moved, or were when a worker died.
+    /// Number of entries that are being moved, or were when a worker crashed.
     pub moving: u64,
-    /// Consumer groups, which readers of older releases have made.
+    /// Consumer groups, created by readers of older releases.
     pub groups: Vec<Group>,
 }
 
 /// A consumer group of the legacy stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Group {
-    /// Its name.
+    /// The name of the group.
     pub name: String,
-    /// Entries that were given to a reader and not acknowledged.
+    /// Entries that were delivered to a reader and not acknowledged.
     pub pending: u64,
-    /// Milliseconds since one of its readers asked for something; none if it has no reader.
+    /// Milliseconds since the last read of any of its readers; `None` if it has no reader.
     pub silent_ms: Option<u64>,
 }
 
 impl Left {
-    /// Whether nothing is left: no entry, none given to a reader, none on its way.
+    /// Whether nothing is left: no entry, none pending at a reader, none being moved.
     pub fn is_nothing(&self) -> bool {
         self.entries == 0 && self.moving == 0 && self.groups.iter().all(|group| group.pending == 0)
     }
 
-    /// The group of a reader of an older release that is still at work, if there is one.
+    /// The group of an older release's reader that is still active, if there is one.
     pub fn other_reader(&self) -> Option<&Group> {
         let is_at_work = |ms: u64| u128::from(ms) < READER_SILENT.as_millis();
         self.groups.iter().find(|group| group.silent_ms.is_some_and(is_at_work))
     }
 }
 
-/// A group as the script tells of it.
+/// A group in the script's reply.
 type RawGroup = (String, u64, i64);
 
-/// Looks what is left.
+/// Reads what is left of the legacy stream.
 pub async fn look(redis: &Redis) -> Result<Left, RedisError> {
     let mut call = LOOK.key(RedisKey::legacy_stream());
     call.key(RedisKey::legacy_moving());
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_only_when_nobody_holds_anything() {
+    fn the_legacy_stream_counts_as_empty_only_when_no_group_holds_entries() {
         let group = |pending, silent_ms| Group { name: "ingest".to_owned(), pending, silent_ms };
         let nothing = Left { added: 7, groups: vec![group(0, None)], ..Left::default() };
         assert!(nothing.is_nothing() && nothing.other_reader().is_none());

@@ -1,5 +1,5 @@
 #!lua flags=no-writes,allow-oom
--- Says what is left of the legacy stream.
+-- Returns what is left of the legacy stream.
 --
 -- KEYS  1  tracebility:ingest:v1      2  {tracebility:ingest:v1}:moving   hash: entry -> where it is going
 -- Reply {entries, id of the first or "", entries ever added, entries that are being moved,

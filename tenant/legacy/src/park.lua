@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
--- Adds an entry of the legacy stream, which is in another slot of the cluster, to its dead letters: once, however often it is asked
--- for.
+-- Adds an entry of the legacy stream to its dead letters, which are in another slot of the cluster: once, even when
+-- repeated.
 --
 -- KEYS  1  tracebility:ingest:v1:dlq      2  {…}:bytes      3  {…}:arrivals   as in arrive.lua
 -- ARGV  1  the token    2  the description    3  the field    4  its value    5  bytes of all dead letters at most
 --       6  how long a token is kept once its source is gone, in ms
 -- Reply 1  added, now or before      0  there is no room
 --
--- Runs on a full Redis (allow-oom): what is added here leaves the stream.
+-- Runs on a full Redis (allow-oom): the entry will be deleted from the stream.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

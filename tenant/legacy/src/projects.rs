@@ -1,28 +1,27 @@
-//! Whose a project is, for envelopes that name nothing else.
+//! Looks up the org of a project, for envelopes that name only their project.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use model::ids::{OrgId, ProjectId, WorkspaceId};
+use model::shard::Shard;
 use sqlx::{PgPool, Row};
 
-use model::shard::Shard;
-
-/// Projects that are remembered.
+/// The most projects in the cache.
 const PROJECTS_MAX: usize = 10_000;
 
-/// Whose a project is, and where its envelopes go.
+/// The org and workspace of a project, and the shard for its envelopes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its org, for good.
+    /// The org of the project; it never changes.
     pub org_id: OrgId,
-    /// Its workspace, for good.
+    /// The workspace of the project; it never changes.
     pub workspace_id: WorkspaceId,
-    /// The shard of its org, which may move.
+    /// The shard of its org; it changes when the org moves.
     pub shard: Shard,
 }
 
-/// The registry, as far as it says whose projects are. Remembers what it was told. Cheap to clone.
+/// Looks projects up in the registry, with a cache. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Projects {
     pool: PgPool,
@@ -30,12 +29,13 @@ pub struct Projects {
 }
 
 impl Projects {
-    /// Projects in that Postgres, as the services' role sees it.
+    /// Looks up in that Postgres, with the services' role.
     pub fn new(pool: PgPool) -> Self {
         Self { pool, known: Arc::default() }
     }
 
-    /// Whose a project is; `None` if there is no such project, which is asked anew each time: it may be made yet.
+    /// The org, workspace and shard of a project; `None` if it does not exist. That answer is not cached: the project
+    /// may be created later.
     pub async fn find(&self, project: ProjectId) -> Result<Option<Place>, sqlx::Error> {
         if let Some(place) = self.known().get(&project) {
             return Ok(Some(*place));
@@ -61,13 +61,13 @@ impl Projects {
         Ok(Some(place))
     }
 
-    /// Forgets where an org's envelopes go, because its shard is closed to it.
+    /// Forgets the shard of an org, because it is closed to the org.
     pub fn forget(&self, org: OrgId) {
         self.known().retain(|_, place| place.org_id != org);
     }
 
     fn known(&self) -> std::sync::MutexGuard<'_, HashMap<ProjectId, Place>> {
-        // Each entry is whole at every point where a panic could happen.
+        // Each entry is complete at every point where a panic could happen.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,37 +1,37 @@
-//! Closing the legacy stream, and opening it again.
+//! Closes the legacy stream, and opens it again.
 //!
-//! It is closed when nothing is left in it, and looked at again when every worker has heard: who wrote to it in between
-//! still runs an old release, so it is opened again. A stream that is closed is looked at by the worker all the same.
+//! It is closed when it is empty, and checked again when every worker has seen the switch: an entry written in between
+//! comes from an API process of an old release, so the stream is opened again. A worker keeps checking a closed stream.
 
 use std::time::Duration;
 
 use redis::RedisError;
+use registry::flags::{Flag, Flags, LOOK_EVERY};
 use serde_json::json;
+use stores::redis::Redis;
 use thiserror::Error;
 
 use super::{Left, look};
-use registry::flags::{Flag, Flags, LOOK_EVERY};
-use stores::redis::Redis;
 
-/// After this every worker has heard that the stream was closed.
+/// The time after which every worker has seen that the stream was closed.
 pub const HEARD_AFTER: Duration = LOOK_EVERY.saturating_mul(2);
 
-/// Why the stream was not closed, or opened.
+/// Why the stream was not closed or opened.
 #[derive(Debug, Error)]
 pub enum SwitchError {
-    /// There is something in it.
+    /// The stream still has entries, or entries on their way.
     #[error("the legacy stream is not empty: {}", told(.0))]
     NotEmpty(Left),
-    /// A reader of an older release would go on without us.
+    /// A reader of an older release still reads the stream.
     #[error("a worker of an older release still reads the legacy stream, in the group {0:?}")]
     OtherReader(String),
-    /// Something was written to it while it was being closed. It is open again.
+    /// An entry was written while the stream was being closed. It is open again.
     #[error("while it was being closed somebody wrote to the legacy stream: {}; it is open again", told(.0))]
     Straggler(Left),
-    /// Redis.
+    /// Redis failed.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres.
+    /// Postgres failed.
     #[error("postgres: {0}")]
     Postgres(#[from] sqlx::Error),
 }
@@ -41,7 +41,7 @@ fn told(left: &Left) -> String {
     format!("{} waiting, {} on the way, {pending} with readers of older releases", left.entries, left.moving)
 }
 
-/// The switch of the legacy stream.
+/// Closes and opens the legacy stream.
 #[derive(Clone, Debug)]
 pub struct Switch {
     redis: Redis,
@@ -49,12 +49,12 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// The one of that deployment.
+    /// The switch of that deployment.
     pub const fn new(redis: Redis, flags: Flags) -> Self {
         Self { redis, flags }
     }
 
-    /// Closes the stream for good, or says why not. False if it was closed already.
+    /// Closes the stream for good; the error says why not. False if it was closed already.
     pub async fn close(&self, actor: &str) -> Result<bool, SwitchError> {
         if self.is_closed().await? {
             return Ok(false);
@@ -85,7 +85,8 @@ impl Switch {
         Ok(was_closed)
     }
 
-    /// Whether somebody has closed it. What the workers' setting says counts only while nobody has flipped the switch.
+    /// Whether an operator has closed it. The workers' setting applies only until the switch is flipped for the first
+    /// time.
     async fn is_closed(&self) -> Result<bool, sqlx::Error> {
         Ok(self.flags.standing(Flag::DualReadLegacy).await?.is_some_and(|standing| !standing.enabled))
     }

@@ -1,8 +1,8 @@
-//! What a process of the API has answered for with a 2xx, by org and the hour that it was received in: a side of the
-//! ledger that is counted by nobody else, and kept in ClickHouse, apart from the streams and their counts.
+//! Counts the items that an API process has answered with a 2xx, by org and the hour in which they were received. This
+//! is an independent side of the ledger: kept in ClickHouse, apart from the streams and their counts.
 //!
-//! A process writes what it has counted of an hour so far, so a write that may or may not have arrived is repeated. One
-//! that is killed loses what it counted since its last write: then this side says less than is true, and never more.
+//! A process writes its total for an hour so far, so a write with an unknown result may be repeated. A killed process
+//! loses what it counted since its last write: then this side is too low, and never too high.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use model::ids::OrgId;
 use model::trace::UnixNanos;
+use stores::clickhouse::{InsertError, Records};
+use stores::clock::{hour_of, unix_hour};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use super::{LOCKS, SUMS_MAX, lock};
-use stores::clickhouse::{InsertError, Records};
-use stores::clock::{hour_of, unix_hour};
 
-/// Hours that are over and are still kept, because a request may take so long.
+/// Past hours that are still kept, because a request may take that long.
 const KEPT_HOURS: i64 = 1;
 
 type Counts = HashMap<(OrgId, i64), Count>;
@@ -42,7 +42,7 @@ impl Default for Answered {
 }
 
 impl Answered {
-    /// Counts items of a request that is answered with a 2xx. Beyond [`SUMS_MAX`] orgs and hours they are not counted.
+    /// Counts the items of a request that is answered with a 2xx. Beyond [`SUMS_MAX`] orgs and hours it counts nothing.
     pub fn add(&self, org: OrgId, received_at: UnixNanos, items: u64) {
         if items == 0 {
             return;
@@ -56,7 +56,7 @@ impl Answered {
         }
     }
 
-    /// What has changed since it was written.
+    /// Counts that have changed since they were written.
     fn changed(&self) -> Vec<(OrgId, i64, u64)> {
         let mut changed = Vec::new();
         for counts in self.counts.iter() {
@@ -67,7 +67,7 @@ impl Answered {
         changed
     }
 
-    /// That much is written. Forgets hours that are over and written.
+    /// Records that these counts are written. Forgets past hours that are written.
     fn written(&self, changed: &[(OrgId, i64, u64)], now: i64) {
         for (org, hour, items) in changed {
             if let Some(count) = lock(&self.counts[usize::from(org.0.as_bytes()[15]) % LOCKS]).get_mut(&(*org, *hour)) {
@@ -86,7 +86,7 @@ impl Answered {
         Ok(())
     }
 
-    /// Writes the counts so often until `stop`, and once more then.
+    /// Writes the counts every `every` until `stop`, and then once more.
     pub async fn run(self, records: Records, every: Duration, mut stop: watch::Receiver<bool>) {
         let process = Uuid::new_v4();
         let mut ticks = tokio::time::interval(every);
@@ -113,7 +113,7 @@ mod tests {
     const HOUR_NS: i64 = 3_600_000_000_000;
 
     #[test]
-    fn what_was_written_is_not_written_again_until_it_grows() {
+    fn an_answered_count_is_written_again_only_when_it_grows() {
         let (answered, org) = (Answered::default(), OrgId(Uuid::from_u128(7)));
         answered.add(org, 500_000 * HOUR_NS, 3);
         answered.add(org, 500_000 * HOUR_NS + 1, 4);

@@ -1,33 +1,32 @@
-//! The ledger's way to Redis: per org and hour one hash, in which every process has fields of its own.
+//! Writes the sums of outcomes to Redis: one hash per org and hour, in which every process has fields of its own.
 //!
-//! A process writes what it has counted in an hour so far, not what came since the last time. So a write that may or
-//! may not have arrived is simply repeated, and the sum over all fields is exact. A process that is killed loses what
-//! it counted since its last flush.
+//! A process writes its total for an hour so far, not the increase. So a write with an unknown result is simply
+//! repeated, and the sum over all fields is exact. A killed process loses what it counted since its last flush.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use model::ids::OrgId;
 use redis::RedisError;
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
 use super::{Ledger, Outcome, Sum};
-use stores::keys::RedisKey;
-use stores::redis::Redis;
 
 /// How often sums are written.
 pub const FLUSH_EVERY: Duration = Duration::from_secs(1);
 /// How long an hour's sums are kept in Redis, in seconds.
 pub const KEPT_S: i64 = 40 * 24 * 3600;
 
-/// What was written last, so that only what has changed is written again.
+/// The sums written last, so that only changed ones are written again.
 type Written = BTreeMap<Sum, u64>;
-/// What has changed since, by the hash it belongs to: of an org and an hour.
+/// The changed sums, by the hash they belong to: one per org and hour.
 type Changed = BTreeMap<(Option<OrgId>, i64), Vec<(Sum, u64)>>;
 
-/// Writes the ledger every second until `stop`, and once more then.
+/// Writes the sums every [`FLUSH_EVERY`] until `stop`, and then once more.
 pub async fn run(ledger: Ledger, redis: Redis, mut stop: watch::Receiver<bool>) {
     let process = Uuid::new_v4().simple().to_string();
     let mut written = Written::new();
@@ -47,12 +46,12 @@ pub async fn run(ledger: Ledger, redis: Redis, mut stop: watch::Receiver<bool>) 
     }
 }
 
-/// The field of an org's hour in which one writer, such as a process, sums up an outcome and its reason.
+/// The field of an org's hash for an hour in which one writer, such as a process, sums up an outcome and its reason.
 pub fn field(writer: &str, outcome: Outcome, reason: &str) -> String {
     format!("{writer}:{}:{reason}", outcome.as_str())
 }
 
-/// Whether a field of an org's hour sums up that outcome and reason, whoever writes it.
+/// Whether a field of that hash sums up that outcome and reason, of any writer.
 pub fn is_outcome(field: &str, outcome: Outcome, reason: &str) -> bool {
     let rest = field.strip_suffix(reason).and_then(|rest| rest.strip_suffix(':'));
     let rest = rest.and_then(|rest| rest.strip_suffix(outcome.as_str()));
@@ -60,7 +59,7 @@ pub fn is_outcome(field: &str, outcome: Outcome, reason: &str) -> bool {
 }
 
 impl Ledger {
-    /// Writes the sums that have changed, as the fields of that process.
+    /// Writes the changed sums into the fields of that process.
     async fn flush(&self, process: &str, written: &mut Written, redis: &Redis) -> Result<(), RedisError> {
         let now = stores::clock::unix_hour();
         let mut changed = Changed::new();
@@ -81,7 +80,7 @@ impl Ledger {
             pipe.query_async::<()>(&mut redis.clone()).await?;
             written.extend(sums);
         }
-        // An item is counted in the hour it ends in, so an hour that is over does not change any more.
+        // An item counts in the hour in which it ends, so a past hour does not change any more.
         self.forget_before(now - 1);
         written.retain(|sum, _| sum.hour >= now - 1);
         Ok(())

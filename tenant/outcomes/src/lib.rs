@@ -1,9 +1,8 @@
-//! What became of every item: each ends in exactly one outcome, and the sums say whether anything went missing.
+//! Counts the outcomes of items: each item has exactly one, so the sums show whether any went missing.
 //!
-//! [`Items`] stands for so many runs and spans of one org whose fate is open. It can be divided, and every part is
-//! ended by naming its outcome; a part that is dropped without one is counted as [`Outcome::Defect`], which is never a
-//! normal state and fails the tests that look for it. Sums are kept per org, hour, outcome and reason, in this process,
-//! and [`run`] brings them to Redis.
+//! [`ItemOutcomes`] stands for a number of runs and spans of one org without an outcome yet. If it is dropped without
+//! one, its items are counted as [`Outcome::Defect`], which is never a normal state and fails the tests that look for
+//! it. This process keeps sums per org, hour, outcome and reason, and [`run`] writes them to Redis.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
@@ -12,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use metrics::counter;
 use model::ids::OrgId;
-
 use model::words;
 
 mod answered;
@@ -22,49 +20,45 @@ pub use answered::Answered;
 pub use flush::{FLUSH_EVERY, field, run};
 pub use flush::{KEPT_S, is_outcome};
 
-/// Sums that are kept between two flushes, in entries. Beyond it an item is counted without its org.
+/// The most sums kept between two flushes. Beyond it, items are counted without their org.
 pub const SUMS_MAX: usize = 200_000;
-/// Why accepted items are [`Outcome::OverQuota`] or [`Outcome::DeadLettered`] when they are not kept.
+/// The reason for items that are [`Outcome::OverQuota`] or [`Outcome::DeadLettered`] and were dropped instead of kept.
 pub const DROPPED: &str = "dropped";
-/// Locks the sums are spread over, so that threads rarely meet.
+/// Number of locks for the sums, so that threads rarely wait for each other.
 const LOCKS: usize = 16;
 
 words! {
-    /// How an item can leave us.
+    /// The outcome of an item.
     Outcome, "outcome" {
-        /// Answered with a 2xx: durable, and on its way to ClickHouse.
+        /// Answered with a 2xx: its entry is in a stream, on the way to ClickHouse.
         Accepted = "accepted",
-        /// Not understood or not allowed; the client was told.
+        /// Invalid or not allowed; the answer says so.
         Rejected = "rejected",
-        /// Over a rate; the client was told when to come again.
+        /// Over a rate limit; the answer says when to retry.
         RateLimited = "rate_limited",
-        /// Over a monthly limit; the client was told, or the worker set it aside.
+        /// Over a monthly limit; the client got an error, or the worker parked or dropped the item.
         OverQuota = "over_quota",
-        /// Accepted while Redis was away: in the local spill.
-        Spilled = "spilled",
-        /// Parked, with its bytes and the reason.
+        /// Kept as a dead letter with the reason, or dropped from there.
         DeadLettered = "dead_lettered",
-        /// Accepted, and not billed, because it is a client's retry of what its shard has already.
+        /// Accepted, and not billed, because it is a client's retry of a request that is stored already.
         Repeated = "repeated",
-        /// In ClickHouse.
-        Stored = "stored",
-        /// Not stored because of our own trouble; the client was told to come again.
+        /// Not stored because of a failure on our side; the answer asks the client to retry.
         Unavailable = "unavailable",
-        /// Dropped without an outcome. A defect of this program.
+        /// Dropped without an outcome: a bug in this program.
         Defect = "defect",
     }
 }
 
-/// What is summed up under one number.
+/// The key of a sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Sum {
-    /// Whose items; `None` where that is not known.
+    /// The org that sent the items; `None` if it is unknown.
     pub org: Option<OrgId>,
-    /// Hours since the Unix epoch.
+    /// The hour in which the items ended, in hours since the Unix epoch.
     pub hour: i64,
-    /// What became of them.
+    /// The outcome of the items.
     pub outcome: Outcome,
-    /// Why, in one word from this program's text.
+    /// The reason: one word, a constant of this program.
     pub reason: &'static str,
 }
 
@@ -82,27 +76,27 @@ impl Default for Ledger {
 }
 
 impl Ledger {
-    /// An empty ledger.
+    /// A ledger without any sums.
     pub fn new() -> Self {
         Self { sums: Arc::new(std::array::from_fn(|_| Mutex::default())), answered: Answered::default() }
     }
 
-    /// So many items of an org, whose fate is open from now on.
-    pub fn open(&self, org: OrgId, items: u64) -> Items {
-        Items { ledger: self.clone(), org, items }
+    /// A number of items of an org that have no outcome yet.
+    pub fn open(&self, org: OrgId, items: u64) -> ItemOutcomes {
+        ItemOutcomes { ledger: self.clone(), org, items }
     }
 
-    /// What was answered for with a 2xx.
+    /// The counts of items that were answered with a 2xx.
     pub const fn answered(&self) -> &Answered {
         &self.answered
     }
 
-    /// Counts requests that were refused before anyone knew how many items they hold, each as one.
+    /// Counts requests that were refused before their items were counted, each as one item.
     pub fn refused_unread(&self, org: Option<OrgId>, outcome: Outcome, reason: &'static str) {
         self.add(org, outcome, reason, 1);
     }
 
-    /// Every sum since this process began, in order. For the flush, and for tests.
+    /// All sums since this process started, in order. For the flush, and for tests.
     pub fn sums(&self) -> Vec<(Sum, u64)> {
         let mut all: Vec<_> = self
             .sums
@@ -123,7 +117,7 @@ impl Ledger {
         let mut sums = lock(&self.sums[index]);
         if sums.len() >= SUMS_MAX / LOCKS && !sums.contains_key(&sum) {
             drop(sums);
-            // There are few outcomes and reasons, so this one always finds room.
+            // There are few outcomes and reasons, so there is always room for this one.
             let without_org = Sum { org: None, ..sum };
             *lock(&self.sums[0]).entry(without_org).or_default() += items;
             return;
@@ -131,7 +125,7 @@ impl Ledger {
         *sums.entry(sum).or_default() += items;
     }
 
-    /// Forgets the sums of hours that are over and were written.
+    /// Forgets sums of past hours that are written.
     fn forget_before(&self, hour: i64) {
         for sums in self.sums.iter() {
             lock(sums).retain(|sum, _| sum.hour >= hour);
@@ -140,40 +134,33 @@ impl Ledger {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // A sum is whole at every point where a panic could happen.
+    // A sum is complete at every point where a panic could happen.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Items of one org whose fate is open. End them, or divide them and end the parts.
+/// Items of one org without an outcome. End them with [`ItemOutcomes::end`].
 #[must_use = "items that are dropped without an outcome are counted as a defect"]
 #[derive(Debug)]
-pub struct Items {
+pub struct ItemOutcomes {
     ledger: Ledger,
     org: OrgId,
     items: u64,
 }
 
-impl Items {
-    /// How many.
+impl ItemOutcomes {
+    /// The number of items.
     pub const fn count(&self) -> u64 {
         self.items
     }
 
-    /// Takes `items` of them out, at most all.
-    pub fn split(&mut self, items: u64) -> Self {
-        let items = items.min(self.items);
-        self.items -= items;
-        Self { ledger: self.ledger.clone(), org: self.org, items }
-    }
-
-    /// This is what became of them.
+    /// Counts the items under that outcome and reason.
     pub fn end(mut self, outcome: Outcome, reason: &'static str) {
         let items = std::mem::take(&mut self.items);
         self.ledger.add(Some(self.org), outcome, reason, items);
     }
 }
 
-impl Drop for Items {
+impl Drop for ItemOutcomes {
     fn drop(&mut self) {
         if self.items > 0 {
             tracing::error!(org_id = %self.org, items = self.items, "items were dropped without an outcome");
@@ -196,11 +183,9 @@ mod tests {
     fn every_item_is_counted_once_whatever_happens_to_it() {
         let ledger = Ledger::new();
         let org = OrgId(Uuid::new_v4());
-        let mut items = ledger.open(org, 10);
-        items.split(3).end(Outcome::Rejected, "too_large");
-        let mut rest = items.split(5);
-        rest.split(99).end(Outcome::Accepted, "ok");
-        rest.end(Outcome::Accepted, "ok");
+        ledger.open(org, 3).end(Outcome::Rejected, "too_large");
+        ledger.open(org, 5).end(Outcome::Accepted, "ok");
+        let items = ledger.open(org, 2);
         drop(items);
         let sums = ledger.sums();
         assert_eq!(sums.iter().map(|(_, n)| n).sum::<u64>(), 10, "{sums:?}");
@@ -221,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn more_orgs_than_there_is_room_for_are_counted_together() {
+    fn outcomes_of_orgs_over_the_limit_are_counted_together() {
         let ledger = Ledger::new();
         let orgs = SUMS_MAX as u128 + 1_000;
         for org in 0..orgs {

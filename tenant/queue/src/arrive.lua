@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Appends to a stream what comes from another slot of the cluster: once, however often it is asked for.
+-- Appends an arrival from another slot of the cluster to a stream: once, even when repeated.
 --
 -- KEYS  1  the stream      2  …:arrivals    zset: token -> when its source was known to be gone, in ms; +inf until then
 --       3  …:fence of a shard, if the org may have moved away from it
@@ -8,7 +8,7 @@
 --       6  its items    7  how long they are counted, in s
 -- Reply 1  appended, now or before      0  the shard is closed to the org, nothing was appended
 --
--- Runs on a full Redis (allow-oom): what arrives is what leaves another place.
+-- Runs on a full Redis (allow-oom): the arrival will be deleted at its source.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,15 +1,15 @@
 #!lua flags=allow-oom
--- Closes a shard to an org, for a move of that org to another shard; and says how far the shard is with what it has.
+-- Closes a shard to an org that moves to another shard, and returns what the shard's stream still has.
 --
 -- KEYS  1  tracebility:ingest:v1:<n>            the shard's stream
 --       2  {tracebility:ingest:v1:<n>}:fence    hash: org -> "<version of the move>:<fence>"
 -- ARGV  1  the org      2  the version of the move
 -- Reply {1, fence, id of the first entry in the stream or "", entries in the stream}      closed
---       {0}                                      a later move has said something else
+--       {0}                                      a later move has changed the entry
 --
--- The fence is the stream's last entry at the moment of closing. Whoever appends looks here after its append and before it
--- answers, so every entry of the org that was answered for is not beyond the fence. A shard that is closed already keeps
--- its fence. Runs on a full Redis too (allow-oom): a full shard is one that orgs are moved away from.
+-- The fence is the stream's last entry at the moment of closing. An append reads this hash after it has added its entry
+-- and before it answers, so no acknowledged entry of the org comes after the fence. A shard that is closed already
+-- keeps its fence. Also runs on a full Redis (allow-oom): orgs are moved away from full shards.
 
 local version, fence
 local entry = redis.call('HGET', KEYS[2], ARGV[1])

@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Opens a shard to an org that was moved there. To be called when every other shard is closed to the org and drained.
+-- Opens a shard to an org that moved there. Call it when every other shard is closed to the org and drained.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:fence    hash: org -> "<version of the move>:<fence>"
 -- ARGV  1  the org      2  the version of the move
--- Reply 1  open      0  a later move has said something else
+-- Reply 1  open      0  a later move has changed the entry
 --
--- The version stays, so that an earlier move that is late cannot close the shard again. Runs on a full Redis too
--- (allow-oom): the org would be refused until there is room.
+-- The version stays, so that a late command of an earlier move cannot close the shard again. Also runs on a full Redis
+-- (allow-oom): otherwise the org's requests would be refused until there is room.
 
 local entry = redis.call('HGET', KEYS[1], ARGV[1])
 local version = entry and string.match(entry, '^(%d+):')

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Says that the source of an arrival is gone, so that its token need not be kept for ever.
+-- Records that the source of an arrival is deleted, so that its token can expire.
 --
 -- KEYS  1  …:arrivals    zset: token -> when its source was known to be gone, in ms; +inf until then
 -- ARGV  1  the token

@@ -1,48 +1,48 @@
-//! How much was set aside. Workers note it before they are done with a batch, so that no crash hides it: in the org's
-//! outcomes, which the ledger is made of, and in a hash of what is recent, which the reconciler tells the audit trail.
+//! Counts of accepted items that were parked, dropped or repeated. Workers record them before they commit a batch, so
+//! that no crash hides them: in the org's outcomes, which the ledger reads, and in a hash of recent notes, which the
+//! reconciler copies to the audit trail.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use model::ids::OrgId;
-use redis::{RedisError, Script};
-use serde_json::json;
-use uuid::Uuid;
-
 use model::org::OverQuota;
 use model::shard::Shard;
 use outcomes::{DROPPED, KEPT_S, Outcome};
+use redis::{RedisError, Script};
 use registry::event::{EventType, NewEvent};
-use stores::keys::ACCEPTED_KEPT;
-use stores::keys::RedisKey;
+use serde_json::json;
+use stores::keys::{ACCEPTED_KEPT, RedisKey};
 use stores::redis::Redis;
+use uuid::Uuid;
 
 static RAISE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("raise.lua")));
 static MARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("mark.lua")));
 
-/// How long what was noted is kept for the audit trail, if nobody comes to tell it.
+/// How long Redis keeps the notes for the audit trail, in seconds, if the reconciler does not run.
 const NOTES_KEPT_S: i64 = 40 * 24 * 3600;
-/// The reason of an outcome, for what is parked.
+/// The reason of an outcome of parked items.
 const PARKED: &str = "parked";
-/// A note whose hour is so long ago is forgotten once it was told, in hours: its sum does not grow any more, or hardly.
+/// In hours: a note for an hour this long ago is deleted once the audit trail has it, since its sum hardly grows any
+/// more.
 const TOLD_HOURS: i64 = 2;
 
-/// Items of a batch that were set aside.
+/// Items of a batch that were parked or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Aside {
-    /// Whose.
+    /// The org that sent the items.
     pub org: OrgId,
-    /// Hours since the Unix epoch in which they were received.
+    /// The hour in which they were received, in hours since the Unix epoch.
     pub hour: i64,
-    /// What becomes of them.
+    /// What happens to the items: the org's policy.
     pub how: OverQuota,
 }
 
-/// Notes, as they are in Redis.
+/// The fields of the hash of notes.
 pub type Kept = BTreeMap<String, u64>;
 
-/// Notes how many items a batch of a shard does not bill because they are a client's retry of requests that the shard
-/// has already. `batch` is a name that no other has. May be called again.
+/// Records how many items a batch of a shard does not bill because they are repeated. `batch` must be unique. May be
+/// called again.
 pub async fn note_repeated(
     redis: &Redis,
     shard: Shard,
@@ -57,14 +57,14 @@ pub async fn note_repeated(
     call.arg(KEPT_S).arg(field).arg(items).invoke_async(&mut redis.clone()).await
 }
 
-/// Has the ledger find the org without looking at all of them.
+/// Lets the ledger find the org without reading every org.
 async fn mark(redis: &Redis, shard: Shard, org: OrgId, hour: i64) -> Result<(), RedisError> {
     let kept_s = i64::try_from(ACCEPTED_KEPT.as_secs()).unwrap_or(i64::MAX);
     let mut call = MARK.key(RedisKey::shard_aside(shard, hour));
     call.arg(org.to_string()).arg(kept_s).invoke_async(&mut redis.clone()).await
 }
 
-/// Notes how many items a batch of a shard sets aside. `batch` is a name that no other has. May be repeated.
+/// Records how many items of a batch were parked or dropped. `batch` must be unique. May be called again.
 pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
     let Aside { org, hour, how } = aside;
     mark(redis, shard, org, hour).await?;
@@ -83,8 +83,8 @@ pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items:
     Ok(())
 }
 
-/// What is to be told of an org: one event per hour and policy, with the sum so far. The same notes make the same
-/// event.
+/// The events for the audit trail of an org: one per hour and policy, with the sum so far. The same notes give the same
+/// events.
 pub fn notes(org: OrgId, kept: &Kept, actor: &str) -> Vec<NewEvent> {
     let mut sums = BTreeMap::<(i64, OverQuota), (u64, String)>::new();
     for (field, items) in kept {
@@ -107,7 +107,7 @@ pub fn notes(org: OrgId, kept: &Kept, actor: &str) -> Vec<NewEvent> {
     sums.into_iter().map(event).collect()
 }
 
-/// Forgets notes that were told and are of hours long past.
+/// Deletes notes of past hours that are in the audit trail.
 pub async fn forget_notes(redis: &Redis, org: OrgId, told: &Kept, hour: i64) -> Result<(), RedisError> {
     let past = |field: &&String| hour_and_policy(field).is_none_or(|(of, _)| of < hour - TOLD_HOURS);
     let past: Vec<&String> = told.keys().filter(past).collect();
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_is_told_once_for_each_sum() {
+    fn each_hourly_sum_over_quota_is_one_event() {
         let org = OrgId(Uuid::from_u128(7));
         let mut kept = Kept::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
         let told = notes(org, &kept, "somebody");

@@ -1,43 +1,42 @@
-//! How many evaluations of an org run at the same time: a semaphore per org in Redis, shared by the fleet.
+//! Limits how many evaluations of an org run at the same time: a semaphore per org in Redis, shared by the fleet.
 //!
-//! A holder has a slot until a deadline, by Redis' clock, and renews it while it works. So the slot of one that crashed
-//! comes back by itself, and one that was away too long is told that its slot is gone. Each acquisition is known by an
-//! id of its own: asking again after a lost reply takes no second slot, and giving back late frees nobody else's.
+//! A holder has a slot until a deadline, by Redis' clock, and renews it while it works. So the slot of a crashed holder
+//! becomes free by itself, and a holder that was away too long gets an error when it renews. Each acquisition has an id
+//! of its own: a repetition after a lost reply takes no second slot, and a late release frees no other holder's slot.
 //!
-//! Every org has a key of its own, in its own slot of a cluster, and nobody waits inside Redis: an org at its cap
-//! delays no other. Unlike a rate, a cap is never guessed: while Redis cannot be asked, no evaluation begins.
+//! Every org has a key of its own, in its own slot of a cluster, and no request blocks in Redis: an org at its cap
+//! delays no other. Unlike a rate, a cap is never guessed: while Redis does not answer, no evaluation begins.
 
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use auth::TenantContext;
 use metrics::counter;
 use model::ids::OrgId;
 use redis::{RedisError, Script};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
 use thiserror::Error;
 use uuid::Uuid;
 
-use auth::TenantContext;
-use stores::keys::RedisKey;
-use stores::redis::Redis;
-
-/// The shortest time that a slot is given for; less is taken as this.
+/// The shortest time to live of a slot; a shorter one is raised to this.
 pub const TTL_MIN: Duration = Duration::from_millis(100);
-/// The longest time that a slot is given for; more is taken as this. A holder that needs longer renews.
+/// The longest time to live of a slot; a longer one is lowered to this. A holder that needs longer renews.
 pub const TTL_MAX: Duration = Duration::from_secs(3600);
-/// How often an acquisition is tried whose reply does not come.
+/// How many times an acquisition is tried when no reply comes.
 pub const ATTEMPTS_MAX: usize = 2;
 
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("eval/acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("eval/renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("eval/release.lua")));
 
-/// Why an evaluation may not begin.
+/// Why an evaluation must not begin.
 #[derive(Debug, Error)]
 pub enum AcquireError {
     /// Every slot of the org is taken.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// Redis did not answer. If it had given a slot, that comes back at its deadline.
+    /// Redis did not answer. If it did assign a slot, that becomes free at its deadline.
     #[error("evaluation slots cannot be given at present: {0}")]
     Unavailable(#[source] RedisError),
 }
@@ -46,19 +45,19 @@ pub enum AcquireError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("the organization runs {held} evaluations at once, and may run {cap}")]
 pub struct Busy {
-    /// A slot is free after this long at the latest, unless a holder renews or another takes it first. `None` when the
-    /// plan has no slots.
+    /// A slot becomes free after this time at the latest, unless its holder renews it or another takes it first. `None`
+    /// when the plan has no slots.
     pub retry_after: Option<Duration>,
     /// How many slots the plan has.
     pub cap: u32,
-    /// How many are taken; more than `cap` where the plan has been changed.
+    /// How many slots are taken; more than `cap` if the plan was lowered.
     pub held: u32,
 }
 
-/// Why a slot could not be kept, or given back.
+/// Why a slot could not be renewed or released.
 #[derive(Debug, Error)]
 pub enum SlotError {
-    /// Its deadline is over. It may be another's now: stop, or acquire anew.
+    /// The deadline has passed. Another holder may have the slot: stop, or acquire again.
     #[error("the evaluation slot has lapsed")]
     Lapsed,
     /// Redis did not answer. The slot is held until its deadline.
@@ -66,18 +65,18 @@ pub enum SlotError {
     Unavailable(#[source] RedisError),
 }
 
-/// Who holds a slot: an id per acquisition.
+/// Identifies a holder of a slot: one id per acquisition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct HolderId(pub Uuid);
 
-/// Gives slots. Cheap to clone.
+/// Assigns slots. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct EvalConcurrency {
     redis: Redis,
 }
 
 impl EvalConcurrency {
-    /// Slots in that Redis.
+    /// Manages the slots in that Redis.
     pub const fn new(redis: Redis) -> Self {
         Self { redis }
     }
@@ -94,7 +93,7 @@ impl EvalConcurrency {
         }
     }
 
-    /// The same for a holder whose id is known, who has no more than one slot however often it asks.
+    /// The same for a given holder id, which has at most one slot however often it acquires.
     pub async fn acquire_as(
         &self,
         tenant: &TenantContext,
@@ -120,8 +119,8 @@ impl EvalConcurrency {
     }
 }
 
-/// The right to run one evaluation until a deadline. Give it back with [`Slot::release`]; one that is dropped comes
-/// back at its deadline.
+/// The right to run one evaluation until a deadline. Release it with [`Slot::release`]; a dropped one becomes free at
+/// its deadline.
 #[must_use = "a slot that is dropped stays taken until its deadline"]
 #[derive(Debug)]
 pub struct Slot {
@@ -131,17 +130,17 @@ pub struct Slot {
 }
 
 impl Slot {
-    /// Who holds it.
+    /// The id of this acquisition.
     pub const fn holder(&self) -> HolderId {
         self.holder
     }
 
-    /// Holds it for `ttl` from now.
+    /// Extends the slot to `ttl` from now.
     pub async fn renew(&self, ttl: Duration) -> Result<(), SlotError> {
         self.ask(&RENEW, Some(ttl)).await
     }
 
-    /// Gives it back. An error needs no second attempt: the slot is free, or will be at its deadline.
+    /// Releases the slot. An error needs no second attempt: the slot is free, or will be at its deadline.
     pub async fn release(self) -> Result<(), SlotError> {
         self.ask(&RELEASE, None).await
     }

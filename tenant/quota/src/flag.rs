@@ -1,16 +1,15 @@
 //! The flag of an org in a month, as the reconciler's script writes it: `span_ingested!,span_bytes park`.
 //!
-//! It names the meters that are at their limit or over it. One that is over has an exclamation mark, and then the org's
-//! policy follows.
+//! It names the meters that have reached or exceeded their limit. An exceeded one has an exclamation mark; if there is
+//! any, the org's policy follows.
 
 use model::ids::OrgId;
-use redis::RedisError;
-
 use model::org::OverQuota;
+use redis::RedisError;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
-/// What becomes of accepted data of an org: `None` for one that is within its limits.
+/// What happens to accepted data of an org: `None` if it is within its limits.
 pub type Flag = Option<OverQuota>;
 
 /// Reads the flag of an org in a month `YYYYMM`.
@@ -20,7 +19,7 @@ pub async fn read(redis: &Redis, org: OrgId, period: u32) -> Result<Flag, RedisE
     Ok(text.as_deref().and_then(parse))
 }
 
-/// A policy that this release does not know keeps the data.
+/// An unknown policy, written by another release: keep the data.
 fn parse(flag: &str) -> Flag {
     let (meters, policy) = flag.split_once(' ')?;
     meters.contains('!').then(|| policy.parse().unwrap_or(OverQuota::Park))
@@ -31,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_who_is_over_is_set_aside() {
+    fn only_an_org_over_its_limit_is_parked_or_dropped() {
         for (flag, wanted) in [
             ("", None),
             ("span_ingested", None),

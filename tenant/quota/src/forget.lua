@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Ends a release: nothing of it is left to be done. Forgets those that ended long ago.
+-- Records the end of a release, and deletes records of releases that ended long ago.
 --
--- KEYS  1  {org}:quota:released    zset: what was parked and is not any more -> when its release was over, in ms; +inf until then
--- ARGV  1  how long it is remembered, in ms    2  "<shard>/<entry>"
+-- KEYS  1  {org}:quota:released    zset: envelope no longer parked -> end of its release, in ms; +inf until then
+-- ARGV  1  how long a record is kept, in ms    2  "<shard>/<entry>"
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

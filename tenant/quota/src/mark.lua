@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Notes that something of an org was set aside.
+-- Records that items of an org were parked, dropped or not billed.
 --
 -- KEYS  1  {tracebility:ingest:v1:<n>}:aside:<hour>    set: orgs
 -- ARGV  1  the org    2  how long the set is kept, s

@@ -1,42 +1,40 @@
-//! Envelopes that are kept until their org's quota is raised: a hash per org, by the shard and the entry that they come
-//! from.
+//! Parked envelopes: a hash per org, by the shard and the entry that they come from.
 //!
-//! Parking is done by a worker, before it deletes the entry; releasing puts the envelope back into the stream of the
-//! shard that it comes from, wherever its org is now, exempt from monthly limits. The hash and the stream are in two
-//! slots, so a release goes in the three steps of [`queue::arrival`], and what was released is remembered for
-//! [`SETTLED_KEPT`], because a worker that stood still may come late and park it again. Every step may be repeated, by
-//! anyone.
+//! A worker parks an envelope before it deletes the entry. A release puts the envelope back into the stream of the
+//! shard that it comes from, even if its org has moved, exempt from monthly limits. The hash and the stream are in two
+//! slots, so a release takes the three steps of [`queue::arrival`], and the id of a released envelope is remembered for
+//! [`SETTLED_KEPT`], because a worker that was suspended may try to park it again. Every step may be repeated, by any
+//! process.
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use model::ids::OrgId;
-use redis::{RedisError, Script};
-use wire::envelope::{ENVELOPE_FIELD, EnvelopeKey, Verified};
-
 use model::entry_id::EntryId;
+use model::ids::OrgId;
 use model::shard::Shard;
+use queue::appender::Appended;
 use queue::arrival::{Arrivals, Place, SETTLED_KEPT};
-use queue::fence::Appended;
+use redis::{RedisError, Script};
 use stores::keys::RedisKey;
 use stores::redis::Redis;
+use wire::envelope::{ENVELOPE_FIELD, EnvelopeKey, Verified};
 
 static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("park.lua")));
 static UNPARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("unpark.lua")));
 static FORGET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("forget.lua")));
 
-/// Parked envelopes of one org. Beyond it they are stored.
+/// The most parked envelopes of one org. Beyond it, envelopes are stored.
 pub const ENVELOPES_MAX: u64 = 100_000;
-/// Releases that broke off, of which one command tells.
+/// The most unfinished releases that one command lists.
 const OPEN_PAGE: usize = 1_000;
 
-/// Which envelope: the shard and the entry that it comes from.
+/// Names a parked envelope: the shard and the entry that it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParkedId {
-    /// The shard.
+    /// The shard that the envelope comes from.
     pub shard: Shard,
-    /// Where it was in the shard's stream.
+    /// The envelope's id in the shard's stream.
     pub entry: EntryId,
 }
 
@@ -57,36 +55,36 @@ impl FromStr for ParkedId {
     }
 }
 
-/// How much is parked of an org.
+/// How much of an org is parked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
-    /// Envelopes.
+pub struct ParkedAmount {
+    /// The number of parked envelopes.
     pub envelopes: u64,
-    /// Their bytes.
+    /// The bytes of the parked envelopes.
     pub bytes: u64,
 }
 
 /// The parked envelopes in a Redis. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Parked {
+pub struct ParkedEnvelopes {
     redis: Redis,
 }
 
-impl Parked {
-    /// The parked envelopes in that Redis.
+impl ParkedEnvelopes {
+    /// A handle to the parked envelopes in that Redis.
     pub const fn new(redis: Redis) -> Self {
         Self { redis }
     }
 
-    /// How much is parked of an org.
-    pub async fn held(&self, org: OrgId) -> Result<Held, RedisError> {
+    /// How much of an org is parked.
+    pub async fn held(&self, org: OrgId) -> Result<ParkedAmount, RedisError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HLEN").arg(RedisKey::quota_parked(org)).cmd("GET").arg(RedisKey::quota_parked_bytes(org));
         let (envelopes, bytes): (u64, Option<u64>) = pipe.query_async(&mut self.redis.clone()).await?;
-        Ok(Held { envelopes, bytes: bytes.unwrap_or_default() })
+        Ok(ParkedAmount { envelopes, bytes: bytes.unwrap_or_default() })
     }
 
-    /// All that is parked of an org, by shard and age.
+    /// All parked envelopes of an org, by shard and age.
     pub async fn ids(&self, org: OrgId) -> Result<Vec<ParkedId>, RedisError> {
         let mut keys = redis::cmd("HKEYS");
         let names: Vec<String> = keys.arg(RedisKey::quota_parked(org)).query_async(&mut self.redis.clone()).await?;
@@ -101,15 +99,15 @@ impl Parked {
         get.arg(RedisKey::quota_parked(org)).arg(id.to_string()).query_async(&mut self.redis.clone()).await
     }
 
-    /// Keeps an envelope. Does nothing if it was parked before, also if it was released since.
+    /// Parks an envelope. Does nothing if it was parked before, even if it has been released since.
     pub async fn park(&self, org: OrgId, id: ParkedId, envelope: &[u8]) -> Result<(), RedisError> {
         let mut call = PARK.key(RedisKey::quota_parked(org));
         call.key(RedisKey::quota_parked_bytes(org)).key(RedisKey::quota_released(org));
         call.arg(id.to_string()).arg(envelope).invoke_async(&mut self.redis.clone()).await
     }
 
-    /// Puts an envelope back into its shard's stream, to be stored whatever the limits say. `envelope` is what
-    /// [`Parked::read`] said.
+    /// Puts an envelope back into its shard's stream, exempt from monthly limits. `envelope` is the result of
+    /// [`ParkedEnvelopes::read`].
     pub async fn release<B: AsRef<[u8]>>(
         &self,
         org: OrgId,
@@ -127,7 +125,7 @@ impl Parked {
         self.end_release(org, id).await
     }
 
-    /// Ends releases that broke off when the envelope was in its stream already.
+    /// Finishes releases that were interrupted after the envelope was in its stream.
     pub async fn end_releases(&self, org: OrgId) -> Result<(), RedisError> {
         loop {
             let mut open = redis::cmd("ZRANGEBYSCORE");
@@ -158,7 +156,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_read_as_they_are_written() {
+    fn parked_envelope_ids_read_back() {
         let id: ParkedId = "7/1795241935570-3".parse().unwrap();
         assert_eq!(
             (id.shard.number(), id.entry, id.to_string().as_str()),

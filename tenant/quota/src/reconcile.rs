@@ -1,95 +1,94 @@
-//! The quota reconciler: sums up what orgs are billed for, and holds the counters in Redis to it.
+//! The quota reconciler: sums up billed usage, and corrects the counters in Redis accordingly.
 //!
-//! Every tick takes a watermark, up to which everything that was received is in ClickHouse, and for every org: sums
-//! `billing_meter` up to there, writes `quota_period` and tells the org what there is to tell, in one transaction, and
-//! sets the counters to that sum plus what was let pass since. So a tick never erases what is queued and not billed
-//! yet, and charges that nobody gave back do not outlive it. Each step may be repeated, in whole or in part, by any
-//! number of processes at once; that one does it at a time ([`Turn`]) only saves work. `docs/quotas.md` has the
+//! Every tick takes a watermark: everything received before it is in ClickHouse. For every org, it sums `billing_meter`
+//! up to the watermark, writes `quota_period` and the org's events in one transaction, and sets the counters to that
+//! sum plus what admission has charged since. So a tick never removes what is queued and not billed yet, and charges
+//! that were never refunded are removed. Each step may be repeated, in whole or in part, by any number of processes at
+//! once; the lock that lets one process run at a time ([`Turn`]) only saves work. `docs/operations/quotas.md` has the
 //! picture.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use admission::COUNTER_TTL;
 use metrics::gauge;
 use model::ids::OrgId;
-use model::trace::UnixNanos;
-use redis::{RedisError, Script};
-use thiserror::Error;
-use time::OffsetDateTime;
-use tokio::task::JoinSet;
-
-use admission::COUNTER_TTL;
 use model::meter::Meter;
 use model::org::OverQuota;
 use model::shard::Shard;
+use model::trace::UnixNanos;
+use redis::{RedisError, Script};
 use registry::{Limit, MeterUsage, Registry, RegistryError};
 use stores::clickhouse::{InsertError, Records};
 use stores::clock::unix_hour;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
+use thiserror::Error;
+use time::OffsetDateTime;
+use tokio::task::JoinSet;
 
-/// How far behind the oldest unfinished work the watermark stays, unless set otherwise. A request whose stamp and
-/// append are further apart than this, or clocks of nodes that are, can be missing from the counters until the next
+/// How far behind the oldest unfinished work the watermark stays, by default. If a request is appended later than this
+/// after its timestamp, or if the clocks of nodes differ by more, it can be missing from the counters until the next
 /// tick after it is stored.
 pub const SETTLE: Duration = Duration::from_secs(120);
-/// How long after a month it is still summed up.
+/// How long after its end a month is still summed up.
 pub const PREVIOUS_FOR: Duration = Duration::from_secs(3 * 24 * 3600);
-/// Orgs of one question to ClickHouse.
+/// The most orgs in one query to ClickHouse.
 const PAGE: u32 = 256;
-/// Orgs that are worked on at the same time: half of the pool's connections.
+/// How many orgs are processed at the same time: half of the pool's connections.
 const AT_ONCE: usize = 4;
-/// After so many orgs failed, the tick gives up: it is not the orgs.
+/// The tick gives up after so many orgs failed: the cause is then not a single org.
 const FAILURES_MAX: u64 = 16;
-/// Months that one tick sums up at most. More of them are behind only after a very long outage.
+/// The most months that one tick sums up. Only a very long outage leaves more.
 const PERIODS_MAX: usize = 3;
 const NANOS_PER_MINUTE: i64 = 60_000_000_000;
-/// Who the audit trail says told what it told.
+/// The actor of the reconciler's events in the audit trail.
 const ACTOR: &str = "quota-reconciler";
 
-/// Why a tick failed. The next one begins anew.
+/// Why a tick failed. The next tick starts again.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
-    /// Redis.
+    /// Redis failed.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres.
+    /// Postgres failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// ClickHouse.
+    /// ClickHouse failed.
     #[error(transparent)]
     Clickhouse(#[from] InsertError),
-    /// Too many orgs failed.
+    /// Too many orgs failed, so the tick gave up.
     #[error("{failed} orgs failed, the last with: {last}")]
     TooManyFailures {
-        /// How many.
+        /// The number of orgs that failed.
         failed: u64,
-        /// Why.
+        /// The last error.
         last: String,
     },
 }
 
-/// What a tick did.
+/// The result of a tick.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Report {
-    /// Everything received before this was summed up, ns since the Unix epoch.
+    /// Everything received before this is summed up, in ns since the Unix epoch.
     pub watermark: UnixNanos,
-    /// Orgs that had something to sum up, once per period.
+    /// How many orgs had usage to sum up, once per period.
     pub orgs: u64,
-    /// Counters that were set to another value.
+    /// How many counters were set to another value.
     pub corrections: u64,
-    /// Events that were told.
+    /// How many events were written.
     pub told: u64,
-    /// Orgs that failed; the next tick does them.
+    /// How many orgs failed; the next tick repeats them.
     pub failed: u64,
 }
 
-/// What Redis knows of an org in a period.
+/// The state of an org in a period, as Redis has it.
 struct Notes {
     has_counters: bool,
     /// Limits that refused a request.
     refused: Vec<(Meter, u64)>,
-    /// What was set aside lately, in whichever period.
+    /// Recent notes of parked and dropped items, of any period.
     set_aside: crate::Kept,
 }
 
@@ -101,13 +100,13 @@ struct Done {
     told: u64,
 }
 
-/// Sums up and corrects. Cheap to clone.
+/// Sums up usage and corrects counters. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct QuotaReconciler {
     registry: Registry,
     redis: Redis,
     records: Records,
-    /// Whether a limit that is reached refuses.
+    /// Whether a reached limit makes admission refuse requests.
     enforced: bool,
     settle: Duration,
 }
@@ -115,33 +114,33 @@ pub struct QuotaReconciler {
 /// A meter of an org, for [`rebase`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Base {
-    /// Which.
+    /// The meter that the numbers are about.
     pub meter: Meter,
-    /// What is billed of what was received before the watermark.
+    /// The billed amount of what was received before the watermark.
     pub billed: u64,
-    /// The limit that refuses, if any.
+    /// The limit at which admission refuses; `None` for no limit.
     pub limit: Option<u64>,
 }
 
 impl QuotaReconciler {
-    /// Works on the registry as the services' role.
+    /// `registry` must be opened as the services' role.
     pub fn new(registry: Registry, redis: Redis, records: Records, enforced: bool) -> Self {
         Self { registry: registry.acting_as(ACTOR), redis, records, enforced, settle: SETTLE }
     }
 
-    /// Stays so far behind the oldest unfinished work. Less than [`SETTLE`] is for tests.
+    /// Sets how far the watermark stays behind the oldest unfinished work. Less than [`SETTLE`] is for tests.
     #[must_use]
     pub fn with_settle(self, settle: Duration) -> Self {
         Self { settle, ..self }
     }
 
-    /// Sums up every org.
+    /// Sums up the usage of every org once.
     pub async fn tick(&self) -> Result<Report, ReconcileError> {
         let oldest = self.oldest().await?;
         self.tick_at(oldest).await
     }
 
-    /// The same as if everything that was appended before `oldest` had been inserted.
+    /// The same, with `oldest` as the time of the oldest entry that is not stored yet.
     pub async fn tick_at(&self, oldest: UnixNanos) -> Result<Report, ReconcileError> {
         let begun = Instant::now();
         let watermark = self.watermark(oldest);
@@ -165,7 +164,7 @@ impl QuotaReconciler {
         Ok(report)
     }
 
-    /// Sums up one org, whoever else is at it.
+    /// Sums up one org, even while another process does the same.
     pub async fn org(&self, org_id: OrgId) -> Result<Report, ReconcileError> {
         let oldest = self.oldest().await?;
         let watermark = self.watermark(oldest);
@@ -188,7 +187,7 @@ impl QuotaReconciler {
         Ok(oldest.saturating_mul(1_000_000))
     }
 
-    /// Whole minutes, because what was let pass is remembered by the minute.
+    /// Whole minutes, because Redis keeps recent charges per minute.
     fn watermark(&self, oldest: UnixNanos) -> UnixNanos {
         let settled = oldest.saturating_sub(i64::try_from(self.settle.as_nanos()).unwrap_or(i64::MAX));
         settled.div_euclid(NANOS_PER_MINUTE) * NANOS_PER_MINUTE
@@ -231,7 +230,8 @@ impl QuotaReconciler {
         }
     }
 
-    /// What those orgs are billed for, by org. Asked after the watermark was taken: what was finished by then is in it.
+    /// The billed usage of those orgs. Queried after the watermark was taken, so that it includes all that was finished
+    /// by then.
     async fn billed(
         &self,
         period: u32,
@@ -248,8 +248,8 @@ impl QuotaReconciler {
         Ok(billed)
     }
 
-    /// One org and period: into Postgres with what there is to tell, then into Redis. A crash in between leaves the
-    /// counter as it was, which the next tick corrects.
+    /// One org and period: first Postgres, with its events, then Redis. A crash in between leaves the counter
+    /// unchanged, and the next tick corrects it.
     async fn settle(
         &self,
         org_id: OrgId,
@@ -266,7 +266,7 @@ impl QuotaReconciler {
             return Ok(Done { is_idle: true, ..Done::default() });
         }
         let mut usage: Vec<MeterUsage> = Vec::new();
-        // The meters that ingest charges, also those that nothing is billed of: their counters may hold leaked charges.
+        // All meters that ingest charges, even those without billed usage: their counters may hold leaked charges.
         let charged = Meter::INGEST.iter().filter_map(|meter| meter.as_str().parse().ok()).map(|meter| (meter, 0));
         for (meter, used) in billed.into_iter().chain(charged) {
             if usage.iter().all(|known| known.meter != meter) {
@@ -321,9 +321,8 @@ impl Report {
     }
 }
 
-/// Sets an org's counters to what is billed of what was received before the watermark, and what was let pass since; and
-/// its flag, which says what becomes of what is over. Says how many counters changed; `None` when they were set to a
-/// later watermark before, which stays.
+/// Sets an org's counters to the billed usage from before the watermark plus the charges since then, and sets its flag.
+/// Returns how many counters changed; `None` if they were set with a later watermark before, which is kept.
 pub async fn rebase(
     redis: &Redis,
     org_id: OrgId,
@@ -348,7 +347,7 @@ pub async fn rebase(
     Ok(Some(reply.chunks_exact(2).filter(|counter| counter[0] != counter[1]).count() as u64))
 }
 
-/// What the limit of a meter is held against at this moment; `None` when nothing was let pass yet.
+/// The counter that admission compares with the limit; `None` if nothing was charged yet.
 pub async fn counter(redis: &Redis, org_id: OrgId, period: u32, meter: Meter) -> Result<Option<u64>, RedisError> {
     let key = RedisKey::quota(org_id, period, meter.as_str());
     redis::cmd("GET").arg(key).query_async(&mut redis.clone()).await

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Takes an envelope out of the parked ones, after it was appended to its shard again.
+-- Deletes a parked envelope, after it was appended to its shard again.
 --
 -- KEYS  1  {org}:quota:parked    2  {org}:quota:parked:bytes
---       3  {org}:quota:released  zset: what was parked and is not any more -> when its release was over, in ms; +inf until then
+--       3  {org}:quota:released  zset: envelope no longer parked -> end of its release, in ms; +inf until then
 -- ARGV  1  "<shard>/<entry>"
--- Reply 1  taken out      0  it was not there
+-- Reply 1  deleted      0  it was not there
 
 local bytes = redis.call('HSTRLEN', KEYS[1], ARGV[1])
 if redis.call('HDEL', KEYS[1], ARGV[1]) == 0 then

@@ -1,24 +1,23 @@
-//! Telling the services which keys a change concerns, after it was committed.
+//! Announces to the services which keys a change concerns, after the change was committed.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use auth::invalidate::{Invalidator, KEYS_PER_MESSAGE_MAX};
 use model::ids::OrgId;
 use sqlx::{PgConnection, Row};
 
-use auth::invalidate::{Invalidator, KEYS_PER_MESSAGE_MAX};
-
-/// Which keys are to be looked up anew after a change.
+/// Which keys the services must look up again after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// None.
+    /// No key.
     Nobody,
-    /// One, by its public id.
+    /// One key, by its public id.
     Key(String),
     /// Every key of the org.
     Org,
 }
 
-/// Announces changes, if there is a way to.
+/// Announces changes, if a Redis is configured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Announcer {
     invalidator: Option<Invalidator>,
@@ -34,8 +33,8 @@ impl Announcer {
         self.unannounced.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// The public ids that a change reaches, read in its own transaction. Of very many only as many as no message can
-    /// name, which then means all.
+    /// The public ids of the keys that a change concerns, read in its own transaction. If there are more than one
+    /// message can name, one more than that; the message then means all keys.
     pub(super) async fn keys(
         &self,
         connection: &mut PgConnection,
@@ -59,8 +58,8 @@ impl Announcer {
         }
     }
 
-    /// Forgets what was said about an org that is over its limits, which have changed: what it sends from now on is not
-    /// set aside before it is looked at again. It stays so until then if that fails.
+    /// Deletes the record that the org is over its limits, because the limits have changed: its data is stored from now
+    /// on, until the reconciler has run again. If this fails, the record stays until then.
     pub(super) async fn limits_changed(&self, org_id: OrgId) {
         let Some(invalidator) = &self.invalidator else { return };
         if let Err(error) = invalidator.limits_changed(org_id).await {
@@ -68,7 +67,7 @@ impl Announcer {
         }
     }
 
-    /// Announces a committed change. It stays a change if that fails: it then holds a little later.
+    /// Announces a committed change. If this fails, the change takes effect later, when caches expire.
     pub(super) async fn announce(&self, keys: &[String]) {
         if keys.is_empty() {
             return;

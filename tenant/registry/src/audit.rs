@@ -1,4 +1,4 @@
-//! What was done to an org, as the outbox says.
+//! Reads the audit events of an org from the outbox.
 
 use model::ids::OrgId;
 use serde::Serialize;
@@ -10,26 +10,26 @@ use uuid::Uuid;
 use super::session::Session;
 use super::{LIST_MAX, Registry, RegistryError};
 
-/// A change that was made.
+/// An audit event of an org.
 #[derive(Clone, Debug, Serialize)]
 pub struct AuditEvent {
-    /// The same wherever the event is copied to.
+    /// The id of the event; every copy has the same.
     pub event_id: Uuid,
-    /// What was done, such as `org.freeze`.
+    /// The type of the event, such as `org.freeze`.
     pub event_type: String,
-    /// Who did it.
+    /// The person or program that caused the event.
     pub actor: String,
-    /// To what: an id, a product, a key's public id.
+    /// What the event changed: an id, a product, a key's public id.
     pub target: Option<String>,
-    /// Old and new values.
+    /// Details as a JSON object, such as old and new values.
     pub detail: Value,
-    /// When.
+    /// When the event was written.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
 impl Registry {
-    /// The newest changes of an org, newest first; at most [`LIST_MAX`].
+    /// The latest events of an org, newest first; at most [`LIST_MAX`].
     pub async fn events(&self, org_id: OrgId, limit: u32) -> Result<Vec<AuditEvent>, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let rows = sqlx::query(

@@ -1,31 +1,30 @@
-//! Why the registry refused.
+//! Why the registry refused an operation.
 
 use std::time::Duration;
 
+use auth::api_key::HashError;
+use model::words::UnknownWord;
 use thiserror::Error;
 
 use super::rules::{CONFIG_BYTES_MAX, NAME_CHARS_MAX, RETENTION_DAYS_MAX, SCOPES_MAX};
 use super::{MAIN_WORKSPACE, OVERLAP_MAX, OrgStatus};
-use auth::api_key::HashError;
-use model::words::UnknownWord;
 
-/// Why a change was refused, or a question not answered. Messages are for the operator: what is wrong, and what is
-/// allowed.
+/// Why a change was refused or a query failed. Messages are for the operator: what is wrong, and what is allowed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum RegistryError {
     /// Not `^[a-z0-9][a-z0-9-]{1,38}[a-z0-9]$`, or reserved.
     #[error("the slug {slug:?} is not valid: {reason}")]
     InvalidSlug {
-        /// What was asked for.
+        /// The slug in the request.
         slug: String,
-        /// What is wrong with it.
+        /// The rule that it violates.
         reason: &'static str,
     },
-    /// Empty or too long.
+    /// The name is empty or too long.
     #[error("the name {name:?} is not valid: a name has 1 to {NAME_CHARS_MAX} characters, not only blanks")]
     InvalidName {
-        /// What was asked for, not more than fits.
+        /// The name in the request, cut to the allowed length.
         name: String,
     },
     /// Not of the form `area:action` or `area:*`, or too many.
@@ -33,13 +32,13 @@ pub enum RegistryError {
         "the scope {scope:?} is not valid: a key has at most {SCOPES_MAX} scopes, each like ingest:write or admin:*"
     )]
     InvalidScope {
-        /// The first that is wrong.
+        /// The first invalid scope.
         scope: String,
     },
     /// Not `^[a-z][a-z0-9_]{0,62}$`.
     #[error("the product {product:?} is not valid: its name has 1 to 63 of a-z, 0-9 and _, and starts with a letter")]
     InvalidProduct {
-        /// What was asked for.
+        /// The product name in the request.
         product: String,
     },
     /// Not a JSON object, or too large.
@@ -47,29 +46,29 @@ pub enum RegistryError {
         "the config of {what} is not valid: {reason}; it must be a JSON object of at most {CONFIG_BYTES_MAX} bytes"
     )]
     InvalidConfig {
-        /// Whose config.
+        /// What the config is for: a product or the identity provider.
         what: String,
-        /// What is wrong with it.
+        /// The rule that the config violates.
         reason: &'static str,
     },
-    /// Zero, or more than the registry takes.
+    /// Zero, or more than [`RETENTION_DAYS_MAX`].
     #[error("a retention of {days} days is not possible: it must be 1 to {RETENTION_DAYS_MAX}")]
     InvalidRetention {
-        /// What was asked for.
+        /// The number of days in the request.
         days: u32,
     },
-    /// Negative, too large, or no number.
+    /// Negative, too large, or not a number.
     #[error("the limit {value:?} is not valid: it must be `unlimited` or 0 (nothing) to {max}")]
     InvalidLimit {
-        /// What was asked for.
+        /// The limit in the request.
         value: String,
-        /// The largest that is allowed.
+        /// The largest allowed limit.
         max: u64,
     },
-    /// An end that is not in the future.
+    /// The expiry is not in the future.
     #[error("a key cannot end at {at}, which is over")]
     InvalidExpiry {
-        /// What was asked for.
+        /// The expiry in the request.
         at: time::OffsetDateTime,
     },
     /// Longer than [`OVERLAP_MAX`].
@@ -78,113 +77,113 @@ pub enum RegistryError {
         overlap.as_secs(), OVERLAP_MAX.as_secs(), OVERLAP_MAX.as_secs() / 86_400
     )]
     InvalidOverlap {
-        /// What was asked for.
+        /// The overlap in the request.
         overlap: Duration,
     },
-    /// Not a status that an org can begin with.
+    /// A new org cannot have this status.
     #[error("an organization cannot begin as {status}; it can be demo, trial or active")]
     InvalidStatus {
-        /// What was asked for.
+        /// The status in the request.
         status: OrgStatus,
     },
-    /// Blank: somebody will ask why.
+    /// The reason is blank; the audit trail needs one.
     #[error("a reason is needed: at most {NAME_CHARS_MAX} characters, not only blanks")]
     InvalidReason,
-    /// It is in use, by another org, or by another workspace or project of this org.
+    /// The slug is in use, by another org, or by another workspace or project of this org.
     #[error("the slug {slug:?} is taken by another {what}")]
     DuplicateSlug {
-        /// What has such slugs.
+        /// What the slug names: an org, a workspace or a project.
         what: &'static str,
-        /// What was asked for.
+        /// The slug in the request.
         slug: String,
     },
-    /// No such plan.
+    /// The registry has no plan with that name.
     #[error("there is no plan {plan:?}")]
     UnknownPlan {
-        /// What was asked for.
+        /// The plan name in the request.
         plan: String,
     },
-    /// No such org.
+    /// The registry has no org with that slug or id.
     #[error("there is no organization {org:?}")]
     UnknownOrg {
-        /// The slug or id that was asked for.
+        /// The slug or id in the request.
         org: String,
     },
-    /// The org has no such workspace; it may be another org's.
+    /// The org has no such workspace; another org may have it.
     #[error("the organization has no workspace {workspace:?}")]
     UnknownWorkspace {
-        /// The slug or id that was asked for.
+        /// The slug or id in the request.
         workspace: String,
     },
-    /// The org has no such project; it may be another org's.
+    /// The org has no such project; another org may have it.
     #[error("the organization has no project {project:?}")]
     UnknownProject {
-        /// The slug or id that was asked for.
+        /// The slug or id in the request.
         project: String,
     },
-    /// The org does not have it.
+    /// The org does not have this product.
     #[error("the organization has no product {product:?}")]
     UnknownProduct {
-        /// What was asked for.
+        /// The product name in the request.
         product: String,
     },
-    /// No such key.
+    /// The registry has no key with that public id.
     #[error("there is no API key {public_id:?}; the public id is what is between tb_ and the dot")]
     UnknownKey {
-        /// The public id that was asked for, or nothing when it looks like something that may be secret.
+        /// The public id in the request; empty if the text may be a secret.
         public_id: String,
     },
-    /// An archived org stays as it is.
+    /// An archived org cannot be changed.
     #[error("the organization is archived and cannot be changed")]
     OrgArchived,
-    /// Nothing is added to what is archived.
+    /// Nothing can be created inside an archived workspace or project.
     #[error("the {what} is archived; nothing can be added to it")]
     Archived {
-        /// A workspace or a project.
+        /// `workspace` or `project`.
         what: &'static str,
     },
-    /// Only what is frozen can be thawed.
+    /// Only a frozen org can be thawed.
     #[error("the organization is {status} and not frozen")]
     NotFrozen {
-        /// Where it stands.
+        /// The present status of the org.
         status: OrgStatus,
     },
-    /// It is where its hash says, and always was.
+    /// The org was never assigned to a shard, so there is no assignment to remove.
     #[error("the organization was never assigned to a shard")]
     NotAssigned,
-    /// A key in the settings of a service does not know where its org went.
+    /// The org of a self-hosted deployment cannot move: a key in a service's settings does not follow a move.
     #[error("the organization of a self-hosted deployment stays in the shard that its hash says")]
     NotMovable,
-    /// Nothing to finish or to take back.
+    /// The org is not moving, so there is no move to finish or revert.
     #[error("the organization is not moving to another shard")]
     NotMoving,
-    /// Somebody has begun another move of the org.
+    /// A later move of the org has begun.
     #[error("another move of this organization was begun meanwhile")]
     MoveSuperseded,
-    /// Every org keeps it.
+    /// The workspace `main` cannot be archived.
     #[error("the workspace {MAIN_WORKSPACE:?} cannot be archived: every organization has it; archive the organization")]
     MainWorkspace,
-    /// Only a key that works can be rotated, and only once.
+    /// Only a working key can be rotated, and only once.
     #[error("the API key {public_id} was {ended} before; create a new one")]
     KeyEnded {
-        /// Its public id.
+        /// The public id of the key.
         public_id: String,
-        /// Revoked, expired or rotated.
+        /// Why it no longer works: revoked, expired or rotated.
         ended: &'static str,
     },
-    /// A word that the registry does not know.
+    /// A stored word that this release does not know.
     #[error(transparent)]
     UnknownWord(#[from] UnknownWord),
-    /// Row-level security does not bind the role that was logged in as.
+    /// Row-level security does not bind the Postgres role of the URL.
     #[error(transparent)]
     UnboundRole(#[from] stores::postgres::UnboundRole),
-    /// The role may not do this.
+    /// The Postgres role is not allowed to do this.
     #[error(
         "this Postgres role may not do that: {message}; orgs are managed with the operator's, \
          TRACEBILITY_PG_OPERATOR_DSN"
     )]
     NotPermitted {
-        /// What Postgres said.
+        /// The error message of Postgres.
         message: String,
     },
     /// The operating system gave no random numbers.
@@ -210,8 +209,8 @@ impl From<sqlx::Error> for RegistryError {
 }
 
 impl RegistryError {
-    /// Whether Postgres refused the data itself (classes 22 and 23: what it holds, and what it refers to), so that
-    /// trying again is of no use.
+    /// Whether Postgres refused the data itself (error classes 22 and 23: its content, or what it refers to), so that a
+    /// retry is useless.
     pub fn is_refused_data(&self) -> bool {
         let Self::Database(error) = self else { return false };
         let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);

@@ -1,39 +1,38 @@
-//! What can be told.
+//! Audit events, and their types.
 
 use model::ids::OrgId;
+use model::words;
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use model::words;
-
-/// The longest name of who did something, or of what it was done to, in characters. More is cut off.
+/// The most characters of an actor or a target. A longer text is cut off.
 pub const ACTOR_CHARS_MAX: usize = 400;
-/// The largest detail, in bytes of JSON. A larger one is left out, which is told in its place.
+/// The largest detail, in bytes of JSON. A larger one is left out, and the event says so.
 pub const DETAIL_BYTES_MAX: usize = 16 << 10;
 
 words! {
-    /// Every kind of event. The registry's own carry the same words.
+    /// All types of events, including those that the registry itself writes.
     EventType, "event type" {
-        /// Somebody logged in, or tried to.
+        /// A person logged in, or tried to.
         Login = "login",
-        /// An API key was made.
+        /// An API key was created.
         ApiKeyCreate = "api_key.create",
-        /// An API key was given a successor.
+        /// An API key was replaced by a new one.
         ApiKeyRotate = "api_key.rotate",
-        /// An API key was ended.
+        /// An API key was revoked.
         ApiKeyRevoke = "api_key.revoke",
-        /// Somebody may do more or less than before.
+        /// The rights of a person were changed.
         RoleChange = "role.change",
-        /// An export of data was asked for.
+        /// An export of data was requested.
         ExportCreate = "export.create",
-        /// Exported data was fetched.
+        /// Exported data was downloaded.
         ExportDownload = "export.download",
         /// Inputs or outputs of a run were read.
         ReadApiInputsOutputs = "read_api.inputs_outputs",
-        /// An org comes close to a monthly limit; or it has reached one that does not refuse.
+        /// An org has nearly reached a monthly limit, or has reached one that does not refuse requests.
         QuotaWarn = "quota.warn",
-        /// An org has reached a monthly limit, and is refused.
+        /// An org has reached a monthly limit, and its requests are refused.
         QuotaBlock = "quota.block",
         /// Accepted data beyond a monthly limit was dropped.
         QuotaDrop = "quota.drop",
@@ -41,74 +40,74 @@ words! {
         QuotaPark = "quota.park",
         /// Parked data was released.
         QuotaRelease = "quota.release",
-        /// A switch was flipped.
+        /// A flag was changed.
         FlagChange = "flag.change",
-        /// An org goes to a shard of its own choosing.
+        /// An org was assigned to a shard.
         ShardAssign = "shard.assign",
-        /// An org goes where its hash says again.
+        /// An org's assignment was removed: it moves to the shard of its hash.
         ShardUnassign = "shard.unassign",
-        /// An org has arrived in its new shard.
+        /// An org's move to another shard was completed.
         ShardSettle = "shard.settle",
         /// Envelopes became dead letters.
-        DlqParked = "dlq.parked",
-        /// Accepted items are missing, or there are more than were accepted.
-        LedgerResidue = "ledger.residue",
+        DlqDeadLettered = "dlq.dead_lettered",
+        /// The ledger found an imbalance.
+        LedgerImbalance = "ledger.imbalance",
         /// Dead letters were read.
         DlqShow = "dlq.show",
-        /// Dead letters were sent again.
+        /// Dead letters were replayed.
         DlqReplay = "dlq.replay",
-        /// Dead letters were thrown away.
+        /// Dead letters were dropped.
         DlqDrop = "dlq.drop",
-        /// An org was made.
+        /// An org was created.
         OrgCreate = "org.create",
         /// An org was given another plan.
         OrgPlan = "org.plan",
         /// An org's own limits were changed.
         OrgLimits = "org.limits",
-        /// An org's data is kept for longer or shorter.
+        /// An org's retention time was changed.
         OrgRetention = "org.retention",
-        /// An org was stopped.
+        /// An org was frozen: its requests are refused.
         OrgFreeze = "org.freeze",
-        /// An org may go on.
+        /// A frozen org was thawed: its requests are accepted again.
         OrgThaw = "org.thaw",
-        /// An org was ended.
+        /// An org was archived.
         OrgArchive = "org.archive",
-        /// A workspace was made.
+        /// A workspace was created.
         WorkspaceCreate = "workspace.create",
-        /// A workspace was ended.
+        /// A workspace was archived.
         WorkspaceArchive = "workspace.archive",
-        /// A project was made.
+        /// A project was created.
         ProjectCreate = "project.create",
-        /// A project was ended.
+        /// A project was archived.
         ProjectArchive = "project.archive",
-        /// A product was configured.
+        /// An org's product was configured.
         ProductSet = "product.set",
-        /// Sign-in was configured.
+        /// An org's identity provider was configured.
         IdpSet = "idp.set",
     }
 }
 
-/// Something that was done just now and is no change to the registry.
+/// A new event that is no change to the registry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {
-    /// Unique; a repeated event has the same.
+    /// Unique; a repetition of the event has the same id.
     pub event_id: Uuid,
-    /// Whose, if it is of an org.
+    /// The org that the event concerns; `None` if it concerns none, such as an operator's login.
     pub org_id: Option<OrgId>,
-    /// What was done.
+    /// The type of the event.
     pub event_type: EventType,
-    /// By whom.
+    /// The person or program that caused the event.
     pub actor: String,
-    /// To what.
+    /// The object of the event, such as an id or a name.
     pub target: Option<String>,
-    /// An object, at most [`DETAIL_BYTES_MAX`].
+    /// A JSON object of at most [`DETAIL_BYTES_MAX`] bytes.
     pub detail: Value,
-    /// When.
+    /// When the event happened.
     pub at: OffsetDateTime,
 }
 
 impl NewEvent {
-    /// An event of an org, or of none, done by `actor`, who is not blank.
+    /// An event of an org, or of none, that happened now. `actor` must not be blank.
     pub fn new(org_id: Option<OrgId>, event_type: EventType, actor: &str) -> Self {
         let actor = if actor.trim().is_empty() { "unknown" } else { actor };
         Self {
@@ -122,13 +121,13 @@ impl NewEvent {
         }
     }
 
-    /// What it was done to: an id, a name.
+    /// Sets the object of the event: an id or a name.
     #[must_use]
     pub fn target(self, target: &str) -> Self {
         Self { target: Some(cut(target)), ..self }
     }
 
-    /// What else is worth knowing: an object, never a secret.
+    /// Sets further details: a JSON object without secrets.
     #[must_use]
     pub fn detail(self, detail: Value) -> Self {
         let bytes = detail.to_string().len();
@@ -140,19 +139,19 @@ impl NewEvent {
         Self { detail, ..self }
     }
 
-    /// The event of that name, which is written once however often it is recorded.
+    /// Sets the id of the event. An event recorded twice under one id is written once.
     #[must_use]
     pub fn named(self, event_id: Uuid) -> Self {
         Self { event_id, ..self }
     }
 
-    /// The same wherever the event is copied to.
+    /// The id of the event; every copy has the same.
     pub const fn event_id(&self) -> Uuid {
         self.event_id
     }
 }
 
-/// What Postgres takes: no zero characters, and not too long.
+/// A text that Postgres accepts: without zero characters, and not too long.
 fn cut(text: &str) -> String {
     text.chars().filter(|c| *c != '\0').take(ACTOR_CHARS_MAX).collect()
 }
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_passed_becomes_an_event_that_fits() {
+    fn any_input_becomes_an_event_within_its_limits() {
         let event = NewEvent::new(None, EventType::Login, " ").target(&"x".repeat(1000)).detail(json!([1]));
         assert_eq!((event.actor.as_str(), event.target.as_ref().unwrap().len()), ("unknown", ACTOR_CHARS_MAX));
         assert_eq!(event.detail, json!({ "value": [1] }));

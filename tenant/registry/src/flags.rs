@@ -1,11 +1,12 @@
-//! Switches that are flipped while the services run, without a deploy.
+//! Flags: switches that are changed while the services run, without a deploy.
 //!
-//! A flag is a row of `runtime_flag`; one without a row is as its setting at start says. Who uses one [`follow`]s it:
-//! it is looked at once a second, and while Postgres is away it stays what it was. A flag is flipped together with its
-//! event in the audit trail, or not at all.
+//! A flag is a row of `runtime_flag`; without a row, the setting at start applies. A process that uses a flag
+//! [`follow`]s it: it reads the flag once a second, and while Postgres is away it keeps the last value. A flag and its
+//! event in the audit trail are written together, or neither is.
 
 use std::time::Duration;
 
+use model::words;
 use serde::Serialize;
 use sqlx::{PgPool, Row};
 use time::OffsetDateTime;
@@ -13,27 +14,26 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::event::EventType;
-use model::words;
 
-/// How often a flag is looked at: so long may a flip go unnoticed.
+/// How often a process reads a flag, and so how late it may notice a change.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 words! {
-    /// Every flag.
+    /// All flags.
     Flag, "flag" {
-        /// Whether the worker also drains the stream of envelopes that were written before tenancy.
+        /// Whether the worker also drains the legacy stream.
         DualReadLegacy = "dual_read_legacy",
     }
 }
 
-/// Where a flag stands that was flipped at some time.
+/// The value of a flag that was set at least once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Standing {
-    /// Whether it is on.
+pub struct FlagState {
+    /// Whether the flag is on.
     pub enabled: bool,
-    /// Who flipped it last.
+    /// The person or program that set it last.
     pub by: String,
-    /// When.
+    /// When it was set last.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
 }
@@ -45,19 +45,19 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// The flags in that Postgres, as the services' role sees it.
+    /// The flags in that Postgres, with the services' role.
     pub const fn new(pool: PgPool) -> Self {
         Self { pool }
     }
 
-    /// Where a flag stands; none if nobody has flipped it yet.
-    pub async fn standing(&self, flag: Flag) -> Result<Option<Standing>, sqlx::Error> {
+    /// The value of a flag; `None` if it was never set.
+    pub async fn standing(&self, flag: Flag) -> Result<Option<FlagState>, sqlx::Error> {
         let row = sqlx::query("SELECT enabled, updated_by, updated_at FROM runtime_flag WHERE name = $1")
             .bind(flag.as_str())
             .fetch_optional(&self.pool)
             .await?;
         let standing = |row: sqlx::postgres::PgRow| {
-            Ok(Standing {
+            Ok(FlagState {
                 enabled: row.try_get("enabled")?,
                 by: row.try_get("updated_by")?,
                 since: row.try_get("updated_at")?,
@@ -66,8 +66,8 @@ impl Flags {
         row.map(standing).transpose()
     }
 
-    /// Flips a flag, and tells the audit trail: one statement, so both happen or neither does. `why` is an object that
-    /// goes into the event.
+    /// Sets a flag and writes the audit event in one statement, so both happen or neither does. `why` is a JSON object
+    /// for the event.
     pub async fn set(
         &self,
         flag: Flag,
@@ -94,8 +94,7 @@ impl Flags {
         Ok(())
     }
 
-    /// What a flag says from now on, until told to stop. It begins with `at_start`, and while Postgres is away it stays
-    /// what it was.
+    /// Follows a flag until `stop`. The first value is `at_start`, and while Postgres is away the last value stays.
     pub fn follow(self, flag: Flag, at_start: bool, mut stop: watch::Receiver<bool>) -> watch::Receiver<bool> {
         let (told, following) = watch::channel(at_start);
         tokio::spawn(async move {

@@ -1,9 +1,11 @@
 //! The identity provider that an org's people log in with.
 
 use model::ids::OrgId;
+use model::words;
 use serde::Serialize;
 use serde_json::{Value, json};
 use sqlx::Row;
+use stores::secret::REDACTED;
 use time::OffsetDateTime;
 
 use super::error::violated;
@@ -11,30 +13,28 @@ use super::event::EventType;
 use super::outbox::Event;
 use super::session::Session;
 use super::{Registry, RegistryError, rules};
-use model::words;
-use stores::secret::REDACTED;
 
 words! {
     /// The protocol of an identity provider.
     IdpKind, "kind of identity provider" {
-        /// OpenID Connect.
+        /// The OpenID Connect protocol.
         Oidc = "oidc",
-        /// SAML 2.0.
+        /// The SAML 2.0 protocol.
         Saml = "saml",
     }
 }
 
-/// What the messages call it.
+/// The name of the identity provider in error messages.
 const WHAT: &str = "the identity provider";
 
 /// An org's identity provider.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct IdpConfig {
-    /// Its protocol.
+    /// The protocol of the identity provider.
     pub kind: IdpKind,
     /// Whether people may log in with it.
     pub enabled: bool,
-    /// Its config; what looks like a secret reads `***`.
+    /// Its config; values that look like secrets are replaced by `***`.
     pub config: Value,
     /// When it was last changed.
     #[serde(with = "time::serde::rfc3339")]
@@ -42,7 +42,7 @@ pub struct IdpConfig {
 }
 
 impl Registry {
-    /// Sets an org's identity provider. False when it is so already.
+    /// Sets an org's identity provider. False if nothing changed.
     pub async fn set_idp(
         &self,
         org_id: OrgId,
@@ -110,8 +110,8 @@ impl Registry {
     }
 }
 
-/// A config as it may be shown: the value of every name that suggests a secret is `***`, at any depth. Rather one too
-/// many.
+/// A config that may be shown: the value of every name that suggests a secret is replaced by `***`, at any depth. In
+/// doubt a value is hidden.
 pub(super) fn without_secrets(config: Value) -> Value {
     const SUGGEST: [&str; 6] = ["secret", "password", "passphrase", "key", "token", "credential"];
     match config {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_named_like_a_secret_is_not_shown() {
+    fn config_values_named_like_secrets_are_not_shown() {
         let config = json!({
             "issuer": "https://id.example", "client_secret": "s3", "nested": [{ "signingKey": { "d": 1 }, "n": 2 }],
             "token_endpoint": "t", "API_PASSWORD": ["p"], "key": null,

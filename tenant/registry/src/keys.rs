@@ -1,9 +1,11 @@
-//! API keys: made, listed, rotated, revoked.
+//! Creates, lists, rotates and revokes API keys.
 
-use model::org::PlaceStatus;
 use std::time::Duration;
 
+use auth::api_key;
+use auth::api_key::IssuedKey;
 use model::ids::{OrgId, ProjectId};
+use model::org::PlaceStatus;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgRow;
@@ -13,72 +15,71 @@ use time::OffsetDateTime;
 use super::error::violated;
 use super::event::EventType;
 use super::outbox::Event;
-use super::session::{self, Change, Session};
-use super::{LIST_MAX, Registry, RegistryError, projects, rules, workspaces};
-use auth::api_key::{self, IssuedKey};
+use super::session::{Change, Session};
+use super::{LIST_MAX, Registry, RegistryError, projects, rules, session, workspaces};
 
-/// A key that is to be.
+/// The properties of an API key to be created.
 #[derive(Clone, Copy, Debug)]
 pub struct NewKey<'a> {
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: &'a str,
-    /// What it may do.
+    /// The scopes that the key gets, such as `ingest:write`.
     pub scopes: &'a [&'a str],
-    /// When it ends; never when absent.
+    /// When the key expires; `None` for never.
     pub expires_at: Option<OffsetDateTime>,
 }
 
 impl<'a> NewKey<'a> {
-    /// A key that does not end by itself.
+    /// A key that never expires.
     pub const fn new(name: &'a str, scopes: &'a [&'a str]) -> Self {
         Self { name, scopes, expires_at: None }
     }
 }
 
-/// A key as a list shows it: nothing of its secret but the last four characters.
+/// A key in a list: of its secret only the last four characters.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct KeyInfo {
-    /// What is between `tb_` and the dot.
+    /// The public id: the part between `tb_` and the dot.
     pub public_id: String,
-    /// How the key starts.
+    /// The first characters of the key.
     pub prefix: String,
-    /// How it ends.
+    /// The last four characters of the key.
     pub last_four: String,
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: String,
-    /// Its project.
+    /// The id of the key's project.
     pub project_id: ProjectId,
-    /// Its project's slug.
+    /// The slug of the key's project.
     pub project_slug: String,
-    /// What it may do.
+    /// The scopes of the key.
     pub scopes: Vec<String>,
-    /// When it was made.
+    /// When the key was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
-    /// When it ends.
+    /// When the key expires; `None` for never.
     #[serde(with = "time::serde::rfc3339::option")]
     pub expires_at: Option<OffsetDateTime>,
-    /// When another key took its place.
+    /// When the key was replaced by another one.
     #[serde(with = "time::serde::rfc3339::option")]
     pub rotated_at: Option<OffsetDateTime>,
-    /// When it was revoked.
+    /// When the key was revoked; `None` if it was not.
     #[serde(with = "time::serde::rfc3339::option")]
     pub revoked_at: Option<OffsetDateTime>,
 }
 
-/// What came of a rotation.
+/// The result of a rotation.
 #[derive(Debug)]
 pub struct Rotated {
-    /// The new key.
+    /// The whole new key, to be shown once.
     pub key: IssuedKey,
-    /// When the new key ends; it lives as long as the old one was meant to.
+    /// When the new key expires: it gets the old key's length of life.
     pub expires_at: Option<OffsetDateTime>,
-    /// When the old one ends, or ended.
+    /// When the old key stops working, or stopped.
     pub old_ends_at: OffsetDateTime,
 }
 
 impl Registry {
-    /// Makes an API key for a project of the org. The whole key is in the answer and nowhere else.
+    /// Creates an API key for a project of the org. The result is the only place where the whole key ever appears.
     pub async fn create_key(
         &self,
         org_id: OrgId,
@@ -100,8 +101,8 @@ impl Registry {
         Ok(key)
     }
 
-    /// An org's keys, newest first, those after the public id `after`, at most [`LIST_MAX`]. Revoked and expired ones
-    /// are there when asked for.
+    /// An org's keys, newest first, those after the public id `after`, at most [`LIST_MAX`]. Revoked and expired keys
+    /// are included only on request.
     pub async fn keys(
         &self,
         org_id: OrgId,
@@ -128,9 +129,9 @@ impl Registry {
         rows.iter().map(info).collect()
     }
 
-    /// Makes a key that takes the place of another: same project, name, scopes and length of life. The old one goes on
-    /// for `overlap`, or to its own end if that comes first; with no overlap it ends now. Only a key that works can be
-    /// rotated, and only once, so that two rotations at the same time do not leave two successors.
+    /// Creates a key that replaces another: same project, name, scopes and length of life. The old key works for
+    /// `overlap` longer, or until it expires if that is earlier; without overlap it stops working now. Only a working
+    /// key can be rotated, and only once, so that two rotations at the same time do not create two keys.
     pub async fn rotate_key(&self, public_id: &str, overlap: Duration) -> Result<Rotated, RegistryError> {
         rules::overlap(overlap)?;
         let org_id = self.org_of_key(public_id).await?;
@@ -170,7 +171,7 @@ impl Registry {
             &NewKey { name: &name, scopes: &scopes, expires_at },
         )
         .await?;
-        // `least` passes over a null, which is a key that would not have ended.
+        // `least` ignores a null, which stands for a key that never expires.
         let ended = sqlx::query(
             "UPDATE api_keys SET rotated_at = now(), revoked_at = CASE WHEN $3 = 0 THEN now() END,
                     expires_at = CASE WHEN $3 = 0 THEN expires_at
@@ -191,7 +192,7 @@ impl Registry {
         Ok(Rotated { key, expires_at, old_ends_at })
     }
 
-    /// Ends a key now, also one of an archived org. False when it was revoked before.
+    /// Revokes a key now, even one of an archived org. False if it was revoked before.
     pub async fn revoke_key(&self, public_id: &str) -> Result<bool, RegistryError> {
         let org_id = self.org_of_key(public_id).await?;
         let mut change = Change::begin(self, org_id).await?;
@@ -217,13 +218,13 @@ impl Registry {
     }
 }
 
-/// A text that is no public id may be a whole key, so it is not repeated.
+/// A text that is not a public id may be a whole key, so the message does not repeat it.
 fn unknown(public_id: &str) -> RegistryError {
     let shown = if api_key::is_public_id(public_id) { public_id } else { "" };
     RegistryError::UnknownKey { public_id: shown.to_owned() }
 }
 
-/// Refuses a key for a project that is not served.
+/// Refuses a key for a project that is archived.
 async fn require_active(
     connection: &mut PgConnection,
     org_id: OrgId,
@@ -262,7 +263,7 @@ async fn insert(
     .execute(connection)
     .await
     .map_err(|error| match (violated(&error), new.expires_at) {
-        // By the clock of Postgres, if not by ours.
+        // Expired by the clock of Postgres, if not by ours.
         (Some("api_keys_expires_at_check"), Some(at)) => RegistryError::InvalidExpiry { at },
         _ => error.into(),
     })?;
@@ -285,7 +286,7 @@ fn info(row: &PgRow) -> Result<KeyInfo, RegistryError> {
     })
 }
 
-/// A time as an event's detail has it.
+/// A time in the format of an event's detail.
 fn text(time: Option<OffsetDateTime>) -> Option<String> {
     time.and_then(|time| time.format(&time::format_description::well_known::Rfc3339).ok())
 }

@@ -2,29 +2,28 @@
 //!
 //! | module | one idea |
 //! | --- | --- |
-//! | `session` | transactions that can see and change one org, and no other |
-//! | `rules` | what names, slugs, scopes and configs may be |
-//! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys`, `shards` | what there is, and how it changes |
-//! | `event`, `outbox` | what is told of a change, in its own transaction |
-//! | `audit` | reading what was told |
-//! | `flags` | switches that are flipped while the services run |
-//! | `announce` | telling the services which keys a change concerns |
-//! | `reconcile` | what orgs used, and the outbox over all orgs |
-//! | `error` | every refusal |
+//! | `session` | transactions that can read and change one org only |
+//! | `rules` | which names, slugs, scopes and configs are valid |
+//! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys`, `shards` | each kind of object |
+//! | `event`, `outbox` | the audit event of a change, written in its own transaction |
+//! | `audit` | reading audit events |
+//! | `flags` | switches that are changed while the services run |
+//! | `announce` | announcing to the services which keys a change concerns |
+//! | `reconcile` | the usage of orgs, and the outbox of all orgs |
+//! | `error` | every error |
 //!
-//! Every change is one transaction, bound to its org, that also writes the audit outbox: what is not audited did not
-//! happen. Rules are checked here for a clear message, and by the database in any case. Who may do what is decided by
-//! the Postgres role of the URL: `docs/registry.md` has the table.
+//! Every change is one transaction, bound to its org, that also writes the audit outbox: a change without an audit
+//! event is impossible. The rules are checked here for a clear message, and by the database in any case. The Postgres
+//! role of the URL decides which changes are allowed: `docs/reference/registry.md` has the table.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-use model::org::OrgStatus;
-use sqlx::PgPool;
-use wire::envelope::EnvelopeKey;
-
 use auth::envelope_key::EnvelopeKeyError;
 use auth::invalidate::Invalidator;
+use model::org::OrgStatus;
+use sqlx::PgPool;
 use stores::secret::SecretUrl;
+use wire::envelope::EnvelopeKey;
 
 mod announce;
 mod audit;
@@ -63,15 +62,15 @@ pub use rules::{
 pub use shards::{Assigned, ShardMove, ShardPlace};
 pub use workspaces::Workspace;
 
-/// The workspace that every org has from the start.
+/// The slug of the workspace that every org has from the start.
 pub const MAIN_WORKSPACE: &str = "main";
-/// The most rows that one list answers with. Ask again `after` the last one for more.
+/// The most rows in one list. For more, list again with `after` set to the last one.
 pub const LIST_MAX: u32 = 1000;
 
-/// Who a change is attributed to when nobody was named.
+/// The actor of a change if none is given.
 const DEFAULT_ACTOR: &str = "system";
 
-/// The registry, opened for changes.
+/// A connection to the registry that can change it.
 #[derive(Clone, Debug)]
 pub struct Registry {
     pool: PgPool,
@@ -80,39 +79,39 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// Connects, so that a wrong URL, or a role that row-level security does not bind, is told at once.
+    /// Connects to Postgres, so that a wrong URL, or a role that row-level security does not bind, is an error at once.
     pub async fn connect(dsn: &SecretUrl) -> Result<Self, RegistryError> {
         stores::postgres::check_role(dsn).await??;
         Ok(Self::new(stores::postgres::pool(dsn)?))
     }
 
-    /// The registry on a pool that there is already.
+    /// Uses an existing pool.
     pub fn new(pool: PgPool) -> Self {
         Self { pool, actor: DEFAULT_ACTOR.to_owned(), announcer: Announcer::default() }
     }
 
-    /// Attributes the changes that follow to `actor`.
+    /// Sets the actor of the changes that follow.
     pub fn acting_as(self, actor: impl Into<String>) -> Self {
         Self { actor: actor.into(), ..self }
     }
 
-    /// Announces the changes that follow, so that they hold everywhere within a second. Without it they hold when what
-    /// the services know has become too old, after [`auth::resolver::POSITIVE_TTL`].
+    /// Announces the changes that follow, so that they take effect everywhere within a second. Without it they take
+    /// effect when the services' caches expire, after [`auth::resolver::POSITIVE_TTL`].
     pub fn announcing(self, invalidator: Invalidator) -> Self {
         Self { announcer: Announcer::new(invalidator), ..self }
     }
 
-    /// The key under which the deployment's envelopes are written and read.
+    /// The key that authenticates the deployment's envelopes.
     pub async fn envelope_key(&self) -> Result<EnvelopeKey, EnvelopeKeyError> {
         auth::envelope_key::read(&self.pool).await
     }
 
-    /// Why the last change is not known everywhere yet, if it concerns keys and could not be announced.
+    /// Why the last change, if it concerns keys, could not be announced and so takes effect later.
     pub fn unannounced(&self) -> Option<String> {
         self.announcer.unannounced()
     }
 
-    /// Begins a change of an org that there is and that is not archived.
+    /// Begins a change of an org that exists and is not archived.
     async fn change(&self, org_id: model::ids::OrgId) -> Result<session::Change<'_>, RegistryError> {
         let mut change = session::Change::begin(self, org_id).await?;
         match change.status().await? {
@@ -122,8 +121,7 @@ impl Registry {
     }
 }
 
-/// The id that a text is, if it is one. Only the usual form with dashes counts, which is too long to be typed by
-/// accident.
+/// Parses an id. Only the usual form with dashes counts, which is too long to be typed by accident.
 fn as_id(text: &str) -> Option<uuid::Uuid> {
     const LEN: usize = 36;
     (text.len() == LEN).then(|| text.parse().ok()).flatten()

@@ -1,11 +1,12 @@
-//! What an org may use: its plan's limits, and its own where it has any.
+//! The limits of an org: its plan's, or its own where it has any.
 
-use model::meter::Meter;
-use model::org::OverQuota;
 use std::fmt;
 use std::str::FromStr;
 
 use model::ids::OrgId;
+use model::meter::Meter;
+use model::org::OverQuota;
+use model::words;
 use serde::{Serialize, Serializer};
 use serde_json::json;
 use sqlx::{PgConnection, Row};
@@ -14,26 +15,25 @@ use super::event::EventType;
 use super::outbox::Event;
 use super::session::Session;
 use super::{Registry, RegistryError};
-use model::words;
 
 words! {
-    /// Who says what a limit is.
+    /// Where a limit comes from.
     LimitSource, "source of a limit" {
-        /// The org's plan.
+        /// The limit is the plan's.
         Plan = "plan",
-        /// The org's own, over its plan's.
+        /// The org has its own limit, instead of its plan's.
         Override = "override",
-        /// Nobody: counted and not limited.
+        /// Neither sets a limit: usage is counted and not limited.
         Default = "default",
     }
 }
 
-/// A limit. Stored as a number, where −1 is unlimited; 0 forbids.
+/// A limit. Stored as a number, where −1 means unlimited and 0 forbids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// As much as they like.
+    /// There is no limit.
     Unlimited,
-    /// No more than this; nothing at all when it is 0.
+    /// No more than this; 0 forbids.
     AtMost(u64),
 }
 
@@ -43,7 +43,7 @@ const RATE_MAX: u64 = i32::MAX as u64;
 const METER_MAX: u64 = i64::MAX as u64;
 
 impl Limit {
-    /// As it is stored, if it is not more than `max`.
+    /// The number that is stored; an error if the limit is more than `max`.
     fn stored(self, max: u64) -> Result<i64, RegistryError> {
         match self {
             Self::Unlimited => Ok(-1),
@@ -71,7 +71,7 @@ impl fmt::Display for Limit {
 impl FromStr for Limit {
     type Err = RegistryError;
 
-    /// Reads `unlimited` or a number. A negative one is refused, −1 too: what it means should be said.
+    /// Parses `unlimited` or a number. Negative numbers are refused, even −1: write `unlimited`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text == "unlimited" {
             return Ok(Self::Unlimited);
@@ -91,26 +91,26 @@ impl Serialize for Limit {
     }
 }
 
-/// A limit and who says so.
+/// A limit and where it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Limited {
-    /// The limit that holds.
+    /// The limit that applies.
     pub limit: Limit,
-    /// Who says so.
+    /// Whether it comes from the plan or the org.
     pub source: LimitSource,
 }
 
 /// The limit of a meter, per calendar month in UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MeterLimit {
-    /// What is counted.
+    /// The meter that is limited.
     pub meter: Meter,
-    /// The limit that holds, and who says so.
+    /// The limit that applies, and where it comes from.
     #[serde(flatten)]
     pub limited: Limited,
 }
 
-/// Every limit of an org.
+/// All limits of an org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Limits {
     /// Requests per second that a key may sustain.
@@ -119,21 +119,21 @@ pub struct Limits {
     pub burst: Limited,
     /// Evaluations that may run at the same time.
     pub eval_slots: Limited,
-    /// Per month; every meter that there is.
+    /// The monthly limits, one for every meter.
     pub meters: Vec<MeterLimit>,
-    /// What becomes of accepted data beyond them.
+    /// What happens to accepted data beyond the monthly limits.
     pub over_quota: OverQuota,
 }
 
-/// What is to become of one of an org's own limits.
+/// A change of one of an org's own limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LimitEdit {
-    /// It stays.
+    /// Leave the limit unchanged.
     #[default]
     Keep,
-    /// It becomes this.
+    /// Set the limit to this.
     Set(Limit),
-    /// It goes, and the plan's holds again.
+    /// Remove the org's own limit; the plan's applies again.
     Clear,
 }
 
@@ -146,20 +146,20 @@ pub struct LimitChange {
     pub burst: LimitEdit,
     /// Evaluations that may run at the same time.
     pub eval_slots: LimitEdit,
-    /// Per month. A meter that is not named stays as it is.
+    /// Monthly limits. A meter that is not listed stays unchanged.
     pub meters: Vec<(Meter, LimitEdit)>,
-    /// What becomes of accepted data beyond them; `None` leaves it as it is.
+    /// What happens to accepted data beyond the monthly limits; `None` leaves the policy unchanged.
     pub over_quota: Option<OverQuota>,
 }
 
 impl Registry {
-    /// What an org may use.
+    /// All limits of an org, from its plan and its own.
     pub async fn limits(&self, org_id: OrgId) -> Result<Limits, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         read(session.connection(), org_id).await
     }
 
-    /// Changes an org's own limits. False when they are so already.
+    /// Changes an org's own limits. False if nothing changed.
     pub async fn set_limits(&self, org_id: OrgId, new: &LimitChange) -> Result<bool, RegistryError> {
         let rates = [new.rps, new.burst, new.eval_slots].map(|edit| stored(edit, RATE_MAX));
         let [rps, burst, eval_slots] = rates;
@@ -170,7 +170,8 @@ impl Registry {
 
         let mut change = self.change(org_id).await?;
         let old = read(change.connection(), org_id).await?;
-        // A null bound to `keep` leaves the column, else the value takes its place, null being the plan's again.
+        // Each limit has two parameters: `keep` leaves the column, else the value replaces it, where null means the
+        // plan's limit.
         let query = sqlx::query(
             "INSERT INTO tenant_plan_override AS o (tenant_id, rps, burst, eval_slots, over_quota)
                  VALUES ($1, $3, $5, $7, coalesce($8, 'park'))
@@ -216,7 +217,7 @@ impl Registry {
     }
 }
 
-/// `None` keeps, `Some(None)` clears.
+/// `None` keeps the limit, `Some(None)` removes it.
 fn stored(edit: LimitEdit, max: u64) -> Result<Option<Option<i64>>, RegistryError> {
     match edit {
         LimitEdit::Keep => Ok(None),
@@ -225,7 +226,7 @@ fn stored(edit: LimitEdit, max: u64) -> Result<Option<Option<i64>>, RegistryErro
     }
 }
 
-/// The limits of an open session's org.
+/// The limits of the session's org.
 pub(super) async fn read(connection: &mut PgConnection, org_id: OrgId) -> Result<Limits, RegistryError> {
     let row = sqlx::query(
         "SELECT coalesce(o.rps, plan.rps) AS rps, o.rps IS NOT NULL AS own_rps,

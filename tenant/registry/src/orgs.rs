@@ -1,6 +1,7 @@
-//! Orgs, and where they stand.
+//! Orgs and their status.
 
 use model::ids::{OrgId, WorkspaceId};
+use model::words;
 use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgRow;
@@ -13,39 +14,38 @@ use super::event::EventType;
 use super::outbox::Event;
 use super::session::{Change, Session};
 use super::{LIST_MAX, Limits, MAIN_WORKSPACE, OrgStatus, Registry, RegistryError, as_id, limits, rules};
-use model::words;
 
 words! {
     /// What an org is for.
     OrgKind, "kind of organization" {
-        /// Somebody's.
+        /// The org of a customer.
         Customer = "customer",
-        /// A demonstration.
+        /// An org for demonstrations.
         Demo = "demo",
     }
 }
 
-/// An org that is to be.
+/// The properties of an org to be created.
 #[derive(Clone, Debug)]
 pub struct NewOrg {
-    /// Unique among all orgs, also archived ones.
+    /// Unique among all orgs, including archived ones.
     pub slug: String,
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: String,
     /// The name of its plan.
     pub plan: String,
-    /// What it is for.
+    /// Whether it is a customer's or a demonstration.
     pub kind: OrgKind,
-    /// Where it begins: demo, trial or active.
+    /// Its first status: demo, trial or active.
     pub status: OrgStatus,
-    /// How long its runs and spans are kept; as the registry's default says when absent.
+    /// How many days its runs and spans are kept; `None` for the registry's default.
     pub retention_days: Option<u32>,
-    /// When its trial is over.
+    /// When the trial ends, for an org on trial.
     pub trial_ends_at: Option<OffsetDateTime>,
 }
 
 impl NewOrg {
-    /// A customer that is active from the start.
+    /// A customer's org that is active from the start.
     pub fn new(slug: impl Into<String>, name: impl Into<String>, plan: impl Into<String>) -> Self {
         Self {
             slug: slug.into(),
@@ -59,44 +59,44 @@ impl NewOrg {
     }
 }
 
-/// An org that was just made.
+/// The ids of an org that was just created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Org {
-    /// Its id.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Its workspace `main`.
+    /// The id of its workspace `main`.
     pub workspace_id: WorkspaceId,
 }
 
-/// An org as a list shows it.
+/// What a list shows of an org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrgSummary {
-    /// Its id.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Its slug.
+    /// The slug of the org.
     pub slug: String,
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: String,
-    /// Where it stands.
+    /// The status of the org, such as active or frozen.
     pub status: OrgStatus,
-    /// What it is for.
+    /// Whether it is a customer's or a demonstration.
     pub kind: OrgKind,
     /// The name of its plan.
     pub plan: String,
-    /// How long its runs and spans are kept.
+    /// How many days its runs and spans are kept.
     pub retention_days: u32,
-    /// When its trial is over.
+    /// When the trial ends, for an org on trial.
     #[serde(with = "time::serde::rfc3339::option")]
     pub trial_ends_at: Option<OffsetDateTime>,
-    /// When it was made.
+    /// When the org was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
 
-/// An org with what it has.
+/// An org with counts of its parts and its limits.
 #[derive(Clone, Debug, Serialize)]
 pub struct OrgDetails {
-    /// The org itself.
+    /// The properties of the org.
     #[serde(flatten)]
     pub org: OrgSummary,
     /// How many workspaces are active.
@@ -105,7 +105,7 @@ pub struct OrgDetails {
     pub projects: u64,
     /// How many keys are neither revoked nor expired.
     pub live_keys: u64,
-    /// What it may use.
+    /// The limits of the org.
     pub limits: Limits,
 }
 
@@ -150,7 +150,7 @@ impl Registry {
             Some("tenants_plan_fkey") => RegistryError::UnknownPlan { plan: new.plan.clone() },
             _ => error.into(),
         })?;
-        // A trigger has made it.
+        // A trigger has created the workspace.
         let workspace = sqlx::query("SELECT id FROM workspaces WHERE tenant_id = $1 AND slug = $2")
             .bind(org_id.0)
             .bind(MAIN_WORKSPACE)
@@ -166,7 +166,7 @@ impl Registry {
         Ok(Org { org_id, workspace_id })
     }
 
-    /// The org of a slug or an id. A text of 36 characters that reads as an id is one.
+    /// The org with that slug or id. A text of 36 characters that parses as an id is taken as one.
     pub async fn find_org(&self, slug_or_id: &str) -> Result<OrgSummary, RegistryError> {
         let row = match as_id(slug_or_id) {
             Some(id) => {
@@ -195,7 +195,7 @@ impl Registry {
         rows.iter().map(summary).collect()
     }
 
-    /// An org with what it has.
+    /// An org with counts of its parts and its limits.
     pub async fn org(&self, org_id: OrgId) -> Result<OrgDetails, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let org = org(session.connection(), org_id).await?;
@@ -218,7 +218,7 @@ impl Registry {
         })
     }
 
-    /// Puts an org on another plan. False when it is on that one.
+    /// Changes the plan of an org. False if it is on that plan already.
     pub async fn set_plan(&self, org_id: OrgId, plan: &str) -> Result<bool, RegistryError> {
         let mut change = self.change(org_id).await?;
         let old = org(change.connection(), org_id).await?.plan;
@@ -234,7 +234,7 @@ impl Registry {
         Ok(true)
     }
 
-    /// Sets how many days an org's runs and spans are kept. False when it is so already.
+    /// Sets how many days an org's runs and spans are kept. False if nothing changed.
     pub async fn set_retention(&self, org_id: OrgId, days: u32) -> Result<bool, RegistryError> {
         let new = rules::retention(days)?;
         let mut change = self.change(org_id).await?;
@@ -248,7 +248,7 @@ impl Registry {
         Ok(true)
     }
 
-    /// Refuses an org's requests until it is thawed; its data stays. False when it is frozen already.
+    /// Freezes an org: its requests are refused until it is thawed, its data stays. False if it is frozen already.
     pub async fn freeze(&self, org_id: OrgId, reason: &str) -> Result<bool, RegistryError> {
         rules::reason(reason)?;
         let mut change = self.change(org_id).await?;
@@ -264,7 +264,8 @@ impl Registry {
         Ok(true)
     }
 
-    /// Gives a frozen org back the status that it had. Always changes something, since only a frozen org can be thawed.
+    /// Thaws a frozen org: it gets its earlier status back. Always changes something, since only a frozen org can be
+    /// thawed.
     pub async fn thaw(&self, org_id: OrgId) -> Result<bool, RegistryError> {
         let mut change = self.change(org_id).await?;
         let old = change.status().await?;
@@ -279,8 +280,8 @@ impl Registry {
         Ok(true)
     }
 
-    /// Ends an org for good: nothing of it is served or changed any more, and its slug stays taken. False when it was
-    /// archived before.
+    /// Archives an org for good: none of its requests is served, it cannot be changed any more, and its slug stays
+    /// taken. False if it was archived before.
     pub async fn archive_org(&self, org_id: OrgId) -> Result<bool, RegistryError> {
         let mut change = Change::begin(self, org_id).await?;
         let old = change.status().await?;
@@ -296,7 +297,7 @@ impl Registry {
     }
 }
 
-/// The org of an open session.
+/// The org of the session.
 async fn org(connection: &mut PgConnection, org_id: OrgId) -> Result<OrgSummary, RegistryError> {
     let row = sqlx::query(select_org!("WHERE id = $1")).bind(org_id.0).fetch_optional(connection).await?;
     let row = row.ok_or_else(|| RegistryError::UnknownOrg { org: org_id.to_string() })?;

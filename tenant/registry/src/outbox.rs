@@ -1,4 +1,4 @@
-//! The audit outbox: every change to the registry is told here, in the change's own transaction.
+//! The audit outbox: every change to the registry writes its event here, in the change's own transaction.
 
 use model::ids::OrgId;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use super::announce::Reach;
 use super::event::EventType;
 
-/// What is told about a change. Its detail says the old and the new value; never a secret or the contents of a config.
+/// The event of a change. Its detail has the old and the new value, but never a secret or the contents of a config.
 pub(super) struct Event {
     event_type: EventType,
     target: String,
@@ -19,23 +19,23 @@ impl Event {
         Self { event_type, target: target.to_string(), detail }
     }
 
-    /// Which keys the services must look up anew when this has happened.
+    /// Which keys the services must look up again after this event.
     pub(super) fn reach(&self) -> Reach {
         use EventType::*;
-        // Each by name, so that a new event is not forgotten: a change that reaches nobody would hold only after the
-        // cache is too old.
+        // Every event type is listed, so that a new one is not forgotten: an unannounced change takes effect only when
+        // caches expire.
         match self.event_type {
             ApiKeyRevoke | ApiKeyRotate => Reach::Key(self.target.clone()),
             OrgPlan | OrgLimits | OrgFreeze | OrgThaw | OrgArchive | WorkspaceArchive | ProjectArchive
             | ShardAssign | ShardUnassign | ShardSettle => Reach::Org,
             Login | ApiKeyCreate | RoleChange | ExportCreate | ExportDownload | ReadApiInputsOutputs | QuotaWarn
-            | QuotaBlock | QuotaDrop | QuotaPark | QuotaRelease | FlagChange | DlqParked | LedgerResidue | DlqShow
-            | DlqReplay | DlqDrop | OrgCreate | OrgRetention | WorkspaceCreate | ProjectCreate | ProductSet
-            | IdpSet => Reach::Nobody,
+            | QuotaBlock | QuotaDrop | QuotaPark | QuotaRelease | FlagChange | DlqDeadLettered | LedgerImbalance
+            | DlqShow | DlqReplay | DlqDrop | OrgCreate | OrgRetention | WorkspaceCreate | ProjectCreate
+            | ProductSet | IdpSet => Reach::Nobody,
         }
     }
 
-    /// Whether the org's monthly limits may be others now.
+    /// Whether the event may have changed the org's monthly limits.
     pub(super) fn changes_limits(&self) -> bool {
         matches!(self.event_type, EventType::OrgPlan | EventType::OrgLimits)
     }

@@ -1,4 +1,4 @@
-//! Plans: what an org may use unless it has limits of its own. Migrations make them; nothing here changes one.
+//! Plans: the limits of an org that has none of its own. Only migrations create or change plans.
 
 use model::meter::Meter;
 use serde::Serialize;
@@ -6,10 +6,10 @@ use sqlx::Row;
 
 use super::{LIST_MAX, Limit, Registry, RegistryError};
 
-/// A plan.
+/// The limits of one plan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Plan {
-    /// Its name.
+    /// The name of the plan, such as `pro`.
     pub plan: String,
     /// Requests per second that a key may sustain.
     pub rps: Limit,
@@ -17,21 +17,21 @@ pub struct Plan {
     pub burst: Limit,
     /// Evaluations that may run at the same time.
     pub eval_slots: Limit,
-    /// Per calendar month in UTC; every meter that there is.
+    /// The monthly limits, one for every meter.
     pub meters: Vec<PlanMeter>,
 }
 
-/// A plan's limit of a meter.
+/// A plan's monthly limit of one meter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct PlanMeter {
-    /// What is counted.
+    /// The meter that is limited.
     pub meter: Meter,
-    /// How much of it a month allows.
+    /// The most units of the meter per calendar month (UTC).
     pub limit: Limit,
 }
 
 impl Registry {
-    /// Every plan, the one that allows the fewest requests first; at most [`LIST_MAX`]. Plans belong to no org.
+    /// All plans, the one with the lowest request rate first; at most [`LIST_MAX`]. Plans belong to no org.
     pub async fn plans(&self) -> Result<Vec<Plan>, RegistryError> {
         let rows = sqlx::query("SELECT name, rps, burst, eval_slots FROM plan ORDER BY rps < 0, rps, name LIMIT $1")
             .bind(i64::from(LIST_MAX))

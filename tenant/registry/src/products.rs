@@ -1,4 +1,4 @@
-//! Products that an org has, each with its config.
+//! The products of an org, each with its config.
 
 use model::ids::OrgId;
 use serde::Serialize;
@@ -12,22 +12,22 @@ use super::outbox::Event;
 use super::session::Session;
 use super::{LIST_MAX, Registry, RegistryError, idp, rules};
 
-/// A product of an org.
+/// A product that an org has.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Product {
-    /// Its name.
+    /// The name of the product.
     pub product: String,
     /// Whether the org may use it.
     pub enabled: bool,
-    /// Its config; what looks like a secret reads `***`.
+    /// Its config; values that look like secrets are replaced by `***`.
     pub config: Value,
-    /// When it was last changed.
+    /// When the product was last changed.
     #[serde(with = "time::serde::rfc3339")]
     pub updated_at: OffsetDateTime,
 }
 
 impl Registry {
-    /// Gives an org a product, or changes it. False when it is so already.
+    /// Adds a product to an org, or changes it. False if nothing changed.
     pub async fn set_product(
         &self,
         org_id: OrgId,
@@ -74,9 +74,9 @@ impl Registry {
         Ok(true)
     }
 
-    /// Enables or disables a product that an org has; its config stays. False when it is so already.
+    /// Enables or disables a product that an org has; its config stays. False if nothing changed.
     ///
-    /// A config is never read to be written again: it is shown without its secrets.
+    /// A separate operation, because a config cannot be read and written back: it is shown without its secrets.
     pub async fn enable_product(&self, org_id: OrgId, product: &str, enabled: bool) -> Result<bool, RegistryError> {
         rules::product(product)?;
         let mut change = self.change(org_id).await?;

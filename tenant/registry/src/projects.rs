@@ -15,22 +15,22 @@ use super::outbox::Event;
 use super::session::Session;
 use super::{LIST_MAX, Registry, RegistryError, as_id, rules, workspaces};
 
-/// A project.
+/// A project of an org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Project {
-    /// Its id.
+    /// The id of the project.
     pub project_id: ProjectId,
-    /// Unique within its org.
+    /// A name for commands and addresses, unique within the org.
     pub slug: String,
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: String,
-    /// Where it stands by itself; it is not served either when its workspace is archived.
+    /// Its own status; it is not served either when its workspace is archived.
     pub status: PlaceStatus,
-    /// Its workspace.
+    /// The id of the project's workspace.
     pub workspace_id: WorkspaceId,
-    /// Its workspace's slug.
+    /// The slug of the project's workspace.
     pub workspace_slug: String,
-    /// When it was made.
+    /// When the project was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -84,7 +84,7 @@ impl Registry {
         Ok(project_id)
     }
 
-    /// An org's projects, or those of one of its workspaces, by slug, those after `after`, at most [`LIST_MAX`].
+    /// The projects of an org, or of one of its workspaces, by slug, those after `after`, at most [`LIST_MAX`].
     pub async fn projects(
         &self,
         org_id: OrgId,
@@ -105,7 +105,7 @@ impl Registry {
         rows.iter().map(project).collect()
     }
 
-    /// The org's project of a slug or an id.
+    /// The org's project with that slug or id.
     pub async fn find_project(&self, org_id: OrgId, slug_or_id: &str) -> Result<Project, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let row = sqlx::query(select_project!(
@@ -120,7 +120,7 @@ impl Registry {
         project(&row)
     }
 
-    /// Stops serving a project's keys; its data stays. False when it was archived before.
+    /// Archives a project: its keys stop working, its data stays. False if it was archived before.
     pub async fn archive_project(&self, org_id: OrgId, project_id: ProjectId) -> Result<bool, RegistryError> {
         let mut change = self.change(org_id).await?;
         let project = find(change.connection(), org_id, project_id).await?;
@@ -138,7 +138,7 @@ impl Registry {
     }
 }
 
-/// A project of an open session's org.
+/// A project of the session's org.
 pub(super) async fn find(
     connection: &mut PgConnection,
     org_id: OrgId,

@@ -1,7 +1,7 @@
-//! What the reconcilers read and write: who there is, what each org used, and the outbox over all orgs.
+//! What the reconcilers read and write: the list of orgs, the usage of each org, and the outbox of all orgs.
 //!
-//! What spans orgs goes through the functions of `0005_reconcilers`, which say little and change less; the rest is in
-//! the org's own session like everything.
+//! Queries over all orgs use the functions of `0005_reconcilers`, which return little and change less; everything else
+//! runs in the session of one org.
 
 use model::ids::OrgId;
 use model::meter::Meter;
@@ -18,52 +18,52 @@ use super::session::{Change, Session};
 use super::{LIST_MAX, Limit, Registry, RegistryError, limits};
 use crate::event::{EventType, NewEvent};
 
-/// How much of a limit may be used before the org is told.
+/// The share of a limit, in percent, at which the org gets a warning.
 pub const WARN_PERCENT: u64 = 80;
 
-/// What an org used of a meter, as summed up from what it is billed for.
+/// What an org has used of a meter, summed up from its billed usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MeterUsage {
-    /// What is counted.
+    /// The meter that was used.
     pub meter: Meter,
-    /// How much, up to the watermark.
+    /// The usage up to the watermark, in units of the meter.
     pub used: u64,
-    /// The limit that a request was refused by, if any was.
+    /// The limit by which a request was refused, if any was.
     pub refused_at: Option<u64>,
 }
 
-/// What became of a sum.
+/// The result of writing a sum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settled {
-    /// The limits that hold, for the meters that were settled. A meter whose sum was newer already is missing.
+    /// The present limits of the written meters. A meter is missing if the stored sum is newer.
     pub limits: Vec<(Meter, Limit)>,
-    /// What becomes of accepted data beyond them.
+    /// What happens to accepted data beyond the limits.
     pub over_quota: OverQuota,
-    /// What the org was told.
+    /// The types of the events that were written for the org.
     pub told: Vec<EventType>,
 }
 
-/// What an org used of a meter in a month.
+/// What an org has used of a meter in a month.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PeriodUsage {
     /// The month, `YYYYMM`, in UTC.
     pub period: i32,
-    /// What is counted.
+    /// The meter that was used.
     pub meter: Meter,
-    /// How much, up to the watermark.
+    /// The usage up to the watermark, in units of the meter.
     pub used: i64,
-    /// Usage that was received up to here is in `used`.
+    /// Everything received before this time is included.
     #[serde(with = "time::serde::rfc3339::option")]
     pub watermark: Option<OffsetDateTime>,
-    /// When the org was last told that it is close to its limit.
+    /// When the org last got a warning that it has nearly reached its limit.
     #[serde(with = "time::serde::rfc3339::option")]
     pub warned_at: Option<OffsetDateTime>,
-    /// When the org was last told that it has reached its limit.
+    /// When an event last recorded that the org has reached its limit.
     #[serde(with = "time::serde::rfc3339::option")]
     pub reached_at: Option<OffsetDateTime>,
 }
 
-/// An event of the outbox, as it is copied.
+/// An event of the outbox, as it is copied to ClickHouse.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub struct OutboxEvent {
@@ -80,7 +80,7 @@ pub struct OutboxEvent {
 }
 
 impl Registry {
-    /// The ids of all orgs in order, after one of them; at most [`LIST_MAX`].
+    /// The ids of all orgs, sorted, those after `after`; at most [`LIST_MAX`].
     pub async fn org_ids(&self, after: Option<OrgId>, limit: u32) -> Result<Vec<OrgId>, RegistryError> {
         let rows = sqlx::query("SELECT id FROM org_ids($1, $2)")
             .bind(after.map(|org| org.0))
@@ -90,9 +90,10 @@ impl Registry {
         rows.iter().map(|row| Ok(OrgId(row.try_get("id")?))).collect()
     }
 
-    /// Writes what an org used in a period, received before `watermark`, and tells it in the same transaction when it
-    /// comes close to a limit or has reached it: once per period, meter and limit. With `enforced`, reaching it is a
-    /// `quota.block`, else another `quota.warn`. A sum that is older than the one there changes nothing.
+    /// Writes what an org has used in a period, received before `watermark`. In the same transaction it writes an event
+    /// when the org has nearly reached or has reached a limit: once per period, meter and limit. With `enforced`, the
+    /// event for a reached limit is `quota.block`, else another `quota.warn`. A sum older than the stored one changes
+    /// nothing.
     pub async fn settle_usage(
         &self,
         org_id: OrgId,
@@ -143,7 +144,7 @@ impl Registry {
         Ok(settled)
     }
 
-    /// What an org used, newest period first; at most [`LIST_MAX`] rows.
+    /// The usage of an org, newest period first; at most [`LIST_MAX`] rows.
     pub async fn usage(&self, org_id: OrgId) -> Result<Vec<PeriodUsage>, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let rows = sqlx::query(
@@ -172,7 +173,8 @@ impl Registry {
         self.outbox(0, None, limit).await
     }
 
-    /// Events of the outbox after a number that happened before a time, copied or not; at most [`LIST_MAX`].
+    /// Events of the outbox with a number above `after` that happened before a time, copied or not; at most
+    /// [`LIST_MAX`].
     pub async fn events_before(
         &self,
         after: i64,
@@ -211,14 +213,14 @@ impl Registry {
         events.collect()
     }
 
-    /// Notes that events were copied, by their numbers. Says of how many that was not known.
+    /// Marks events as copied, by their numbers. Returns how many were not marked before.
     pub async fn mark_published(&self, ids: &[i64]) -> Result<i64, RegistryError> {
         let row = sqlx::query("SELECT mark_published($1) AS marked").bind(ids).fetch_one(&self.pool).await?;
         Ok(row.try_get("marked")?)
     }
 
-    /// Writes events of an org, or of none, to the outbox. May be repeated: an event that is there already stays as it
-    /// is.
+    /// Writes events of an org, or of none, to the outbox. May be repeated: an event that exists already stays
+    /// unchanged.
     pub async fn record_events(&self, org_id: Option<OrgId>, events: &[NewEvent]) -> Result<(), RegistryError> {
         let Some(org_id) = org_id else {
             for event in events {
@@ -255,7 +257,7 @@ impl Registry {
     }
 }
 
-/// The limits that an org was told about.
+/// The limits that events were written for.
 struct Told {
     warned: Option<u64>,
     reached: Option<u64>,
@@ -265,7 +267,7 @@ fn told(row: &PgRow, column: &str) -> Result<Option<u64>, sqlx::Error> {
     Ok(row.try_get::<Option<i64>, _>(column)?.and_then(|limit| u64::try_from(limit).ok()))
 }
 
-/// What there is to tell.
+/// Which level of a limit the usage has crossed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Warned,
@@ -273,13 +275,13 @@ enum Level {
 }
 
 impl Told {
-    /// What is crossed now and was not told yet. After the limit was raised it is told again; that it was lowered is
-    /// known to whoever is over it.
+    /// The crossed level that has no event yet. A raised limit gets a new event when it is crossed; a lowered one does
+    /// not.
     fn crossed(&self, usage: &MeterUsage, limit: u64) -> impl Iterator<Item = Level> {
         let is_news = |told: Option<u64>| told.is_none_or(|told| limit > told);
         let (used, limit_part) = (u128::from(usage.used) * 100, u128::from(limit) * u128::from(WARN_PERCENT));
         let is_close = usage.used > 0 && used >= limit_part;
-        // What is left may be less than any request costs; then a refusal says that the limit is reached.
+        // The rest may be smaller than any request; then a refused request shows that the limit is reached.
         let is_reached = usage.used > 0 && usage.used >= limit || usage.refused_at == Some(limit);
         let warned = (is_close && is_news(self.warned)).then_some(Level::Warned);
         let reached = (is_reached && is_news(self.reached)).then_some(Level::Reached);
@@ -349,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_again_only_when_the_limit_was_raised() {
+    fn an_org_is_told_again_only_when_its_limit_was_raised() {
         let told = |warned, reached| Told { warned: Some(warned), reached: Some(reached) };
         assert_eq!(crossed(100, Some(100), 100, told(100, 100)), []);
         assert_eq!(crossed(100, None, 50, told(100, 100)), [], "lowered");

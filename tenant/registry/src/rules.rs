@@ -1,4 +1,5 @@
-//! What names, slugs, scopes and configs may be. The database refuses the same; here it is said in words.
+//! Which names, slugs, scopes and configs are valid. The database enforces the same rules; here errors get a readable
+//! message.
 
 use std::time::Duration;
 
@@ -19,11 +20,11 @@ pub const SCOPES_MAX: usize = 32;
 pub const CONFIG_BYTES_MAX: usize = 64 * 1024;
 /// The longest retention: ten years.
 pub const RETENTION_DAYS_MAX: u32 = 3650;
-/// How long a key may live on beside the one that takes its place.
+/// How long a rotated key may work beside the one that replaces it.
 pub const OVERLAP_MAX: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// Slugs that no org may have: they are, or will be, paths and host names of ours, or mean "nobody" or "all" wherever
-/// an org is named. Workspaces and projects may be called so, because their slug never stands alone.
+/// Slugs that no org may have: they are, or will be, paths and host names of ours, or would read as "nobody" or "all"
+/// where an org is named. Workspaces and projects may have them, because their slug never stands alone.
 /// `tenants_slug_reserved_check` has the same list.
 pub const RESERVED_SLUGS: &[&str] = &[
     "account",
@@ -168,7 +169,7 @@ pub(super) fn overlap(overlap: Duration) -> Result<(), RegistryError> {
     if overlap <= OVERLAP_MAX { Ok(()) } else { Err(RegistryError::InvalidOverlap { overlap }) }
 }
 
-/// A wrong value as a message may repeat it.
+/// An invalid value, shortened for a message.
 fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 80;
     match text.char_indices().nth(CHARS_MAX) {

@@ -1,8 +1,8 @@
-//! Sessions: transactions that Postgres lets see and change one org and no other.
+//! Sessions: transactions in which Postgres allows access to one org and no other.
 //!
-//! The only place that binds `app.current_tenant`, which every policy of `0003_row_level_security` reads; clippy
-//! refuses a transaction that is begun anywhere else. The setting is a bound parameter and ends with the transaction,
-//! so a connection goes back to its pool bound to nobody.
+//! The only place that sets `app.current_tenant`, which every policy of `0003_row_level_security` reads; clippy refuses
+//! a transaction that is begun anywhere else. The setting is a bound parameter and ends with the transaction, so a
+//! connection returns to its pool without an org.
 
 use model::ids::OrgId;
 use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction};
@@ -10,7 +10,7 @@ use sqlx::{PgConnection, PgPool, Postgres, Row, Transaction};
 use super::outbox::Event;
 use super::{OrgStatus, Registry, RegistryError};
 
-/// A transaction bound to one org. Ends without a trace when dropped.
+/// A transaction bound to one org. Rolled back when dropped.
 pub(super) struct Session {
     transaction: Transaction<'static, Postgres>,
     org_id: OrgId,
@@ -27,14 +27,15 @@ impl Session {
         Ok(session)
     }
 
-    /// Where statements run. Name the org in each all the same: an operator sees the directory of all orgs.
+    /// The connection of the transaction. Name the org in each statement nevertheless: an operator can read the
+    /// directory of all orgs.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         &mut self.transaction
     }
 }
 
-/// A session that may be committed, with what is to be told about it. Changes of one org run one after another, so that
-/// what one has read still holds when it writes.
+/// A session that may be committed, together with its audit event. Changes of one org run one after another, so that
+/// what a change has read is still true when it writes.
 pub(super) struct Change<'a> {
     session: Session,
     registry: &'a Registry,
@@ -49,17 +50,17 @@ impl<'a> Change<'a> {
         Ok(Self { session, registry })
     }
 
-    /// The org.
+    /// The org that the session is bound to.
     pub(super) const fn org_id(&self) -> OrgId {
         self.session.org_id
     }
 
-    /// Where statements run.
+    /// The connection of the transaction.
     pub(super) fn connection(&mut self) -> &mut PgConnection {
         self.session.connection()
     }
 
-    /// Where the org stands now, which no other change moves before this one ends.
+    /// The present status of the org. No other change can alter it before this one ends.
     pub(super) async fn status(&mut self) -> Result<OrgStatus, RegistryError> {
         let org_id = self.org_id();
         let row = sqlx::query("SELECT status::text AS status FROM tenants WHERE id = $1")
@@ -70,8 +71,8 @@ impl<'a> Change<'a> {
         Ok(row.try_get::<String, _>("status")?.parse()?)
     }
 
-    /// Writes the event to the outbox and commits both or neither, then tells the services. There is no other way to
-    /// commit, so what is not audited did not happen.
+    /// Writes the event to the outbox and commits, both or neither, then announces the change. There is no other way to
+    /// commit, so no change lacks an audit event.
     pub(super) async fn commit(mut self, event: Event) -> Result<(), sqlx::Error> {
         let (org_id, registry) = (self.org_id(), self.registry);
         let keys = registry.announcer.keys(self.connection(), org_id, event.reach()).await?;
@@ -85,8 +86,8 @@ impl<'a> Change<'a> {
         Ok(())
     }
 
-    /// Writes any number of events, and commits. For what nobody decided, and so needs none: sums of usage, and what is
-    /// only told.
+    /// Writes any number of events, even none, and commits. Only for data that no person decided on: sums of usage, and
+    /// events alone.
     pub(super) async fn commit_measured(mut self, events: Vec<Event>) -> Result<(), sqlx::Error> {
         let (org_id, registry) = (self.org_id(), self.registry);
         for event in events {
@@ -96,7 +97,7 @@ impl<'a> Change<'a> {
     }
 }
 
-/// The org of an API key, through the one door that is open before an org is known.
+/// The org of an API key: the one query that is allowed before the org is known.
 pub(super) async fn org_of_key(pool: &PgPool, public_id: &str) -> Result<Option<OrgId>, sqlx::Error> {
     let row = sqlx::query("SELECT tenant_id FROM find_api_key($1)").bind(public_id).fetch_optional(pool).await?;
     row.map(|row| row.try_get("tenant_id").map(OrgId)).transpose()
@@ -107,7 +108,7 @@ async fn begin(pool: &PgPool) -> Result<Transaction<'static, Postgres>, sqlx::Er
     pool.begin().await
 }
 
-/// The advisory lock of an org. Two orgs that share one by accident wait for each other and nothing else.
+/// The advisory lock of an org. Two orgs with the same lock by coincidence only wait for each other.
 fn lock_key(org_id: OrgId) -> i64 {
     let (high, low) = org_id.0.as_u64_pair();
     (high ^ low).cast_signed()

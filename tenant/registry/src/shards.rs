@@ -1,11 +1,13 @@
-//! The shard map: orgs that do not go where their hash says, and orgs on their way.
+//! The shard map: orgs that are assigned to another shard than that of their hash, and orgs that are moving.
 //!
-//! Append-only. The newest row of an org is where it is to go; the newest with `drained_at` where it is. In between it
-//! is moving, and the services refuse its requests. How it gets there: [`transfer::moving`].
+//! Append-only. The newest row of an org is its destination; the newest row with `drained_at` is its present shard. If
+//! these differ the org is moving, and the services refuse its requests. [`transfer::moving`] carries the move out.
 
 use std::time::Duration;
 
 use model::ids::OrgId;
+use model::org::DEFAULT_ORG;
+use model::shard::{SHARDS, Shard};
 use serde::Serialize;
 use serde_json::json;
 use sqlx::postgres::PgRow;
@@ -16,59 +18,57 @@ use super::event::EventType;
 use super::outbox::Event;
 use super::session::Session;
 use super::{LIST_MAX, Registry, RegistryError};
-use model::org::DEFAULT_ORG;
-use model::shard::{SHARDS, Shard};
 
-/// An org that is, or was, not where its hash says.
+/// An org that is, or was, assigned to another shard than that of its hash.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ShardPlace {
-    /// The org.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Its slug.
+    /// The slug of the org.
     pub slug: String,
-    /// The shard that it is in.
+    /// The shard that the org is on.
     pub shard: Shard,
-    /// The shard that its hash says.
+    /// The shard that the org's hash gives.
     pub home: Shard,
-    /// The shard that it was assigned to and has arrived in; `None` where its hash decides.
+    /// The shard that the org was assigned to and has moved to; `None` if its hash decides.
     pub assigned: Option<Shard>,
-    /// Where it is on its way to; its requests are refused until it is there.
+    /// The destination of a move; the org's requests are refused until the move is complete.
     pub moving_to: Option<Shard>,
-    /// The version of the map that says so; each move has one of its own.
+    /// The version of the map's row; every move has its own.
     pub version: i64,
-    /// Who said so.
+    /// The person or program that wrote the row.
     pub by: String,
-    /// When.
+    /// When the row was written.
     #[serde(with = "time::serde::rfc3339")]
     pub since: OffsetDateTime,
 }
 
-/// A move that has begun and not ended.
+/// A move that is not complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardMove {
-    /// The org.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Which move.
+    /// The version of the move.
     pub version: i64,
-    /// Where it goes.
+    /// The destination of the move.
     pub to: Shard,
-    /// Every other shard that it can have something in.
+    /// All other shards that may still have entries of the org.
     pub leaves: Vec<Shard>,
-    /// How long ago it began, by Postgres' clock.
+    /// How long ago the move began, by Postgres' clock.
     pub begun_ago: Duration,
 }
 
-/// What was asked for when an org was assigned.
+/// The result of assigning an org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Assigned {
-    /// Where the org is, or where it goes.
+    /// The org's present shard and destination.
     #[serde(flatten)]
     pub place: ShardPlace,
-    /// Whether a move was begun by this; not if it was on its way there already.
+    /// Whether this call began a move; false if the org was moving there already.
     pub changed: bool,
 }
 
-/// The newest row of each org, and the newest that is settled.
+/// The newest row of each org, and its newest completed one.
 macro_rules! select_places {
     ($where:literal) => {
         concat!(
@@ -85,8 +85,8 @@ macro_rules! select_places {
 }
 
 impl Registry {
-    /// Every org that was ever assigned to a shard, by slug, after one of them; at most [`LIST_MAX`]. For operators,
-    /// who see the whole map.
+    /// All orgs that were ever assigned to a shard, by slug, those after `after`; at most [`LIST_MAX`]. Only operators
+    /// can read the whole map.
     pub async fn shard_map(&self, after: Option<&str>) -> Result<Vec<ShardPlace>, RegistryError> {
         let rows = sqlx::query(select_places!(
             "WHERE t.id IN (SELECT tenant_id FROM shard_map) AND t.slug > $1 ORDER BY t.slug LIMIT $2"
@@ -98,7 +98,7 @@ impl Registry {
         rows.iter().map(place).collect()
     }
 
-    /// Those of them that are on their way.
+    /// All orgs that are moving.
     pub async fn shard_moves(&self) -> Result<Vec<ShardPlace>, RegistryError> {
         let rows = sqlx::query(select_places!(
             "WHERE t.id IN (SELECT tenant_id FROM shard_map WHERE drained_at IS NULL) AND newest.drained_at IS NULL
@@ -110,13 +110,13 @@ impl Registry {
         rows.iter().map(place).collect()
     }
 
-    /// Where an org was assigned to; `None` for one that never was.
+    /// The place of an org; `None` if it was never assigned to a shard.
     pub async fn shard_place(&self, org_id: OrgId) -> Result<Option<ShardPlace>, RegistryError> {
         find(Session::open(&self.pool, org_id).await?.connection(), org_id).await
     }
 
-    /// Begins to move an org to a shard, or with `None` to where its hash says. From now on its requests are refused,
-    /// until [`transfer::moving::Mover`] has finished the move. A move under way to another place ends here.
+    /// Begins to move an org to a shard, or with `None` to the shard of its hash. From now on its requests are refused,
+    /// until [`transfer::moving::Mover`] has completed the move. Replaces a running move to another shard.
     pub async fn assign_shard(&self, org_id: OrgId, to: Option<Shard>) -> Result<Assigned, RegistryError> {
         if org_id == DEFAULT_ORG {
             return Err(RegistryError::NotMovable);
@@ -144,14 +144,14 @@ impl Registry {
         Ok(Assigned { place, changed: true })
     }
 
-    /// Takes a move back that has not ended: the org goes back to where it is.
+    /// Reverts a move that is not complete: the org stays on its present shard.
     pub async fn abort_shard_move(&self, org_id: OrgId) -> Result<Assigned, RegistryError> {
         let place = self.shard_place(org_id).await?.filter(|place| place.moving_to.is_some());
         let place = place.ok_or(RegistryError::NotMoving)?;
         self.assign_shard(org_id, place.assigned).await
     }
 
-    /// The move of an org that is moving.
+    /// The move of an org; `None` if the org is not moving.
     pub async fn shard_move(&self, org_id: OrgId) -> Result<Option<ShardMove>, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let newest = sqlx::query(
@@ -182,8 +182,8 @@ impl Registry {
         Ok(Some(ShardMove { org_id, version, to, leaves, begun_ago: Duration::from_millis(age_ms) }))
     }
 
-    /// Says that a move has ended: everything that the org had elsewhere is stored. False when that was said before; an
-    /// error when it is not the newest move.
+    /// Records that a move is complete: all entries of the org on other shards are stored. False if that was recorded
+    /// before; an error if it is not the newest move.
     pub async fn settle_shard_move(&self, org_id: OrgId, version: i64) -> Result<bool, RegistryError> {
         let mut change = self.change(org_id).await?;
         let newest = find(change.connection(), org_id).await?.filter(|place| place.version == version);
@@ -197,7 +197,7 @@ impl Registry {
     }
 }
 
-/// The place of the org of an open session.
+/// The place of the session's org.
 async fn find(connection: &mut PgConnection, org_id: OrgId) -> Result<Option<ShardPlace>, RegistryError> {
     let row = sqlx::query(select_places!("WHERE t.id = $1")).bind(org_id.0).fetch_optional(connection).await?;
     row.as_ref().map(place).transpose()

@@ -15,18 +15,18 @@ use super::outbox::Event;
 use super::session::Session;
 use super::{LIST_MAX, MAIN_WORKSPACE, Registry, RegistryError, as_id, rules};
 
-/// A workspace.
+/// A workspace of an org.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Workspace {
-    /// Its id.
+    /// The id of the workspace.
     pub workspace_id: WorkspaceId,
-    /// Unique within its org.
+    /// A name for commands and addresses, unique within the org.
     pub slug: String,
-    /// For people.
+    /// A name for people to recognise it by.
     pub name: String,
-    /// Where it stands.
+    /// Whether the workspace is active or archived.
     pub status: PlaceStatus,
-    /// When it was made.
+    /// When the workspace was created.
     #[serde(with = "time::serde::rfc3339")]
     pub created_at: OffsetDateTime,
 }
@@ -71,7 +71,7 @@ impl Registry {
         rows.iter().map(workspace).collect()
     }
 
-    /// The org's workspace of a slug or an id.
+    /// The org's workspace with that slug or id.
     pub async fn find_workspace(&self, org_id: OrgId, slug_or_id: &str) -> Result<Workspace, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;
         let row = sqlx::query(
@@ -87,8 +87,8 @@ impl Registry {
         workspace(&row)
     }
 
-    /// Stops serving the keys of a workspace's projects; its data stays. False when it was archived before. Every org
-    /// keeps its workspace `main`.
+    /// Archives a workspace: the keys of its projects stop working, its data stays. False if it was archived before.
+    /// The workspace `main` cannot be archived.
     pub async fn archive_workspace(&self, org_id: OrgId, workspace_id: WorkspaceId) -> Result<bool, RegistryError> {
         let mut change = self.change(org_id).await?;
         let (slug, status) = find(change.connection(), org_id, workspace_id).await?;
@@ -109,7 +109,7 @@ impl Registry {
     }
 }
 
-/// The slug and status of a workspace of an open session's org.
+/// The slug and status of a workspace of the session's org.
 pub(super) async fn find(
     connection: &mut PgConnection,
     org_id: OrgId,

@@ -1,5 +1,5 @@
-//! The door through which rows enter ClickHouse, and the only holder of a raw client among the services. The few
-//! questions that services ask beside ingest are [`Records`].
+//! The only way to insert rows into ClickHouse; no other module of the services holds a raw client. The few queries
+//! that services send, apart from ingest, are in [`Records`].
 //!
 //! An insert is one Native block under a deduplication token. ClickHouse compares tokens per block, so what makes a
 //! retry harmless is that the same token always comes with the same bytes in one block: [`Inserter`] refuses bodies
@@ -58,22 +58,22 @@ pub struct ClickHouseUrl {
 /// Why a text is not a [`ClickHouseUrl`]. Never repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ClickHouseUrlError {
-    /// No URL at all.
+    /// The text is not a URL.
     #[error("is not a URL of the form http://user:password@host:8123/database: {0}")]
     Syntax(#[from] url::ParseError),
-    /// Another scheme, for example that of the native protocol.
+    /// A scheme other than HTTP, for example that of the native protocol.
     #[error("must start with http://; it is the HTTP interface that is used, port 8123 by default")]
     Scheme,
-    /// Nothing between `//` and the path.
+    /// The URL has no host.
     #[error("names no host")]
     Host,
-    /// No database, or one that would need quoting.
+    /// The URL has no database, or one that would need quoting.
     #[error("must end in a database of letters, digits and _, as in http://host:8123/tracebility")]
     Database,
-    /// Settings belong to the server's profile, not here.
+    /// The URL has a query. Settings belong in the server's profile.
     #[error("must not carry a query or a fragment")]
     Query,
-    /// A percent sign that starts no valid UTF-8.
+    /// A percent sign that does not start valid UTF-8.
     #[error("has a user or password that is not percent-encoded UTF-8")]
     Encoding,
 }
@@ -109,7 +109,7 @@ impl FromStr for ClickHouseUrl {
 }
 
 impl ClickHouseUrl {
-    /// The database's name.
+    /// The name of the database, from the URL's path.
     pub fn database(&self) -> &str {
         &self.database
     }
@@ -139,8 +139,8 @@ impl fmt::Debug for ClickHouseUrl {
     }
 }
 
-/// `INSERT INTO table (columns) FORMAT Native`, made of names that are in the program's text, so that nothing from
-/// outside can become SQL.
+/// `INSERT INTO table (columns) FORMAT Native`. All names are constants of the program, so that no outside text can
+/// become SQL.
 #[derive(Clone, Debug)]
 pub struct InsertStatement {
     table: &'static str,
@@ -154,7 +154,7 @@ impl InsertStatement {
         Self { table, sql: format!("INSERT INTO `{table}` ({}) FORMAT Native", columns.join(", ")) }
     }
 
-    /// The table's name.
+    /// The name of the table that the statement inserts into.
     pub const fn table(&self) -> &'static str {
         self.table
     }
@@ -196,8 +196,8 @@ impl Inserter {
         Self { client }
     }
 
-    /// The same, for replicated tables: an insert is done when so many replicas have it. 0 leaves it to the server.
-    /// Tables that are not replicated ignore it.
+    /// The same, for replicated tables: an insert succeeds once `replicas` replicas have it. 0 uses the server's
+    /// setting. Tables that are not replicated ignore it.
     #[must_use]
     pub fn with_quorum(self, replicas: u64) -> Self {
         if replicas == 0 {
@@ -227,8 +227,9 @@ impl Inserter {
         self.insert_native_while(statement, token, pieces, rows, || true).await
     }
 
-    /// The same for one who may lose the right to insert: `still` is asked before each piece is sent, and before the
-    /// end is, without which nothing is stored. When it says no the insert ends as [`Refusal::Abandoned`].
+    /// The same for a caller that may lose the right to insert: calls `still` before each piece and before the end of
+    /// the body, without which nothing is stored. When `still` returns false, the insert ends as
+    /// [`Refusal::Abandoned`].
     pub async fn insert_native_while(
         &self,
         statement: &InsertStatement,
@@ -317,7 +318,7 @@ mod tests {
         let inserter = with(Inserter::new(&url.parse().unwrap()));
         let statement = InsertStatement::new("span", ["org_id"]);
         let insert = tokio::spawn(async move {
-            // Nobody answers it.
+            // The test's server never answers.
             inserter.insert_native(&statement, "t", &[Bytes::from_static(b"x")], 1).await.unwrap_err()
         });
         let (mut connection, _) = listener.accept().await.unwrap();
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_would_be_split_is_refused() {
+    async fn an_insert_that_clickhouse_would_split_is_refused() {
         let inserter = Inserter::new(&"http://127.0.0.1:1/db".parse().unwrap());
         let statement = InsertStatement::new("span", ["org_id"]);
         let error = inserter.insert_native(&statement, "t", &[], INSERT_ROWS_MAX + 1).await.unwrap_err();

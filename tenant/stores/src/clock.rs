@@ -1,12 +1,12 @@
-//! Time, so that tests of expiry do not wait: [`SystemClock`] for services, [`ManualClock`] for tests.
+//! Clocks: [`SystemClock`] for services, [`ManualClock`] for tests, so that tests of expiry do not wait.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use model::trace::UnixNanos;
 
-/// Two readings of time. Ages and time limits of caches go by [`Clock::monotonic`], which no clock step moves;
-/// [`Clock::unix_ms`] is for instants that were agreed on with others, such as a key's expiry.
+/// Two readings of time. Ages and time limits of caches use [`Clock::monotonic`], which never jumps; [`Clock::unix_ms`]
+/// is for instants that other systems know as well, such as a key's expiry.
 pub trait Clock: Send + Sync + 'static {
     /// Time since some fixed moment of this process.
     fn monotonic(&self) -> Duration;
@@ -15,19 +15,19 @@ pub trait Clock: Send + Sync + 'static {
     fn unix_ms(&self) -> i64;
 }
 
-/// Hours since the Unix epoch, by the machine's clock.
+/// Hours since the Unix epoch, by the system clock.
 pub fn unix_hour() -> i64 {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since_epoch.as_secs() / 3600).unwrap_or(i64::MAX)
 }
 
-/// The hour since the Unix epoch that a moment is in.
+/// The hour of `at`, in hours since the Unix epoch.
 pub const fn hour_of(at: UnixNanos) -> i64 {
     const HOUR_NS: i64 = 3_600_000_000_000;
     at.div_euclid(HOUR_NS)
 }
 
-/// The machine's clock.
+/// The system clock.
 #[derive(Debug)]
 pub struct SystemClock {
     start: Instant,
@@ -57,7 +57,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that starts at the machine's time and then moves only when told.
+/// A clock that starts at the system time and then moves only by [`ManualClock::advance`].
 #[derive(Debug)]
 pub struct ManualClock {
     start_unix_ms: i64,
@@ -65,7 +65,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A clock that stands still.
+    /// A clock at the system time.
     pub fn new() -> Self {
         Self { start_unix_ms: SystemClock::new().unix_ms(), moved_ms: AtomicU64::new(0) }
     }

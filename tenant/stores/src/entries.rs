@@ -1,58 +1,58 @@
-//! Reading entries of a stream, bounded in bytes by Redis.
+//! Reads entries of a stream; Redis itself bounds the bytes of each reply.
 //!
 //! Entries differ in size by five orders of magnitude, and a `COUNT` bounds only their number: Redis copies all of them
-//! into the reply, does nothing else meanwhile, and the reply counts against its `maxmemory`. So whatever reads more
-//! than one entry reads through here: a script takes one at a time and stops at so many bytes. What one call reads is
-//! less than that plus one entry.
+//! into the reply, does nothing else meanwhile, and the reply counts against its `maxmemory`. So all code that reads
+//! more than one entry uses this module: a script takes one entry at a time and stops at a number of bytes. One call
+//! reads less than that plus one entry.
 
 use std::sync::LazyLock;
 
+use model::entry_id::EntryId;
 use redis::{RedisError, Script, Value};
 
 use crate::keys::RedisKey;
 use crate::redis::Redis;
-use model::entry_id::EntryId;
 
 static PAGE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("entries/page.lua")));
 static PICK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("entries/pick.lua")));
 
 /// Bytes after which one call reads no further entry: about three milliseconds in which Redis does nothing else.
 pub const READ_BYTES_MAX: usize = 1 << 20;
-/// Entries of one call.
+/// The most entries of one call.
 pub const READ_ENTRIES_MAX: usize = 1_024;
-/// An entry of more bytes ends a page. One this large costs Redis less when a command reads it alone than when a script
-/// does, which copies it once more.
+/// An entry larger than this ends a page. Reading one this large by a plain command costs Redis less than reading it by
+/// a script, which copies it once more.
 pub const LARGE_BYTES: usize = 16 << 10;
-/// Ids that one call is asked for.
+/// The most ids that one call asks for.
 const PICK_ENTRIES_MAX: usize = 256;
 
-/// An entry's id and the value of the field that was asked for; empty if it has no such field.
+/// An entry's id and the value of the requested field; empty if it has no such field.
 pub type Entry = (EntryId, Vec<u8>);
 
 /// Entries that follow each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// In their order.
+    /// Sorted by id.
     pub entries: Vec<Entry>,
-    /// Whether there may be more behind them.
+    /// Whether the stream may have more entries after these.
     pub has_more: bool,
 }
 
-/// How much a page may hold; nothing is cut, so it ends with the entry that reaches it.
+/// The limits of a page. The page ends with the entry that reaches a limit; no entry is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageMax {
-    /// Entries.
+    /// Number of entries.
     pub entries: usize,
-    /// Bytes.
+    /// Bytes of the requested field's values.
     pub bytes: usize,
 }
 
 impl PageMax {
-    /// The most there is.
+    /// The largest page that one call may read.
     pub const ALL: Self = Self { entries: READ_ENTRIES_MAX, bytes: READ_BYTES_MAX };
 }
 
-/// Reads what is in a stream from an id on, up to and with another.
+/// Reads the entries of a stream between two ids, both included.
 pub async fn page(
     redis: &mut Redis,
     stream: &RedisKey,
@@ -69,8 +69,8 @@ pub async fn page(
     Ok(Page { entries, has_more: has_more == 1 })
 }
 
-/// Reads the entries of those ids that are in a stream. Says of how many of the ids, from the first on, it is known by
-/// now: at least one, and not always all.
+/// Reads those entries of `ids` that are in the stream. Also returns how many ids, from the first, were looked up: at
+/// least one, and not always all.
 pub async fn pick(
     redis: &mut Redis,
     stream: &RedisKey,

@@ -1,4 +1,4 @@
-//! Every Redis key there is. No other module may spell one.
+//! All Redis keys. No other module may contain the text of a key.
 //!
 //! A key that belongs to an org starts with `{<org_id>}:`, which is also its Redis Cluster hash tag; what belongs to a
 //! shard carries the stream's name as its tag. Org keys and shard keys never meet in one script or transaction.
@@ -7,17 +7,16 @@ use std::fmt;
 use std::time::Duration;
 
 use model::ids::{ApiKeyId, OrgId};
+use model::shard::Shard;
 use redis::{RedisWrite, ToRedisArgs, ToSingleRedisArg};
 
-use model::shard::Shard;
-
-/// The prefix of all streams; the legacy stream is named by it alone.
+/// The prefix of all streams; the prefix alone is the name of the legacy stream.
 const INGEST: &str = "tracebility:ingest:v1";
 
 /// The consumer group of every ingest stream.
 pub const INGEST_GROUP: &str = "ingest";
 
-/// How long [`RedisKey::shard_accepted`] is kept: the week that can be balanced, and a day.
+/// How long Redis keeps [`RedisKey::shard_accepted`]: the seven days that the ledger can balance, plus one day.
 pub const ACCEPTED_KEPT: Duration = Duration::from_secs((7 + 1) * 24 * 3600);
 
 /// The name of a Redis key or channel.
@@ -40,7 +39,7 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:intent"))
     }
 
-    /// Which entries of a shard were looked at last when its work crashed (hash):
+    /// Which entries of a shard a worker processed last before its work crashed (hash):
     /// `{tracebility:ingest:v1:<n>}:suspect`.
     pub fn shard_suspect(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:suspect"))
@@ -51,7 +50,7 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:recent"))
     }
 
-    /// Which orgs a shard is closed to, because they move or have moved away (hash):
+    /// Orgs that a shard accepts no envelopes from, because they are moving or have moved away (hash):
     /// `{tracebility:ingest:v1:<n>}:fence`.
     pub fn shard_fence(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:fence"))
@@ -67,25 +66,25 @@ impl RedisKey {
         Self(format!("{{{INGEST}:{shard}}}:dlq:bytes"))
     }
 
-    /// Items of a shard's dead letters that were thrown away, by the hour since the Unix epoch that they were received
-    /// in (hash, by org): `{tracebility:ingest:v1:<n>}:dlq:dropped:<hour>`.
+    /// Items of a shard's dropped dead letters, by the hour since the Unix epoch in which they were received (hash, by
+    /// org): `{tracebility:ingest:v1:<n>}:dlq:dropped:<hour>`.
     pub fn shard_dlq_dropped(shard: Shard, hour: i64) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:dlq:dropped:{hour}"))
     }
 
-    /// Items that were accepted into a shard, by the hour since the Unix epoch that they were received in (hash, by
+    /// Items that were accepted into a shard, by the hour since the Unix epoch in which they were received (hash, by
     /// org): `{tracebility:ingest:v1:<n>}:accepted:<hour>`.
     pub fn shard_accepted(shard: Shard, hour: i64) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:accepted:{hour}"))
     }
 
-    /// Orgs of whose items a worker of a shard set some aside, by the hour since the Unix epoch that they were received
-    /// in (set): `{tracebility:ingest:v1:<n>}:aside:<hour>`.
+    /// Orgs with items that a worker of this shard parked, dropped or did not bill as repeated, by the hour since the
+    /// Unix epoch in which they were received (set): `{tracebility:ingest:v1:<n>}:aside:<hour>`.
     pub fn shard_aside(shard: Shard, hour: i64) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:aside:{hour}"))
     }
 
-    /// What arrived in a shard from another slot (zset, by token): `{tracebility:ingest:v1:<n>}:arrivals`.
+    /// Tokens of the arrivals in a shard (zset, by token): `{tracebility:ingest:v1:<n>}:arrivals`.
     pub fn shard_arrivals(shard: Shard) -> Self {
         Self(format!("{{{INGEST}:{shard}}}:arrivals"))
     }
@@ -95,12 +94,13 @@ impl RedisKey {
         Self(INGEST.to_owned())
     }
 
-    /// Which entries of the legacy stream are being moved, and where to (hash): `{tracebility:ingest:v1}:moving`.
+    /// Which entries of the legacy stream are being moved, and their destination (hash):
+    /// `{tracebility:ingest:v1}:moving`.
     pub fn legacy_moving() -> Self {
         Self(format!("{{{INGEST}}}:moving"))
     }
 
-    /// Which ingest workers live, by when they were heard last (zset): `tracebility:ingest:workers`.
+    /// Ingest workers that are alive, by the time of their last sign of life (zset): `tracebility:ingest:workers`.
     pub fn ingest_workers() -> Self {
         Self("tracebility:ingest:workers".to_owned())
     }
@@ -141,7 +141,7 @@ impl RedisKey {
         Self("apikey:invalidate".to_owned())
     }
 
-    /// The counter of revocations, polled by those that missed the announcement: `apikey:epoch`.
+    /// The number of revocations, polled by processes that may have missed an announcement: `apikey:epoch`.
     pub fn api_key_epoch() -> Self {
         Self("apikey:epoch".to_owned())
     }
@@ -156,24 +156,24 @@ impl RedisKey {
         Self(format!("{{{org}}}:rl:org"))
     }
 
-    /// What an org used of a meter in a period `YYYYMM`: `{<org>}:quota:<YYYYMM>:<meter>`.
+    /// What an org has used of a meter in a period `YYYYMM`: `{<org>}:quota:<YYYYMM>:<meter>`.
     pub fn quota(org: OrgId, period: u32, meter: &'static str) -> Self {
         Self(format!("{{{org}}}:quota:{period}:{meter}"))
     }
 
-    /// What an org was let pass in a period, by minute and meter, as far as it is not summed up yet (hash):
-    /// `{<org>}:quota:<YYYYMM>:recent`.
+    /// What admission has charged an org in a period and the reconciler has not summed up yet, by minute and meter
+    /// (hash): `{<org>}:quota:<YYYYMM>:recent`.
     pub fn quota_recent(org: OrgId, period: u32) -> Self {
         Self(format!("{{{org}}}:quota:{period}:recent"))
     }
 
-    /// Which hard quotas an org has reached or is over in a period `YYYYMM`, and what becomes of what is over:
+    /// Monthly limits that an org has reached or exceeded in a period `YYYYMM`, and what happens to the excess:
     /// `{<org>}:quota:over:<YYYYMM>`.
     pub fn quota_over(org: OrgId, period: u32) -> Self {
         Self(format!("{{{org}}}:quota:over:{period}"))
     }
 
-    /// Envelopes of an org that are kept until its quota is raised (hash, by shard and entry): `{<org>}:quota:parked`.
+    /// An org's parked envelopes (hash, by shard and entry): `{<org>}:quota:parked`.
     pub fn quota_parked(org: OrgId) -> Self {
         Self(format!("{{{org}}}:quota:parked"))
     }
@@ -183,40 +183,39 @@ impl RedisKey {
         Self(format!("{{{org}}}:quota:parked:bytes"))
     }
 
-    /// Envelopes of an org that were parked and are not any more (zset, by when that was known):
-    /// `{<org>}:quota:released`.
+    /// Envelopes of an org that are no longer parked (zset, by the time this was recorded): `{<org>}:quota:released`.
     pub fn quota_released(org: OrgId) -> Self {
         Self(format!("{{{org}}}:quota:released"))
     }
 
-    /// Items of an org that were set aside lately, for the audit trail (hash, by hour, what became of them, and batch):
-    /// `{<org>}:quota:aside`.
+    /// Recent counts of an org's items that were parked or dropped, for the audit trail (hash, by hour, policy and
+    /// batch): `{<org>}:quota:aside`.
     pub fn quota_aside(org: OrgId) -> Self {
         Self(format!("{{{org}}}:quota:aside"))
     }
 
-    /// Present as long as a job of the fleet needs not be done again: `reconciled:<job>`.
+    /// Exists while a background job need not run again: `reconciled:<job>`.
     pub fn reconciled(job: &'static str) -> Self {
         Self(format!("reconciled:{job}"))
     }
 
-    /// Orgs and hours whose items do not add up, since when and by how many (hash): `ledger:residues`.
-    pub fn ledger_residues() -> Self {
-        Self("ledger:residues".to_owned())
+    /// Imbalances by org and hour, with their start and size (hash): `ledger:imbalances`.
+    pub fn ledger_imbalances() -> Self {
+        Self("ledger:imbalances".to_owned())
     }
 
-    /// Who holds an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
+    /// Holders of an org's evaluation slots, by deadline (zset): `{<org>}:eval:concurrency`.
     pub fn eval_concurrency(org: OrgId) -> Self {
         Self(format!("{{{org}}}:eval:concurrency"))
     }
 
-    /// What became of an org's items in an hour since the Unix epoch, by process, outcome and reason (hash):
-    /// `{<org>}:outcomes:<hour>`; `outcomes:<hour>` for items of nobody known.
+    /// Outcomes of an org's items in an hour since the Unix epoch, by process, outcome and reason (hash):
+    /// `{<org>}:outcomes:<hour>`; `outcomes:<hour>` for items of an unknown org.
     pub fn outcomes(org: Option<OrgId>, hour: i64) -> Self {
         Self(org.map_or_else(|| format!("outcomes:{hour}"), |org| format!("{{{org}}}:outcomes:{hour}")))
     }
 
-    /// The key as Redis sees it.
+    /// The text of the key.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -263,7 +262,7 @@ mod tests {
             (RedisKey::shard_dlq_dropped(shard, 498_000), "{tracebility:ingest:v1:11}:dlq:dropped:498000"),
             (RedisKey::shard_accepted(shard, 498_000), "{tracebility:ingest:v1:11}:accepted:498000"),
             (RedisKey::shard_aside(shard, 498_000), "{tracebility:ingest:v1:11}:aside:498000"),
-            (RedisKey::ledger_residues(), "ledger:residues"),
+            (RedisKey::ledger_imbalances(), "ledger:imbalances"),
             (RedisKey::shard_arrivals(shard), "{tracebility:ingest:v1:11}:arrivals"),
             (RedisKey::quota_parked(org), "{11111111-1111-1111-1111-111111111111}:quota:parked"),
             (RedisKey::quota_parked_bytes(org), "{11111111-1111-1111-1111-111111111111}:quota:parked:bytes"),

@@ -20,16 +20,16 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long [`check_role`] tries to connect.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A URL whose role could read every org's rows.
+/// The URL's role is not bound by row-level security, so it could read every org's rows.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "the Postgres role {role:?} must not be used here: it is or can become {unbound:?}, which row-level security does not \
      bind; log in as tracebility_app (services) or tracebility_operator (tracectl)"
 )]
 pub struct UnboundRole {
-    /// Who was logged in.
+    /// The role that logged in.
     pub role: String,
-    /// A superuser, a role with BYPASSRLS, or the owner of the tables.
+    /// The role that is not bound: a superuser, a role with BYPASSRLS, or the owner of the tables.
     pub unbound: String,
 }
 
@@ -64,12 +64,12 @@ pub async fn check_role(dsn: &SecretUrl) -> Result<Result<(), UnboundRole>, sqlx
     tokio::time::timeout(CONNECT_TIMEOUT, checking).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
-/// A lock that one session of all holds, until it is released or its connection ends.
+/// An advisory lock. One session at a time holds it, until it is released or its connection ends.
 #[derive(Debug)]
 pub struct Lock(PgConnection);
 
 impl Lock {
-    /// Gives it back. A connection that cannot be closed has ended already.
+    /// Releases the lock by closing its connection. If closing fails, the connection has ended already.
     pub async fn release(self) {
         if let Err(error) = self.0.close().await {
             tracing::debug!(%error, "the connection of a lock was gone");
@@ -77,7 +77,7 @@ impl Lock {
     }
 }
 
-/// Takes an advisory lock on a connection of its own; `None` when somebody has it.
+/// Takes an advisory lock on a connection of its own; `None` when another session has it.
 pub async fn try_lock(dsn: &SecretUrl, key: i64) -> Result<Option<Lock>, sqlx::Error> {
     let options = options(dsn)?;
     let locking = async {
@@ -95,8 +95,8 @@ fn options(dsn: &SecretUrl) -> Result<PgConnectOptions, sqlx::Error> {
         .options([("statement_timeout", STATEMENT_TIMEOUT_MS.to_string())]))
 }
 
-/// A role that row-level security does not bind, and that the one who is logged in is or can become. The owner of the
-/// tables is bound by FORCE, and can take that back.
+/// A role that row-level security does not bind, and that the logged-in role is or can become. The owner of the tables
+/// is bound by FORCE, but can remove FORCE.
 async fn unbound_role(connection: &mut PgConnection) -> Result<Option<UnboundRole>, sqlx::Error> {
     let row = sqlx::query(
         "SELECT current_user::text AS role, rolname::text AS unbound FROM pg_roles r

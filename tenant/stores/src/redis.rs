@@ -1,13 +1,13 @@
 //! Connections to Redis: one node, the primary that Sentinel names, or a cluster.
 //!
-//! Nothing that uses a connection can tell them apart: every key names its slot by a hash tag, and no command, script
-//! or pipeline of ours has keys of two slots.
+//! Code that uses a connection need not know which of the three it is: every key has a hash tag, and no command, script
+//! or pipeline uses keys of two slots.
 //!
 //! | module | one idea |
 //! | --- | --- |
 //! | [`readiness`] | whether Redis may be trusted with acknowledged data |
-//! | [`ack`] | what has to have happened before a request is acknowledged |
-//! | `facts` | what a server says about itself |
+//! | [`ack`] | what must happen before a request is acknowledged |
+//! | `facts` | what a server reports about itself |
 //! | [`confirm`] | writes that wait for a disk or for replicas, many of them for one wait |
 //! | `sentinel` | a connection that follows a failover |
 
@@ -49,7 +49,7 @@ pub const RECONNECT_ATTEMPTS_MAX: usize = 2;
 /// The scheme of a cluster's URL: `redis-cluster://user:password@host:7000/?nodes=host2:7001,host3:7002`. One node that
 /// answers is enough to find the others; more of them are named for the case that the first is away.
 pub const CLUSTER_SCHEME: &str = "redis-cluster";
-/// How often a command is tried on a cluster whose slots are moving, before its caller hears of it.
+/// How often a command is tried on a cluster that is moving slots, before the caller gets the error.
 pub const CLUSTER_RETRIES_MAX: u32 = 3;
 
 /// The scheme of Sentinel's URL: `redis-sentinel://user:password@host:26379/name/0?nodes=host2:26379,host3:26379`. Host
@@ -110,12 +110,12 @@ impl ConnectionLike for Redis {
 }
 
 impl Redis {
-    /// Whether the keys are spread over several primaries.
+    /// Whether the keys are spread over several primaries (a Redis cluster).
     pub(crate) const fn is_cluster(&self) -> bool {
         matches!(self.0, Connection::Cluster(_))
     }
 
-    /// Sends a command to every primary: each one's name and its reply. A single node has no name.
+    /// Sends a command to every primary. Returns each one's name and reply; a single node has no name.
     async fn on_every_primary(&self, command: &Cmd) -> Result<Vec<(String, Value)>, RedisError> {
         let mut connection = self.0.clone();
         let reply = match &mut connection {
@@ -138,7 +138,7 @@ impl Redis {
     }
 }
 
-/// Whether a URL of a scheme that only we know says what it must. The error does not repeat it.
+/// Checks a URL with one of our own schemes. The error does not repeat the URL.
 pub fn check_url(url: &SecretUrl) -> Result<(), String> {
     let checked = match url.expose().scheme() {
         SENTINEL_SCHEME => sentinel::check(url),
@@ -157,8 +157,8 @@ pub fn connect(url: &SecretUrl) -> Result<Redis, ConnectError> {
     connect_waiting(url, Duration::ZERO)
 }
 
-/// Like [`connect`], for a connection whose commands block in Redis for at most `block` (`XREADGROUP … BLOCK`). Such a
-/// connection must not be shared with anyone who is in a hurry.
+/// Like [`connect`], for a connection on which commands block in Redis for at most `block` (`XREADGROUP … BLOCK`).
+/// Share such a connection only with callers that can wait for that long.
 pub fn connect_waiting(url: &SecretUrl, block: Duration) -> Result<Redis, ConnectError> {
     let response_timeout = RESPONSE_TIMEOUT + block;
     if url.expose().scheme() == CLUSTER_SCHEME {

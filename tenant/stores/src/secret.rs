@@ -13,7 +13,7 @@ pub const REDACTED: &str = "***";
 pub struct Secret<T>(T);
 
 impl<T> Secret<T> {
-    /// Wraps a value.
+    /// Wraps a value that must not be printed.
     pub const fn new(value: T) -> Self {
         Self(value)
     }
@@ -42,7 +42,7 @@ impl<T> fmt::Display for Secret<T> {
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// Wraps a parsed URL.
+    /// Wraps a URL that may hold credentials.
     pub const fn new(url: Url) -> Self {
         Self(url)
     }

@@ -9,9 +9,9 @@ use crate::stores::{Clickhouse, Services};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Check now that every event of the audit trail is in ClickHouse, and send again what is missing.
+    /// Check now that every event of the audit trail is in ClickHouse, and copy missing ones again.
     ///
-    /// Workers do this every day. Events of the last 15 minutes are not missed yet.
+    /// Workers do this every day. Events of the last 15 minutes do not count as missing yet.
     #[command(after_help = "Examples:\n  tracectl audit reconcile")]
     Reconcile {
         #[command(flatten)]
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Show the events that were found missing, newest first.
     #[command(after_help = "Examples:\n  tracectl audit gaps\n  tracectl audit gaps --limit 1000 --output json")]
     Gaps {
-        /// How many at most.
+        /// The most events to show.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
         #[command(flatten)]

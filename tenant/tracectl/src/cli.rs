@@ -40,16 +40,16 @@ pub(crate) struct Cli {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Everywhere")]
 pub(crate) struct Global {
-    /// How to print what was found.
+    /// The format of standard output.
     #[arg(long, global = true, value_enum, env = "TRACECTL_OUTPUT", default_value = "table")]
     pub(crate) output: Format,
-    /// Who the audit trail says made a change; user@host unless said otherwise.
+    /// The actor of changes in the audit trail; `user@host` unless set
     #[arg(long, global = true, env = "TRACEBILITY_ACTOR", value_name = "NAME")]
     actor: Option<String>,
-    /// Postgres, as the operators' role. A password is safer in the variable than on a command line.
+    /// The URL of Postgres, for the operators' role. A password is safer in the variable than on a command line.
     #[arg(long, global = true, env = DSN, hide_env_values = true, value_name = "URL")]
     dsn: Option<String>,
-    /// Redis, to tell the services at once which keys have changed. Without it they notice within a minute.
+    /// The URL of Redis, to announce changed keys to the services at once. Without it they notice within a minute.
     #[arg(long, global = true, env = REDIS, hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
 }
@@ -62,7 +62,7 @@ enum Noun {
     /// What an org may use, where it differs from its plan.
     #[command(subcommand, after_help = "Examples:\n  tracectl limits show acme\n  tracectl limits set acme --rps 100")]
     Limits(limits::Command),
-    /// What orgs used of their monthly limits.
+    /// Orgs' usage of their monthly limits.
     #[command(subcommand, after_help = "Examples:\n  tracectl quota show acme")]
     Quota(quota::Command),
     /// The audit trail as a whole; `tracectl orgs audit` shows an org's.
@@ -83,27 +83,27 @@ enum Noun {
     /// API keys.
     #[command(subcommand, after_help = "Examples:\n  tracectl keys list acme")]
     Keys(keys::Command),
-    /// Which of the 16 streams an org's data goes through.
+    /// The assignment of orgs to the 16 shards.
     #[command(subcommand, after_help = "Examples:\n  tracectl shards plan\n  tracectl shards assign acme 7")]
     Shards(shards::Command),
     /// Dead letters: what could not be stored.
     #[command(subcommand, after_help = "Examples:\n  tracectl dlq ls\n  tracectl dlq replay --org acme")]
     Dlq(dlq::Command),
-    /// Draining the stream of envelopes that were written before tenancy, and closing it: docs/cutover.md.
+    /// Draining the legacy stream, and closing it: docs/operations/cutover.md.
     #[command(subcommand, after_help = "Examples:\n  tracectl cutover status\n  tracectl cutover verify")]
     Cutover(cutover::Command),
-    /// Whether everything that was accepted is somewhere, per org and hour.
+    /// Whether any accepted item is lost or doubled, per org and hour.
     ///
-    /// Counts what was accepted, stored, set aside, dead-lettered and is in flight, each by itself. What does not add
-    /// up is a residue: above zero something is missing, below zero there is more than was accepted. docs/ledger.md
-    /// says what to do.
+    /// Counts the items that were accepted, stored, set aside, dead-lettered and are in flight, independently of each
+    /// other. A difference is an imbalance: above zero items are missing, below zero there are more than were accepted.
+    /// docs/operations/ledger.md says what to do.
     #[command(after_help = "Examples:\n  tracectl ledger\n  tracectl ledger acme --hours 48\n  \
-        tracectl ledger --watch\n\nExit status: 3 when a residue has lasted for longer than --settle.")]
+        tracectl ledger --watch\n\nExit status: 3 when an imbalance has lasted for longer than --settle.")]
     Ledger(ledger::Command),
 }
 
 impl Cli {
-    /// Connects and does what was asked for.
+    /// Connects and runs the command.
     pub(crate) async fn run(self) -> Result<Answer, Failure> {
         let registry = self.global.registry().await?;
         let done = match self.noun {
@@ -152,7 +152,7 @@ impl Global {
         })
     }
 
-    /// Redis, when it was told where that is.
+    /// Redis, if its URL was given.
     pub(crate) fn redis(&self) -> Result<Option<Redis>, Failure> {
         let Some(redis) = self.redis.as_deref().filter(|text| !text.trim().is_empty()) else { return Ok(None) };
         let wrong =
@@ -169,7 +169,7 @@ impl Global {
 
 fn user_at_host() -> String {
     let user = std::env::var_os("USER").or_else(|| std::env::var_os("LOGNAME")).filter(|user| !user.is_empty());
-    // A container has often no name for the user it runs as.
+    // In a container, the user often has no name.
     let user = user.unwrap_or_else(|| OsString::from(format!("uid{}", rustix::process::getuid().as_raw())));
     let host = rustix::system::uname();
     format!("{}@{}", user.to_string_lossy(), host.nodename().to_string_lossy())
@@ -186,7 +186,7 @@ mod tests {
         std::iter::once(command.clone()).chain(inner).collect()
     }
 
-    /// The words of a line as a shell takes it apart, as far as the examples go.
+    /// Splits a line into words as a shell does, as far as the examples need it.
     fn words(line: &str) -> Vec<String> {
         let (mut words, mut quoted) = (vec![String::new()], false);
         for c in line.chars() {
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_command_of_the_documentation_parses() {
-        let pages = [include_str!("../../../docs/tracectl.md"), include_str!("../../../README.md")];
+        let pages = [include_str!("../../../docs/operations/tracectl.md"), include_str!("../../../README.md")];
         let lines = pages.iter().flat_map(|page| page.lines());
         let commands: Vec<&str> = lines
             .filter_map(|line| {
@@ -239,7 +239,7 @@ mod tests {
         commands.iter().for_each(|line| parses(line.strip_prefix("cargo ").unwrap_or(line)));
     }
 
-    /// Fails unless the command of a line, without its comment and what it is piped to, is one of ours.
+    /// Fails unless the command of a line, without its comment and its pipe, is a valid one.
     fn parses(line: &str) {
         let command = line.split(" #").next().and_then(|line| line.split(" | ").next()).unwrap();
         let parsed = Cli::try_parse_from(words(command));

@@ -1,14 +1,15 @@
-//! A JSON document from the command line or from a file. Its values may be secret, so that no message repeats any.
+//! Reads a JSON document from the command line or from a file. Its values may be secret, so no message repeats them.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
+use std::io::Read;
 use std::path::Path;
 
 use serde_json::Value;
 
 use crate::failure::Failure;
 
-/// The most bytes of a document that are read. The registry takes less; white space is not counted there.
+/// The most bytes of a document. The registry's limit is lower, but does not count white space.
 const DOCUMENT_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Reads a document from a file, or from standard input when the file is `-`.

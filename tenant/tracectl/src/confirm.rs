@@ -1,4 +1,4 @@
-//! Nothing stops working by accident: a change that ends something says what, and wants a yes.
+//! Asks for confirmation: a change that stops something says what, and needs a yes.
 
 use std::io::{BufRead as _, IsTerminal as _, Read as _};
 
@@ -10,7 +10,7 @@ use crate::printable::printable;
 /// The most bytes of an answer that are read.
 const ANSWER_BYTES_MAX: u64 = 1024;
 
-/// The yes that a change wants.
+/// Whether the change is confirmed.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Confirm {
     /// Do it without asking. Required when standard input is no terminal.
@@ -19,7 +19,8 @@ pub(crate) struct Confirm {
 }
 
 impl Confirm {
-    /// Goes on if that was said beforehand or is said now. `what` is the change, `effect` what stops working.
+    /// Returns if the change is confirmed by `--yes` or by an answer. `what` is the change, `effect` what stops
+    /// working.
     pub(crate) fn ask(self, what: &str, effect: &str) -> Result<(), Failure> {
         if self.yes {
             return Ok(());

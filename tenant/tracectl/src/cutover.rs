@@ -3,10 +3,10 @@
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use legacy::{self, Left, READER_SILENT, Switch, SwitchError};
+use legacy::{Left, READER_SILENT, Switch, SwitchError};
 use model::shard::Shard;
 use redis::AsyncCommands;
-use registry::flags::{Flag, Flags, Standing};
+use registry::flags::{Flag, FlagState, Flags};
 use serde::Serialize;
 use serde_json::json;
 use stores::clock::{Clock, SystemClock};
@@ -27,22 +27,22 @@ pub(crate) enum Command {
         after_help = "Examples:\n  tracectl cutover status\n  tracectl cutover status --output json | jq .left.entries"
     )]
     Status {
-        /// How long it is looked at, to tell how much comes and goes.
+        /// How long the stream is watched, to measure how many entries come and go.
         #[arg(long, default_value = "2s", value_parser = when::span)]
         over: Duration,
         #[command(flatten)]
         services: Services,
     },
-    /// Check everything that has to hold before the stream is closed. Exit status 3 when something does not.
+    /// Check all conditions for closing the stream. Exit status 3 when one is not met.
     #[command(after_help = "Examples:\n  tracectl cutover verify\n  tracectl cutover verify --over 5m")]
     Verify {
-        /// How long nobody may write to it.
+        /// How long the stream must have had no new entry.
         #[arg(long, default_value = "10s", value_parser = when::span)]
         over: Duration,
         #[command(flatten)]
         services: Services,
     },
-    /// Close the stream: the workers stop to read it. Refused while anything is left in it.
+    /// Close the stream: the workers stop reading it. Refused while anything is left in it.
     #[command(after_help = "Examples:\n  tracectl cutover close\n  tracectl cutover close --yes")]
     Close {
         #[command(flatten)]
@@ -58,17 +58,17 @@ pub(crate) enum Command {
     },
 }
 
-/// What was seen of the stream.
+/// A reading of the stream.
 #[derive(Serialize)]
 struct Seen {
-    /// `None` while nobody has flipped the switch: then it is as the workers' setting says.
-    switch: Option<Standing>,
+    /// `None` until the switch is flipped for the first time: then the workers' setting applies.
+    switch: Option<FlagState>,
     left: Left,
     /// Seconds since the oldest entry was appended.
     oldest_s: Option<u64>,
-    /// Entries that came per second.
+    /// Entries added per second.
     in_per_s: f64,
-    /// Entries that went per second.
+    /// Entries removed per second.
     out_per_s: f64,
     dead_letters: u64,
     drained_by: Option<String>,
@@ -120,7 +120,7 @@ impl Seen {
     }
 
     fn answer(&self) -> Result<Answer, Failure> {
-        let by = |s: &Standing| format!("since {}, by {}", moment(s.since), s.by);
+        let by = |s: &FlagState| format!("since {}, by {}", moment(s.since), s.by);
         let switch = match &self.switch {
             Some(standing) if standing.enabled => format!("open {}", by(standing)),
             Some(standing) => format!("closed {}", by(standing)),
@@ -153,7 +153,7 @@ impl Seen {
         })
     }
 
-    /// What has to hold before the stream is closed, and whether it does.
+    /// The conditions for closing the stream, and whether each is met.
     fn checks(&self) -> [(String, bool); 7] {
         let pending: u64 = self.left.groups.iter().map(|group| group.pending).sum();
         let silent = READER_SILENT.as_secs();
@@ -172,7 +172,7 @@ impl Seen {
     }
 }
 
-/// Whoever works on the first shard also drains the legacy stream.
+/// The owner of the first shard's lease also drains the legacy stream.
 async fn drained_by(redis: &Redis, now_ms: u64) -> Result<Option<String>, Failure> {
     let lease = RedisKey::shard_lease(Shard::FIRST);
     let (owner, until): (Option<String>, Option<u64>) = redis.clone().hmget(lease, &["owner", "until"]).await?;
@@ -190,7 +190,10 @@ async fn verify(redis: &Redis, flags: &Flags, over: Duration, format: Format) ->
         return Ok(answer.note("the stream may be closed: tracectl cutover close"));
     }
     answer.print(format)?;
-    Err(Failure::alarm(format!("{failed} of these do not hold"), "docs/cutover.md says what to do about each"))
+    Err(Failure::alarm(
+        format!("{failed} of these do not hold"),
+        "docs/operations/cutover.md says what to do about each",
+    ))
 }
 
 impl From<SwitchError> for Failure {

@@ -7,9 +7,10 @@ mod show;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use choose::{Chosen, Filter, Picked};
 use clap::Subcommand;
 use model::ids::OrgId;
-use queue::dlq::{Desk, DlqError, LetterId, Listed, PAGE_LETTERS, Replayed};
+use queue::dlq::{DeadLetterId, DeadLetters, DlqError, Listed, PAGE_LETTERS, Replayed};
 use registry::event::{EventType, NewEvent};
 use registry::{LIST_MAX, Registry, RegistryError};
 use serde::Serialize;
@@ -23,9 +24,8 @@ use crate::environment::REDIS;
 use crate::failure::Failure;
 use crate::output::{Answer, NONE, moment};
 use crate::stores::Services;
-use choose::{Chosen, Filter, Picked};
 
-/// Letters that are named one by one when they cannot be sent again.
+/// The most dead letters that the error message names when they cannot be replayed.
 const NAMED_MAX: usize = 20;
 
 #[derive(Debug, Subcommand)]
@@ -36,22 +36,22 @@ pub(crate) enum Command {
     Ls {
         #[command(flatten)]
         filter: Filter,
-        /// Go on after this letter.
+        /// Continue after this dead letter.
         #[arg(long, value_name = "ID")]
-        after: Option<LetterId>,
+        after: Option<DeadLetterId>,
     },
-    /// Show all that is known of a dead letter, and its first bytes.
+    /// Show everything known about a dead letter, and its first bytes.
     #[command(after_help = "Examples:\n  tracectl dlq show 7/1795241935570-0")]
     Show {
-        /// The letter.
-        id: LetterId,
+        /// The name of the dead letter, such as 7/1795241935570-0.
+        id: DeadLetterId,
         #[command(flatten)]
         services: Services,
     },
-    /// Send dead letters again, as far as their rows are not stored.
+    /// Replay dead letters, limited to the rows that are not stored.
     ///
     /// Do this when the reason is gone: a constraint, a column that was missing, an older release. A letter that is
-    /// refused again comes back as a new one. It may be interrupted and repeated.
+    /// refused again comes back as a new one. The command may be interrupted and repeated.
     #[command(
         after_help = "Examples:\n  tracectl dlq replay 7/1795241935570-0\n  tracectl dlq replay --org acme --limit 100\n  \
         tracectl dlq replay --all --shard 7"
@@ -62,7 +62,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         services: Services,
     },
-    /// Throw dead letters away. Their data is lost, and counted as such.
+    /// Drop dead letters. Their data is lost, and counted as dropped.
     #[command(after_help = "Examples:\n  tracectl dlq drop 7/1795241935570-0\n  \
         tracectl dlq drop --all --shard 7 --reason unreadable --yes")]
     Drop {
@@ -90,7 +90,7 @@ impl Command {
     pub(crate) async fn run(self, registry: &Registry, redis: Option<Redis>, actor: &str) -> Result<Answer, Failure> {
         let unknown =
             || Failure::usage("it is not known where Redis is, which has the dead letters", format!("set {REDIS}"));
-        let desk = Desk::new(redis.ok_or_else(unknown)?);
+        let desk = DeadLetters::new(redis.ok_or_else(unknown)?);
         let trail = |services| Trail { registry, services, of_no_org: None, actor };
         match self {
             Self::Ls { filter, after } => list(registry, &desk, &filter, after).await,
@@ -118,24 +118,24 @@ impl From<DlqError> for Failure {
     }
 }
 
-/// Writes down what is about to be done to letters.
+/// Writes audit events before dead letters are changed.
 struct Trail<'a> {
     registry: &'a Registry,
     services: Services,
-    /// Opened for the first letter of nobody known: only the services may write events of no org.
+    /// Opened for the first letter of an unknown org: only the services' role may write events of no org.
     of_no_org: Option<Registry>,
     actor: &'a str,
 }
 
 impl Trail<'_> {
-    /// Tells each org of its letters. What is not written down is not done.
+    /// Writes an event to each org that has letters. Without the event, nothing is changed.
     async fn write(
         &mut self,
         what: EventType,
         how: &str,
-        letters: &[(LetterId, Option<OrgId>)],
+        letters: &[(DeadLetterId, Option<OrgId>)],
     ) -> Result<(), Failure> {
-        let mut orgs = BTreeMap::<Option<OrgId>, Vec<LetterId>>::new();
+        let mut orgs = BTreeMap::<Option<OrgId>, Vec<DeadLetterId>>::new();
         for (id, org) in letters {
             orgs.entry(*org).or_default().push(*id);
         }
@@ -144,7 +144,7 @@ impl Trail<'_> {
                 |org| NewEvent::new(org, what, self.actor).target("dlq").detail(json!({ "how": how, "letters": ids }));
             let org = match org {
                 Some(org) => match self.registry.record_events(Some(org), &[event(Some(org))]).await {
-                    // An envelope may name an org that is in no registry: of another installation, or made up.
+                    // An envelope may name an org that is not in this registry: of another installation, or made up.
                     Err(RegistryError::Database(error)) if is_unknown_org(&error) => None,
                     written => {
                         written?;
@@ -168,18 +168,23 @@ fn is_unknown_org(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(sqlx::error::DatabaseError::is_foreign_key_violation)
 }
 
-/// A letter as it is listed.
+/// A dead letter as it is listed.
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
     letter: Listed,
-    /// The slug of its org.
+    /// The slug of its org; `None` if the org is unknown.
     slug: Option<String>,
     #[serde(skip)]
     cursor: String,
 }
 
-async fn list(registry: &Registry, desk: &Desk, filter: &Filter, after: Option<LetterId>) -> Result<Answer, Failure> {
+async fn list(
+    registry: &Registry,
+    desk: &DeadLetters,
+    filter: &Filter,
+    after: Option<DeadLetterId>,
+) -> Result<Answer, Failure> {
     let mut walk = filter.walk(registry, desk, after).await?;
     let (mut lines, mut slugs) = (Vec::new(), HashMap::new());
     'listing: while let Some(page) = walk.next().await? {
@@ -232,14 +237,19 @@ fn since(ms: i64) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(i128::from(ms) * 1_000_000).map_or_else(|_| NONE.to_owned(), moment)
 }
 
-/// A letter that stays where it is.
+/// A dead letter that could not be replayed.
 #[derive(Serialize)]
 struct Skipped {
-    id: LetterId,
+    id: DeadLetterId,
     why: String,
 }
 
-async fn replay(desk: &Desk, key: &EnvelopeKey, picked: Picked, mut trail: Trail<'_>) -> Result<Answer, Failure> {
+async fn replay(
+    desk: &DeadLetters,
+    key: &EnvelopeKey,
+    picked: Picked,
+    mut trail: Trail<'_>,
+) -> Result<Answer, Failure> {
     let (mut sent, mut gone, mut skipped, mut named) = (0_u64, picked.gone, 0_u64, Vec::new());
     for some in picked.letters.chunks(PAGE_LETTERS) {
         trail.write(EventType::DlqReplay, "replay", some).await?;
@@ -273,7 +283,7 @@ async fn replay(desk: &Desk, key: &EnvelopeKey, picked: Picked, mut trail: Trail
     })
 }
 
-async fn drop(desk: &Desk, picked: Picked, confirm: Confirm, mut trail: Trail<'_>) -> Result<Answer, Failure> {
+async fn drop(desk: &DeadLetters, picked: Picked, confirm: Confirm, mut trail: Trail<'_>) -> Result<Answer, Failure> {
     let (count, items) = (picked.letters.len(), picked.items);
     if count > 0 {
         let what = format!("dropping {count} dead letters with {items} runs and spans in {} bytes", picked.bytes);

@@ -1,7 +1,7 @@
-//! The variables that name the stores.
+//! The environment variables with the URLs of the stores.
 
-/// The variable that names Postgres, as people who change the registry.
+/// The variable with the URL of Postgres, for the operators' role.
 pub(crate) const DSN: &str = "TRACEBILITY_PG_OPERATOR_DSN";
 
-/// The variable that names Redis, where changes of keys are announced.
+/// The variable with the URL of Redis, where changes of keys are announced.
 pub(crate) const REDIS: &str = "TRACEBILITY_REDIS_URL";

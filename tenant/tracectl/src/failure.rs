@@ -1,7 +1,6 @@
-//! What is told when a command fails: what is wrong, and what to do next.
+//! The error message of a failed command: what is wrong, and what to do next.
 
-use std::fmt;
-use std::io;
+use std::{fmt, io};
 
 use auth::envelope_key::EnvelopeKeyError;
 use registry::RegistryError;
@@ -10,39 +9,39 @@ use stores::secret::SecretUrl;
 use crate::environment::DSN;
 use crate::printable::printable;
 
-/// It was tried and failed.
+/// The exit status of a command that was tried and failed.
 const FAILED: u8 = 1;
-/// The command line is wrong, or a yes is missing.
+/// The exit status for a wrong command line or a missing confirmation.
 const USAGE: u8 = 2;
-/// It was done, and found something that somebody must look at.
+/// The exit status of a command that succeeded and found a problem that a person must look at.
 const ALARM: u8 = 3;
 
-/// Why a command failed. Prints in one line.
+/// Why a command failed. Printed on one line.
 #[derive(Debug)]
 pub(crate) struct Failure {
     what: String,
     next: Option<String>,
-    /// The exit status.
+    /// The exit status: [`FAILED`], [`USAGE`] or [`ALARM`].
     pub(crate) code: u8,
 }
 
 impl Failure {
-    /// It was tried and failed.
+    /// For a command that was tried and failed.
     pub(crate) fn new(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { what: what.into(), next: Some(next.into()), code: FAILED }
     }
 
-    /// It was not tried.
+    /// For a command that was not tried, because it is wrong or not confirmed.
     pub(crate) fn usage(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code: USAGE, ..Self::new(what, next) }
     }
 
-    /// It was done, and found something that somebody must look at.
+    /// For a command that succeeded and found a problem that a person must look at.
     pub(crate) fn alarm(what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { code: ALARM, ..Self::new(what, next) }
     }
 
-    /// The registry could not be opened. Says where it was looked for, without the password.
+    /// The registry could not be opened. The message has the URL, without the password.
     pub(crate) fn connecting(error: &RegistryError, dsn: &SecretUrl) -> Self {
         match error {
             RegistryError::Database(sqlx::Error::PoolTimedOut | sqlx::Error::Io(_)) => {
@@ -74,7 +73,7 @@ impl From<EnvelopeKeyError> for Failure {
     }
 }
 
-/// What helps, where the message alone does not say it.
+/// Advice for errors whose message does not give any.
 fn next_step(error: &RegistryError) -> Option<String> {
     use RegistryError as E;
     let next = match error {

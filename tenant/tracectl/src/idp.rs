@@ -12,9 +12,9 @@ use crate::output::{Answer, moment, yes_no};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Say how an org's people sign in. Replaces what was said before.
+    /// Set how an org's people sign in. Replaces the earlier configuration.
     ///
-    /// The configuration holds secrets, so it comes from a file or from standard input, and not from the command line,
+    /// The configuration has secrets, so it comes from a file or from standard input, and not from the command line,
     /// which other users of the machine can see.
     #[command(after_help = "Examples:\n  \
         tracectl idp set acme oidc --config-file oidc.json\n  \
@@ -22,12 +22,12 @@ pub(crate) enum Command {
     Set {
         /// The org: its slug or id.
         org: String,
-        /// oidc or saml.
+        /// The protocol: oidc or saml.
         kind: IdpKind,
         /// The file that holds the configuration, one JSON object; `-` is standard input.
         #[arg(long, value_name = "FILE")]
         config_file: PathBuf,
-        /// Keep it, but let nobody sign in by it.
+        /// Keep the configuration, but do not let people sign in with it.
         #[arg(long)]
         disabled: bool,
     },

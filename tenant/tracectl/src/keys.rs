@@ -15,7 +15,7 @@ use crate::when;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a key for a project. The whole key is printed once, alone on its line, and never again.
+    /// Create a key for a project. The whole key is printed once, alone on its line, and never again.
     #[command(after_help = "Examples:\n  \
         tracectl keys create acme website --name 'production' --expires 90d\n  \
         tracectl keys create acme website --name ci --scopes ingest:write,runs:read --expires 2027-01-31\n  \
@@ -25,43 +25,43 @@ pub(crate) enum Command {
         org: String,
         /// The project: its slug or id.
         project: String,
-        /// What people call it, such as where it is used.
+        /// A name for people, such as where the key is used.
         #[arg(long)]
         name: String,
-        /// What it may do, each as area:action or area:*, with commas in between.
+        /// The scopes of the key, each as area:action or area:*, separated by commas.
         #[arg(long, value_delimiter = ',', default_value = "ingest:write")]
         scopes: Vec<String>,
-        /// When it ends: 90d from now, at the beginning of 2027-01-31 in UTC, or at 2027-01-31T12:00:00Z [default:
-        /// never]
+        /// When the key expires: 90d from now, at the beginning of 2027-01-31 in UTC, or at 2027-01-31T12:00:00Z
+        /// [default: never]
         #[arg(long, value_name = "WHEN", value_parser = when::moment, allow_hyphen_values = true)]
         expires: Option<OffsetDateTime>,
     },
-    /// List an org's keys that work, the newest first.
+    /// List an org's working keys, newest first.
     #[command(after_help = "Examples:\n  tracectl keys list acme\n  tracectl keys list acme --all --output json")]
     List {
         /// The org: its slug or id.
         org: String,
-        /// Those that were revoked or have expired as well.
+        /// Also list keys that were revoked or have expired.
         #[arg(long)]
         all: bool,
         /// Go on after this public id, where a list was cut.
         #[arg(long, value_name = "PUBLIC_ID")]
         after: Option<String>,
     },
-    /// Put a new key in the place of one: same project, name and scopes. The old one goes on working for a while.
+    /// Replace a key by a new one: same project, name and scopes. The old one works for a while longer.
     #[command(after_help = "Examples:\n  \
         tracectl keys rotate 0123456789abcdef01234567 --overlap 24h\n  \
         tracectl keys rotate 0123456789abcdef01234567 --overlap 0s --yes   # the old key leaked")]
     Rotate {
         /// The key's public id: what is between tb_ and the dot.
         public_id: String,
-        /// How long the old key goes on working, such as 24h or 7d; with 0s it is revoked.
+        /// How long the old key still works, such as 24h or 7d; with 0s it is revoked.
         #[arg(long, default_value = "24h", value_parser = when::span, allow_hyphen_values = true)]
         overlap: Duration,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Revoke a key: what uses it is refused, within a minute. There is no way back.
+    /// Revoke a key for good: within a minute, requests with it are refused.
     #[command(after_help = "Examples:\n  tracectl keys revoke 0123456789abcdef01234567\n  \
         tracectl keys revoke 0123456789abcdef01234567 --yes")]
     Revoke {
@@ -72,7 +72,7 @@ pub(crate) enum Command {
     },
 }
 
-/// What is said beside a new key.
+/// The note printed beside a new key.
 const SHOWN_ONCE: &str = "keep it now: it is not shown again, and the registry holds only its hash";
 
 impl Command {
@@ -140,7 +140,7 @@ impl Command {
     }
 }
 
-/// Refuses what is no public id without repeating it: it may be a whole key.
+/// Refuses a text that is not a public id without repeating it: it may be a whole key.
 fn check_public_id(text: &str) -> Result<(), Failure> {
     if api_key::is_public_id(text) {
         return Ok(());

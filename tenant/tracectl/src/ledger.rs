@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
-use ledger::{Balance, Books, Row, Whose, Window};
-use ledger::{Residue, residues};
+use ledger::{Balance, Hours, Imbalance, LedgerReader, Row, Scope, imbalances};
 use model::ids::OrgId;
 use registry::{OrgSummary, Registry};
 use serde_json::json;
@@ -20,7 +19,7 @@ use crate::shards::every_page;
 use crate::stores::Clickhouse;
 use crate::when;
 
-/// Between two tables of `--watch`.
+/// The pause between two tables of `--watch`.
 const WATCH_EVERY: Duration = Duration::from_secs(5);
 
 #[derive(Args, Debug)]
@@ -30,20 +29,20 @@ pub(crate) struct Command {
     /// How many hours, the present one included.
     #[arg(long, default_value = "24", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=168))]
     hours: u32,
-    /// Print it again every 5 s.
+    /// Print the table again every 5 s.
     #[arg(long)]
     watch: bool,
-    /// How long a residue may last: what moves while it is counted can look like one.
+    /// How long an imbalance may last: items that move during the count can look like one.
     #[arg(long, default_value = "2m", value_parser = when::span)]
     settle: Duration,
     #[command(flatten)]
     clickhouse: Clickhouse,
 }
 
-/// What is printed once.
+/// One reading of the ledger, as it is printed.
 struct Page {
     balance: Balance,
-    seen: BTreeMap<(OrgId, i64), Residue>,
+    seen: BTreeMap<(OrgId, i64), Imbalance>,
     slugs: BTreeMap<OrgId, String>,
 }
 
@@ -57,19 +56,19 @@ impl Command {
         let redis = redis.ok_or_else(|| {
             Failure::usage("it is not known where Redis is, which has the counts", format!("set {REDIS}"))
         })?;
-        let books = Books::new(redis.clone(), self.clickhouse.records()?);
+        let books = LedgerReader::new(redis.clone(), self.clickhouse.records()?);
         let orgs = match &self.org {
             Some(org) => vec![registry.find_org(org).await?],
             None => every_page(async |after| registry.orgs(None, after).await, |org: &OrgSummary| &org.slug).await?,
         };
-        let whose = self.org.as_ref().and(orgs.first()).map_or(Whose::Everyone, |org| Whose::Org(org.org_id));
+        let whose = self.org.as_ref().and(orgs.first()).map_or(Scope::Everyone, |org| Scope::Org(org.org_id));
         let slugs: BTreeMap<OrgId, String> = orgs.into_iter().map(|org| (org.org_id, org.slug)).collect();
         loop {
             let failed =
                 |error: String| Failure::new(error, "check that Redis and ClickHouse run, then repeat the command");
-            let window = Window::up_to(unix_hour(), self.hours);
+            let window = Hours::up_to(unix_hour(), self.hours);
             let balance = books.balance(whose, &window).await.map_err(|error| failed(error.to_string()))?;
-            let seen = residues(&redis).await.map_err(|error| failed(error.to_string()))?;
+            let seen = imbalances(&redis).await.map_err(|error| failed(error.to_string()))?;
             let page = Page { balance, seen, slugs: slugs.clone() };
             let overdue = page.overdue(self.settle);
             let answer = page.answer();
@@ -84,14 +83,15 @@ impl Command {
             answer.print(format)?;
             return Err(Failure::alarm(
                 format!("{overdue} of these do not add up"),
-                "docs/ledger.md says what a residue means and where to look",
+                "docs/operations/ledger.md says what an imbalance means and where to look",
             ));
         }
     }
 }
 
 impl Page {
-    /// How many rows have a residue for longer than that: since it was seen, or since their hour was over.
+    /// How many rows have had an imbalance for longer than that: since it was first seen, or since the end of their
+    /// hour.
     fn overdue(&self, settle: Duration) -> usize {
         let long_ago = OffsetDateTime::now_utc().unix_timestamp().saturating_sub(settle.as_secs().cast_signed());
         let is_overdue = |row: &&Row| {
@@ -115,18 +115,18 @@ impl Page {
                 row.amounts.set_aside.parked.saturating_add(row.amounts.set_aside.dropped).to_string(),
                 row.amounts.dead_lettered.held.saturating_add(row.amounts.dead_lettered.dropped).to_string(),
                 row.amounts.in_flight.to_string(),
-                row.amounts.residue.to_string(),
+                row.amounts.imbalance.to_string(),
                 moment_or_none(since),
                 self.slugs.get(&row.org_id).cloned().unwrap_or_else(|| row.org_id.to_string()),
             ]
         });
         let headings =
-            ["HOUR", "ACCEPTED", "ANSWERED", "STORED", "SET ASIDE", "DEAD", "IN FLIGHT", "RESIDUE", "SINCE", "ORG"];
+            ["HOUR", "ACCEPTED", "ANSWERED", "STORED", "SET ASIDE", "DEAD", "IN FLIGHT", "IMBALANCE", "SINCE", "ORG"];
         let json = self.balance.rows.iter().map(|row| {
-            json!({ "org": self.slugs.get(&row.org_id), "row": row, "residue_since_s": seen(row).map(|seen| seen.since_s) })
+            json!({ "org": self.slugs.get(&row.org_id), "row": row, "imbalance_since_s": seen(row).map(|seen| seen.since_s) })
         });
         let json = json!({
-            "rows": json.collect::<Vec<_>>(), "residue": self.balance.residue(),
+            "rows": json.collect::<Vec<_>>(), "imbalance": self.balance.imbalance(),
             "is_whole": self.balance.is_whole, "is_complete": self.balance.is_complete, "unreadable": self.balance.unreadable,
         });
         let mut answer = Answer::table(json, &headings, rows.collect());

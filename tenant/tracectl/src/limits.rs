@@ -11,14 +11,14 @@ use crate::output::{Answer, NONE};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show every limit of an org, and whether its plan or the org itself says so.
+    /// Show all limits of an org, and whether each comes from its plan or is its own.
     #[command(after_help = "Examples:\n  tracectl limits show acme\n  \
         tracectl limits show acme --output json | jq '.meters[] | select(.source == \"override\")'")]
     Show {
         /// The org: its slug or id.
         org: String,
     },
-    /// Give an org limits of its own, over those of its plan. What is not named stays.
+    /// Give an org limits of its own, which replace those of its plan. Limits that are not named stay.
     ///
     /// A limit is a whole number or `unlimited`; 0 forbids.
     #[command(after_help = "Examples:\n  \
@@ -31,7 +31,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         own: Own,
     },
-    /// Take limits of its own from an org; those of its plan hold again.
+    /// Remove an org's own limits; those of its plan apply again.
     #[command(after_help = "Examples:\n  tracectl limits clear acme --rps --meter span_ingested")]
     Clear {
         /// The org: its slug or id.
@@ -56,8 +56,8 @@ pub(crate) struct Own {
     /// Per month: span_ingested, span_bytes, eval_judge_call, eval_judge_tokens or replay_run. May be repeated.
     #[arg(long = "meter", value_name = "METER=LIMIT", value_parser = meter_limit)]
     meters: Vec<(Meter, Limit)>,
-    /// What becomes of accepted data that turns out to be over a monthly limit: park keeps it until the limit is
-    /// raised, drop deletes it.
+    /// What happens to accepted data that is over a monthly limit: park keeps it until the limit is raised, drop
+    /// deletes it.
     #[arg(long, value_name = "POLICY")]
     over_quota: Option<OverQuota>,
 }
@@ -121,7 +121,7 @@ impl Command {
                 let rows = lines(&limits).map(|line| {
                     [line.name.to_owned(), line.limit.to_string(), line.per.to_owned(), line.source.to_string()]
                 });
-                // What becomes of accepted data that turns out to be over a monthly limit.
+                // What happens to accepted data of an org that is over a monthly limit.
                 let policy = ["over_quota".to_owned(), limits.over_quota.to_string(), String::new(), "org".to_owned()];
                 let headings = ["LIMIT", "VALUE", "PER", "FROM"];
                 Ok(Answer::table(serde_json::to_value(&limits)?, &headings, rows.chain([policy]).collect()))
@@ -144,16 +144,16 @@ async fn change(registry: &Registry, org: &str, change: &LimitChange) -> Result<
     )
 }
 
-/// One limit as people read it.
+/// One limit in a form for people.
 pub(crate) struct Line {
     pub(crate) name: &'static str,
     pub(crate) limit: Limit,
-    /// The time that a limit is for.
+    /// The period of the limit.
     pub(crate) per: &'static str,
     pub(crate) source: LimitSource,
 }
 
-/// Every limit, always in the same order.
+/// All limits, always in the same order.
 pub(crate) fn lines(limits: &Limits) -> impl Iterator<Item = Line> {
     let line = |name, per, limited: Limited| Line { name, limit: limited.limit, per, source: limited.source };
     let rates = [

@@ -2,22 +2,22 @@
 //!
 //! | module | one idea |
 //! | --- | --- |
-//! | `cli` | what all commands share: the registry, who acts, how to print |
-//! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | one noun each: its arguments and what they do |
-//! | `quota`, `audit` | what the workers do about usage and the audit trail, by hand |
+//! | `cli` | what all commands share: the registry, the actor, the output format |
+//! | `orgs`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys` | the commands of one noun each |
+//! | `quota`, `audit` | running the workers' quota and audit jobs by hand |
 //! | `shards` | moving orgs between shards, and planning it |
-//! | `dlq` | dead letters: looked at, sent again, thrown away, written to a file |
-//! | `cutover` | closing the stream of envelopes written before tenancy |
-//! | `ledger` | whether everything that was accepted is somewhere |
+//! | `dlq` | dead letters: showing, replaying, dropping and exporting them |
+//! | `cutover` | closing the legacy stream |
+//! | `ledger` | whether any accepted item is lost or doubled |
 //! | `stores` | the other stores, for `quota`, `audit` and `dlq` |
 //! | `config` | JSON documents from the command line or a file |
-//! | `when` | moments and spans of time as people write them |
-//! | `confirm` | nothing stops working by accident |
+//! | `when` | times and durations as people write them |
+//! | `confirm` | asking before a change that stops something |
 //! | `output` | tables, JSON, and what is safe to print on a terminal |
-//! | `failure` | what is told when a command fails |
+//! | `failure` | error messages and exit statuses |
 //!
-//! It needs Postgres and nothing else; told where Redis is, it also tells the services which keys have changed. The
-//! rules are the registry's (`registry`); here is only how they are asked for and told.
+//! It needs only Postgres; if it also has the URL of Redis, it announces to the services which keys have changed. The
+//! rules are in `registry`; this crate only has the commands and the output.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output::{Answer, moment, moment_or_none, or_none};
 use crate::{limits, when};
 
-/// How many events of the audit trail are shown unless more are asked for.
+/// How many audit events are shown by default.
 const EVENTS_DEFAULT: u32 = 50;
 
 #[derive(Debug, Subcommand)]
@@ -21,18 +21,18 @@ pub(crate) enum Command {
         tracectl orgs create acme --name 'Acme Inc.' --plan pro\n  \
         tracectl orgs create try-it --status trial --trial-ends 30d --retention-days 14")]
     Create {
-        /// What the org is called in commands and addresses: 3 to 40 of a-z, 0-9 and -.
+        /// The org's name in commands and addresses: 3 to 40 of a-z, 0-9 and -.
         slug: String,
         /// Its name for people [default: the slug]
         #[arg(long)]
         name: Option<String>,
-        /// What it may use; `tracectl orgs plans` lists the plans.
+        /// The plan of the org; `tracectl orgs plans` lists the plans.
         #[arg(long, default_value = "free")]
         plan: String,
-        /// customer or demo.
+        /// What the org is for: customer or demo.
         #[arg(long, default_value = "customer")]
         kind: OrgKind,
-        /// Where it begins: active, trial or demo.
+        /// The first status: active, trial or demo.
         #[arg(long, default_value = "active")]
         status: OrgStatus,
         /// How many days its traces are kept [default: 90]
@@ -46,23 +46,23 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  tracectl orgs list --status frozen\n  \
         tracectl orgs list --output json | jq -r '.orgs[].slug'")]
     List {
-        /// Only those: demo, trial, active, frozen or archived.
+        /// Only orgs with this status: demo, trial, active, frozen or archived.
         #[arg(long)]
         status: Option<OrgStatus>,
-        /// Go on after this slug, where a list was cut.
+        /// Continue after this slug, where a list was cut.
         #[arg(long, value_name = "SLUG")]
         after: Option<String>,
     },
-    /// Show an org with what it has and what it may use.
+    /// Show an org with its limits and the number of its workspaces, projects and keys.
     #[command(after_help = "Examples:\n  tracectl orgs show acme\n  tracectl orgs show acme --output json")]
     Show {
         /// The org: its slug or id.
         org: String,
     },
-    /// List the plans, with what each allows.
+    /// List the plans and their limits.
     #[command(after_help = "Examples:\n  tracectl orgs plans\n  tracectl orgs plans --output json")]
     Plans,
-    /// Change what an org may use. Limits of its own stay.
+    /// Change the plan of an org. Its own limits stay.
     #[command(after_help = "Examples:\n  tracectl orgs set-plan acme enterprise")]
     SetPlan {
         /// The org: its slug or id.
@@ -75,7 +75,7 @@ pub(crate) enum Command {
     SetRetention {
         /// The org: its slug or id.
         org: String,
-        /// A number of days.
+        /// The number of days.
         #[arg(value_parser = days, allow_hyphen_values = true)]
         days: u32,
     },
@@ -91,7 +91,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Thaw a frozen org: it is again what it was before.
+    /// Thaw a frozen org: it gets its earlier status back.
     #[command(after_help = "Examples:\n  tracectl orgs thaw acme")]
     Thaw {
         /// The org: its slug or id.
@@ -105,13 +105,13 @@ pub(crate) enum Command {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Show who changed what of an org, the newest first.
+    /// Show the audit trail of an org, newest first.
     #[command(after_help = "Examples:\n  tracectl orgs audit acme\n  \
         tracectl orgs audit acme --limit 500 --output json")]
     Audit {
         /// The org: its slug or id.
         org: String,
-        /// How many changes at most.
+        /// The most events to show.
         #[arg(long, default_value_t = EVENTS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LIST_MAX)))]
         limit: u32,
     },
@@ -187,7 +187,7 @@ impl Command {
     }
 }
 
-/// The beginning of a sentence about what stops working.
+/// The start of a sentence about what stops working.
 async fn keys_of(registry: &Registry, org: &OrgSummary) -> Result<String, Failure> {
     let live = registry.org(org.org_id).await?.live_keys;
     Ok(if live == 1 { "its key is".to_owned() } else { format!("its {live} keys are") })

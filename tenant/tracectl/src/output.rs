@@ -1,8 +1,9 @@
-//! What goes to standard output: a table for people or one JSON document for programs. Notes go to standard error, so
-//! that standard output holds nothing but data.
+//! Standard output: a table for people or one JSON document for programs. Notes go to standard error, so that standard
+//! output contains only data.
 
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
+use std::io;
+use std::io::{ErrorKind, Write as _};
 
 use clap::ValueEnum;
 use registry::LIST_MAX;
@@ -14,30 +15,30 @@ use time::format_description::well_known::Rfc3339;
 use crate::failure::Failure;
 use crate::printable::{printable, steers};
 
-/// What a cell shows that has no value.
+/// The text of a cell without a value.
 pub(crate) const NONE: &str = "-";
 
-/// How an answer is printed.
+/// The format of standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// Aligned columns, or one line per field.
     Table,
-    /// One JSON document.
+    /// One JSON document for the whole answer.
     Json,
 }
 
-/// What a command found or did.
+/// The result of a command.
 #[derive(Debug)]
 pub(crate) struct Answer {
     table: String,
     json: Value,
     notes: Vec<String>,
-    /// What to do when a secret could not be printed. It is in `table` and `json`, and exists nowhere else.
+    /// What to do when a secret could not be printed. The secret is in `table` and `json`, and exists nowhere else.
     if_lost: Option<String>,
 }
 
 impl Answer {
-    /// Things of one kind, as `{"<name>": […], "next": …}`. `cursor` is what `--after` takes to go on after a thing,
+    /// A list, as `{"<name>": […], "next": …}`. `cursor` gives the value of `--after` that continues after an element,
     /// for lists that may be cut.
     pub(crate) fn list<T: Serialize, const N: usize>(
         name: &'static str,
@@ -56,12 +57,12 @@ impl Answer {
         })
     }
 
-    /// A table, and what a program gets in its place.
+    /// A table, and the JSON that replaces it for programs.
     pub(crate) fn table<const N: usize>(json: Value, headings: &[&str; N], rows: Vec<[String; N]>) -> Self {
         Self { table: columns(headings, &rows), json, notes: Vec::new(), if_lost: None }
     }
 
-    /// One thing, in the table as one line per field.
+    /// One object; the table has one line per field.
     pub(crate) fn record(thing: &impl Serialize, fields: &[(&str, String)]) -> Result<Self, Failure> {
         let width = fields.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
         let mut table = String::new();
@@ -71,7 +72,7 @@ impl Answer {
         Ok(Self { table, json: serde_json::to_value(thing)?, notes: Vec::new(), if_lost: None })
     }
 
-    /// A change of `what`, or that it was so before. There is nothing to read but a note: the table is empty.
+    /// A change of `what`, or the note that nothing changed. The table is empty.
     pub(crate) fn change(what: &impl Serialize, changed: bool, note: &str, note_if_not: &str) -> Result<Self, Failure> {
         let mut json = serde_json::to_value(what)?;
         json["changed"] = changed.into();
@@ -79,19 +80,19 @@ impl Answer {
         Ok(answer.note(if changed { note } else { note_if_not }))
     }
 
-    /// A secret, alone on its line; everything else about it is in `json` and in the notes. `if_lost` is what to do
-    /// when it cannot be printed.
+    /// A secret, alone on its line; all other facts are in `json` and in the notes. `if_lost` says what to do when it
+    /// cannot be printed.
     pub(crate) fn secret(secret: &str, json: Value, if_lost: String) -> Self {
         Self { table: format!("{secret}\n"), json, notes: Vec::new(), if_lost: Some(if_lost) }
     }
 
-    /// Adds a line for a person.
+    /// Adds a note for people, on standard error.
     pub(crate) fn note(mut self, note: impl Into<String>) -> Self {
         self.notes.push(note.into());
         self
     }
 
-    /// Prints it all.
+    /// Prints data and notes.
     pub(crate) fn print(self, format: Format) -> Result<(), Failure> {
         let text = match format {
             Format::Table => self.table,
@@ -103,15 +104,15 @@ impl Answer {
         match (written, self.if_lost) {
             (Ok(()), _) => Ok(()),
             (Err(error), Some(next)) => Err(Failure::new(format!("the secret could not be printed: {error}"), next)),
-            // A reader that has seen enough (`tracectl orgs list | head -1`) is no failure.
+            // A reader that closes the pipe early (`tracectl orgs list | head -1`) is not a failure.
             (Err(error), None) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
             (Err(error), None) => Err(error.into()),
         }
     }
 }
 
-/// A table whose columns are as wide as they need to be. What people choose freely goes into the last column, where its
-/// width harms no other.
+/// A table with columns as wide as their content. Freely chosen texts belong in the last column, where their width does
+/// no harm.
 fn columns<const N: usize>(headings: &[&str; N], rows: &[[String; N]]) -> String {
     let rows: Vec<[String; N]> = rows.iter().map(|row| row.each_ref().map(|cell| printable(cell))).collect();
     let headings = headings.map(str::to_owned);
@@ -131,7 +132,7 @@ fn line(text: &mut String, line: &str) {
     text.push('\n');
 }
 
-/// A document that is safe to print: JSON leaves some characters that steer a terminal as they are. They can only be in
+/// JSON that is safe to print: JSON itself does not escape all characters that control a terminal. They occur only in
 /// strings, where an escape means the same.
 fn json_text(json: &Value) -> String {
     let mut text = String::new();
@@ -148,23 +149,23 @@ fn json_text(json: &Value) -> String {
     text + "\n"
 }
 
-/// A moment, to the second, in UTC.
+/// A time in UTC, to the second.
 pub(crate) fn moment(at: OffsetDateTime) -> String {
     let at = at.to_offset(time::UtcOffset::UTC);
     at.replace_nanosecond(0).unwrap_or(at).format(&Rfc3339).unwrap_or_else(|_| NONE.to_owned())
 }
 
-/// A moment that there may not be.
+/// A time, or [`NONE`].
 pub(crate) fn moment_or_none(at: Option<OffsetDateTime>) -> String {
     at.map_or_else(|| NONE.to_owned(), moment)
 }
 
-/// A value that there may not be.
+/// A value, or [`NONE`].
 pub(crate) fn or_none(value: Option<impl ToString>) -> String {
     value.map_or_else(|| NONE.to_owned(), |value| value.to_string())
 }
 
-/// Yes or no.
+/// `yes` or `no`.
 pub(crate) fn yes_no(value: bool) -> String {
     if value { "yes" } else { "no" }.to_owned()
 }
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_steers_a_terminal_gets_through() {
+    fn terminal_control_characters_are_never_printed() {
         let hostile = "a\u{1b}[2Jb\u{7}\u{9b}31m\u{202e}c\r\n\u{e0041}é日";
         assert_eq!(printable(hostile), r"a\u{1b}[2Jb\u{7}\u{9b}31m\u{202e}c\r\n\u{e0041}é日");
         let text = json_text(&json!({ "name": hostile }));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn moments_are_told_in_utc() {
+    fn times_are_printed_in_utc() {
         let at = OffsetDateTime::parse("2027-01-31T01:30:00.25+02:00", &Rfc3339).unwrap();
         assert_eq!(moment(at), "2027-01-30T23:30:00Z");
     }

@@ -1,6 +1,6 @@
-//! Text that a terminal may show.
+//! Makes text safe to print on a terminal.
 
-/// The text with everything escaped that could move a terminal's cursor, colour it or reorder it: names come from
+/// The text with all characters escaped that could move a terminal's cursor, colour it or reorder it: names come from
 /// customers.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
@@ -13,7 +13,7 @@ pub(crate) fn printable(text: &str) -> String {
     })
 }
 
-/// Control characters, and those that are invisible or change the direction of what follows.
+/// Whether a character is a control character, is invisible or changes the direction of text.
 pub(crate) fn steers(c: char) -> bool {
     c.is_control()
         || matches!(c,

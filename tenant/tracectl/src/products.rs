@@ -12,7 +12,7 @@ use crate::output::{Answer, moment, yes_no};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Give an org a product, or change its configuration or whether it is enabled.
+    /// Add a product to an org, or change its configuration or whether it is enabled.
     ///
     /// The whole configuration is replaced. Without one, a product that the org has keeps its own.
     #[command(after_help = "Examples:\n  \
@@ -26,7 +26,7 @@ pub(crate) enum Command {
         product: String,
         #[command(flatten)]
         source: Source,
-        /// The org has it, but may not use it.
+        /// Do not let the org use it.
         #[arg(long)]
         disabled: bool,
     },

@@ -17,21 +17,21 @@ use crate::stores::{Clickhouse, Services};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Show what an org used per month, and its limits now. Told where Redis is, also the counters that refuse.
+    /// Show what an org used per month, and its limits now. With the URL of Redis, also the counters that admission
+    /// uses.
     #[command(after_help = "Examples:\n  tracectl quota show acme\n  \
         tracectl quota show acme --output json | jq '.usage[] | select(.period == 202611)'")]
     Show {
         /// The org: its slug or id.
         org: String,
     },
-    /// Show what is parked, per org and month of receipt: accepted data of orgs that turned out to be over a monthly
-    /// limit.
+    /// Show parked data, per org and month of receipt: accepted data of orgs that are over a monthly limit.
     #[command(after_help = "Examples:\n  tracectl quota parked\n  tracectl quota parked acme")]
     Parked {
         /// The org: its slug or id. Without it all orgs.
         org: Option<String>,
     },
-    /// Have parked data of an org stored, as far as its monthly limits allow now.
+    /// Release an org's parked envelopes, so that they are stored, as far as its monthly limits allow now.
     ///
     /// It may be interrupted and repeated: every envelope is stored once.
     #[command(
@@ -40,21 +40,21 @@ pub(crate) enum Command {
     Release {
         /// The org: its slug or id.
         org: String,
-        /// At most so many envelopes, the oldest of each shard first.
+        /// Release at most so many envelopes, the oldest of each shard first.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
-        /// Also what is over the limits.
+        /// Release even what exceeds the limits.
         #[arg(long)]
         force: bool,
     },
-    /// Sum up an org's usage now, and set its counters to it.
+    /// Sum up an org's usage now, and correct its counters accordingly.
     ///
     /// Workers do this every minute for every org.
     #[command(after_help = "Examples:\n  tracectl quota reconcile acme")]
     Reconcile {
         /// The org: its slug or id.
         org: String,
-        /// As the services: saas or self_hosted.
+        /// The mode of the services: saas or self_hosted.
         #[arg(long, env = "TRACEBILITY_DEPLOYMENT_MODE", default_value = "saas", value_parser = parse::deployment_mode)]
         mode: DeploymentMode,
         #[command(flatten)]
@@ -64,13 +64,13 @@ pub(crate) enum Command {
     },
 }
 
-/// A month of a meter.
+/// The usage of one meter in one month.
 #[derive(Serialize)]
 struct Line {
     #[serde(flatten)]
     usage: PeriodUsage,
     limit: Limit,
-    /// What the limit is held against at this moment.
+    /// The counter that admission compares with the limit at present.
     counter: Option<u64>,
 }
 

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use model::meter::Meter;
 use model::org::OrgStatus;
 use model::shard::{SHARDS, Shard};
-use queue::fence::Fence;
+use queue::appender::ShardAppender;
 use quota::reconcile::counter;
 use registry::{Assigned, LIST_MAX, OrgSummary, Registry, ShardPlace};
 use serde_json::json;
@@ -22,16 +22,16 @@ use crate::output::{Answer, NONE, moment, or_none};
 use crate::printable::printable;
 use crate::when;
 
-/// Counters that are asked for at once.
+/// How many counters are read at once.
 const QUESTIONS_MAX: usize = 64;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List the orgs that were assigned to a shard, and those that are on their way.
+    /// List the orgs that were assigned to a shard, and those that are moving.
     #[command(after_help = "Examples:\n  tracectl shards list\n  \
         tracectl shards list --output json | jq '.orgs[] | select(.moving_to != null)'")]
     List {
-        /// Go on after this slug.
+        /// Continue after this slug.
         #[arg(long, value_name = "SLUG")]
         after: Option<String>,
     },
@@ -42,13 +42,13 @@ pub(crate) enum Command {
     Assign {
         /// The org: its slug or id.
         org: String,
-        /// The shard.
+        /// The number of the destination shard.
         #[arg(value_parser = shard)]
         shard: Shard,
         #[command(flatten)]
         wait: Wait,
     },
-    /// Move an org back to where its hash says.
+    /// Move an org back to the shard of its hash.
     #[command(after_help = "Examples:\n  tracectl shards unassign acme")]
     Unassign {
         /// The org: its slug or id.
@@ -56,7 +56,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Go on with a move that was interrupted.
+    /// Continue a move that was interrupted.
     #[command(after_help = "Examples:\n  tracectl shards resume acme")]
     Resume {
         /// The org: its slug or id.
@@ -64,7 +64,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         wait: Wait,
     },
-    /// Take a move back that is not finished.
+    /// Revert a move that is not complete.
     #[command(after_help = "Examples:\n  tracectl shards abort acme")]
     Abort {
         /// The org: its slug or id.
@@ -74,7 +74,7 @@ pub(crate) enum Command {
     },
     /// Show how uneven the shards are, and which moves would help. Changes nothing.
     ///
-    /// An org weighs the bytes that it sent in this month and the one before, by the counters in Redis.
+    /// An org's weight is the bytes that it sent in this month and the one before, by the counters in Redis.
     #[command(after_help = "Examples:\n  tracectl shards plan --moves 3\n  \
         tracectl shards plan --output json | jq -r '.moves[] | \"tracectl shards assign \\(.slug) \\(.to)\"'")]
     Plan {
@@ -86,7 +86,8 @@ pub(crate) enum Command {
 
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Wait {
-    /// How long what was sent before may take to be stored. After it the org is still moving, and `resume` goes on.
+    /// How long to wait until the org's earlier entries are stored. After that the org is still moving, and `resume`
+    /// continues.
     #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = when::span)]
     wait: Duration,
 }
@@ -153,7 +154,7 @@ async fn list(registry: &Registry, after: Option<&str>) -> Result<Answer, Failur
     }))
 }
 
-/// Does what is left of a move, and says so.
+/// Completes a move, and reports it.
 async fn finish(
     registry: &Registry,
     redis: Redis,
@@ -174,7 +175,7 @@ async fn finish(
         };
         eprintln!("{}", printable(&line));
     };
-    let mover = Mover::new(registry.clone(), Fence::new(redis));
+    let mover = Mover::new(registry.clone(), ShardAppender::new(redis));
     mover.finish(org.org_id, wait, &mut tell).await.map_err(|error| unfinished(error, slug))?;
     let there = registry.shard_place(org.org_id).await?.unwrap_or(place);
     let shard = there.shard;
@@ -246,7 +247,7 @@ async fn plan(registry: &Registry, redis: Redis, moves_max: usize) -> Result<Ans
         .fold(answer, |answer, step| answer.note(format!("tracectl shards assign {} {}", step.slug, step.to))))
 }
 
-/// The months whose usage counts, the present one first: early in a month the present one says little.
+/// The months whose usage counts, the present one first: early in a month, that month alone says little.
 fn this_month_and_the_last() -> [u32; 2] {
     let now = OffsetDateTime::now_utc();
     let month = |at: time::Date| at.year().unsigned_abs() * 100 + u32::from(u8::from(at.month()));
@@ -254,7 +255,7 @@ fn this_month_and_the_last() -> [u32; 2] {
     [month(first), month(first.previous_day().unwrap_or(first))]
 }
 
-/// Every org that can send, where it is and what it sent.
+/// All orgs that can send, with their shards and usage.
 async fn loads(registry: &Registry, redis: &Redis, periods: [u32; 2]) -> Result<Vec<Load>, Failure> {
     let places = every_page(async |after| registry.shard_map(after).await, |place: &ShardPlace| &place.slug).await?;
     let orgs = every_page(async |after| registry.orgs(None, after).await, |org: &OrgSummary| &org.slug).await?;
@@ -289,7 +290,7 @@ async fn loads(registry: &Registry, redis: &Redis, periods: [u32; 2]) -> Result<
     }
 }
 
-/// Every page of a list, sorted by slug as this program compares texts.
+/// All pages of a list, sorted by slug as this program compares texts.
 pub(crate) async fn every_page<T>(
     page: impl AsyncFn(Option<&str>) -> Result<Vec<T>, registry::RegistryError>,
     slug: fn(&T) -> &String,

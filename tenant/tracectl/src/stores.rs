@@ -1,4 +1,4 @@
-//! The other stores, for the few commands that do by hand what the workers do.
+//! Connections to Redis, ClickHouse and Postgres as a service, for the few commands that do a worker's job by hand.
 
 use clap::Args;
 use registry::flags::Flags;
@@ -9,12 +9,12 @@ use stores::secret::SecretUrl;
 
 use crate::failure::Failure;
 
-/// The variable that names Postgres, as the services' role.
+/// The variable with the URL of Postgres, for the services' role.
 const SERVICE_DSN: &str = "TRACEBILITY_PG_DSN";
-/// The variable that names ClickHouse.
+/// The variable with the URL of ClickHouse.
 const CLICKHOUSE: &str = "TRACEBILITY_CLICKHOUSE_URL";
 
-/// Postgres as the workers see it: they may do for all orgs what operators may not.
+/// Postgres with the services' role, which may do for all orgs what the operators' role may not.
 #[derive(Args, Debug)]
 pub(crate) struct Services {
     /// Postgres, as the services' role.
@@ -35,7 +35,7 @@ impl Services {
         Registry::connect(&self.dsn()?).await.map_err(|error| refused(&error))
     }
 
-    /// The switches, which only the services may flip: an event of no org goes with it.
+    /// The flags, which only the services' role may change, because the event belongs to no org.
     pub(crate) async fn flags(&self) -> Result<Flags, Failure> {
         let dsn = self.dsn()?;
         let checked = stores::postgres::check_role(&dsn).await.map_err(RegistryError::from);

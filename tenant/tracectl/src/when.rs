@@ -1,4 +1,4 @@
-//! How people write moments and spans of time.
+//! Parses times and durations as people write them.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
 use time::{Date, OffsetDateTime};
 
-/// The longest span of time that is understood, in milliseconds: ten years. More is rather a typing mistake.
+/// The longest accepted duration, in milliseconds: ten years. A longer one is probably a typing mistake.
 const SPAN_MAX_MS: u64 = 10 * 366 * 86_400_000;
 
-/// A moment: `90d` from now, the beginning of the day `2027-01-31` in UTC, or `2027-01-31T12:00:00Z`.
+/// A time: `90d` from now, the beginning of the day `2027-01-31` in UTC, or `2027-01-31T12:00:00Z`.
 pub(crate) fn moment(text: &str) -> Result<OffsetDateTime, String> {
     let at = if let Ok(span) = span(text) {
         time::Duration::try_from(span).ok().and_then(|span| OffsetDateTime::now_utc().checked_add(span))
@@ -26,7 +26,7 @@ pub(crate) fn moment(text: &str) -> Result<OffsetDateTime, String> {
     })
 }
 
-/// A span of time: a whole number and `s`, `m`, `h` or `d`.
+/// A duration: a whole number and `s`, `m`, `h` or `d`.
 pub(crate) fn span(text: &str) -> Result<Duration, String> {
     parse::duration::<0, SPAN_MAX_MS>(text)
         .map_err(|_| "is no span of time: a whole number and s, m, h or d, such as 24h".to_owned())
@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn moments_are_read_in_three_forms() {
+    fn times_are_read_in_three_forms() {
         let in_minutes = |text| (moment(text).unwrap() - OffsetDateTime::now_utc()).whole_minutes();
         assert_eq!(in_minutes("90d"), 90 * 24 * 60 - 1);
         assert_eq!(moment("2027-01-31").unwrap().to_string(), "2027-01-31 0:00:00.0 +00:00:00");
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_need_a_unit() {
+    fn time_spans_need_a_unit() {
         assert_eq!(span("24h"), Ok(Duration::from_secs(86_400)));
         assert_eq!(span("0s"), Ok(Duration::ZERO));
         for bad in ["", "24", "-1h", "1w", "5000d"] {

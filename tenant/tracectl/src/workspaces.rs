@@ -17,7 +17,7 @@ pub(crate) enum Command {
     Create {
         /// The org: its slug or id.
         org: String,
-        /// What the workspace is called in commands and addresses: 3 to 40 of a-z, 0-9 and -.
+        /// The workspace's name in commands and addresses: 3 to 40 of a-z, 0-9 and -.
         slug: String,
         /// Its name for people [default: the slug]
         #[arg(long)]
@@ -30,7 +30,7 @@ pub(crate) enum Command {
     List {
         /// The org: its slug or id.
         org: String,
-        /// Go on after this slug, where a list was cut.
+        /// Continue after this slug, where a list was cut.
         #[arg(long, value_name = "SLUG")]
         after: Option<String>,
     },

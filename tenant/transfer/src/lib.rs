@@ -1,4 +1,4 @@
-//! Orgs that change their shard.
+//! Moving orgs between shards.
 //!
 //! | module | one idea |
 //! | --- | --- |

@@ -1,85 +1,84 @@
-//! Moving an org to another shard, from the row that says so to the row that says it is done.
+//! Moves an org to another shard, from the registry's row that starts the move to the row that completes it.
 //!
-//! Every step may be repeated, and whoever continues begins at the first: announce, close what the org leaves, wait
-//! until that is stored, open where it goes, say so. A later move of the same org takes over from an earlier one at any
-//! point.
+//! Every step may be repeated, and a process that continues a move starts with the first step: announce the move, close
+//! the shards that the org leaves, wait until their entries are stored, open the destination, record the completion. A
+//! later move of the same org replaces an earlier one at any point.
 
 use std::time::{Duration, Instant};
 
 use model::ids::OrgId;
+use model::shard::Shard;
+use queue::appender::{Closed, ShardAppender};
 use redis::RedisError;
+use registry::{Registry, RegistryError, ShardMove};
 use thiserror::Error;
 
-use model::shard::Shard;
-use queue::fence::{Closed, Fence};
-use registry::{Registry, RegistryError, ShardMove};
-
-/// How long the services have to hear that an org is moving, before shards are closed to it. Nothing depends on it: a
-/// request that comes later is refused by the shard, at the price of an entry that is perhaps stored for nothing.
+/// How long the services have to learn that an org is moving, before shards are closed to it. Correctness does not
+/// depend on it: the shard refuses later requests, at the cost of an entry that may be stored unacknowledged.
 pub const NOTICE: Duration = Duration::from_secs(1);
-/// How often the shards that an org leaves are looked at.
+/// How often the shards that an org leaves are checked.
 pub const POLL_EVERY: Duration = Duration::from_millis(50);
-/// How often progress is told while it waits.
+/// How often progress is reported during the wait.
 pub const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// Where a move has got to.
+/// The progress of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The services refuse the org's requests as soon as they have heard.
+    /// The services refuse the org's requests once they have learned of the move.
     Announced,
     /// A shard that the org leaves has entries from before the move.
     Draining {
-        /// Which.
+        /// A shard that the org leaves.
         shard: Shard,
-        /// How far it is.
+        /// The state of that shard: its fence and the remaining entries.
         closed: Closed,
     },
-    /// The org is where it should be.
+    /// The org is on its new shard.
     Settled,
 }
 
-/// Why a move is not finished. The org is refused until it is, or is taken back.
+/// Why a move is not finished. The org's requests are refused until it is finished or reverted.
 #[derive(Debug, Error)]
 pub enum MoveError {
-    /// Postgres.
+    /// Postgres failed.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Redis.
+    /// Redis failed.
     #[error("redis failed: {0}")]
     Redis(#[from] RedisError),
-    /// Somebody has begun another one.
+    /// A later move of the same org has begun.
     #[error("another move of this organization was begun meanwhile")]
     Superseded,
-    /// Waited for long enough.
+    /// The shard was not drained within the given time.
     #[error(
         "shard {shard} still has entries from before the move, {} in its stream, after {} s",
         .closed.entries, .waited.as_secs()
     )]
     NotDrained {
-        /// Which shard.
+        /// The shard that is not drained.
         shard: Shard,
-        /// How far it is.
+        /// The state of that shard: its fence and the remaining entries.
         closed: Closed,
-        /// For how long it was waited.
+        /// How long the call waited.
         waited: Duration,
     },
 }
 
-/// Finishes moves.
+/// Completes moves of orgs.
 #[derive(Clone, Debug)]
 pub struct Mover {
     registry: Registry,
-    fence: Fence,
+    fence: ShardAppender,
 }
 
 impl Mover {
-    /// Moves orgs of that registry, which should announce its changes, between the shards of that Redis.
-    pub const fn new(registry: Registry, fence: Fence) -> Self {
+    /// Moves orgs of that registry between the shards of that Redis. The registry should announce its changes.
+    pub const fn new(registry: Registry, fence: ShardAppender) -> Self {
         Self { registry, fence }
     }
 
-    /// Goes on with the move of an org that is moving, and returns when it is done. `wait` is how long the shards that
-    /// it leaves may take. Does nothing for an org that is not moving.
+    /// Continues the move of an org, and returns when it is complete. `wait` is how long draining the old shards may
+    /// take. Does nothing for an org that is not moving.
     pub async fn finish(
         &self,
         org: OrgId,
@@ -113,7 +112,7 @@ impl Mover {
         Ok(())
     }
 
-    /// Closes all that the org leaves, and says which of it is not drained yet.
+    /// Closes all shards that the org leaves, and returns those that are not drained yet.
     async fn not_drained(&self, moving: &ShardMove) -> Result<Option<(Shard, Closed)>, MoveError> {
         let mut found = None;
         for shard in &moving.leaves {

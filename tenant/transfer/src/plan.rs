@@ -1,58 +1,58 @@
 //! Which moves would even out the shards.
 //!
-//! Greedy: again and again the heaviest shard gives one org to the lightest, the one that brings the two closest
-//! together. No step makes the heaviest shard heavier, and orgs too small to matter stay where they are: every move
-//! refuses somebody for a moment.
+//! Greedy: repeatedly move one org from the heaviest shard to the lightest, the one that brings the two closest
+//! together. No step makes the heaviest shard heavier, and orgs too small to matter stay: during a move, the org's
+//! requests are refused for a moment.
 
 use model::ids::OrgId;
+use model::shard::{SHARDS, Shard};
 use serde::Serialize;
 
-use model::shard::{SHARDS, Shard};
-
-/// Moves in one plan, at most.
+/// The most moves in one plan.
 pub const MOVES_MAX: usize = 100;
-/// A move is worth it if it brings the heavier of two shards down by this part of all there is: one in so many.
+/// A move is worth it only if it makes the heavier of the two shards lighter by at least this part of the total: one in
+/// so many.
 pub const GAIN_MIN_PARTS: u64 = 1_000;
 
-/// A number per shard.
+/// One number per shard, by its index.
 pub type PerShard = [u64; SHARDS as usize];
 
-/// An org, where it is, and what it sends.
+/// An org, its shard, and how much it sends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Load {
-    /// The org.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Its slug.
+    /// The slug of the org.
     pub slug: String,
-    /// Where it is, or where it goes if it is moving.
+    /// The org's shard, or its destination if it is moving.
     pub shard: Shard,
-    /// What it weighs, in whatever unit all of them are counted in.
+    /// How much the org sends, in the same unit for all orgs.
     pub weight: u64,
 }
 
-/// A move that would help.
+/// A proposed move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Proposal {
-    /// The org.
+    /// The id of the org.
     pub org_id: OrgId,
-    /// Its slug.
+    /// The slug of the org.
     pub slug: String,
-    /// Where it is.
+    /// The org's present shard.
     pub from: Shard,
-    /// Where it should go.
+    /// The proposed shard.
     pub to: Shard,
-    /// What it weighs.
+    /// How much the org sends; see [`Load::weight`].
     pub weight: u64,
 }
 
-/// What the shards have now, and what they would have.
+/// The proposed moves, with the weight of each shard before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Plan {
-    /// As it is.
+    /// The present weight of each shard.
     pub now: PerShard,
-    /// After all moves.
+    /// The weight of each shard after all moves.
     pub after: PerShard,
-    /// In this order.
+    /// The moves, in the order in which to make them.
     pub moves: Vec<Proposal>,
 }
 
@@ -86,7 +86,7 @@ impl Plan {
     }
 }
 
-/// How many times the mean the heaviest shard has: 1 is even, [`SHARDS`] is all in one. 1 when there is nothing.
+/// The heaviest shard's weight divided by the mean: 1 is even, [`SHARDS`] means all in one. 1 if there is no load.
 pub fn skew(loads: &PerShard) -> f64 {
     let sum: f64 = loads.iter().map(|n| *n as f64).sum();
     let heaviest = loads.iter().max().copied().unwrap_or_default() as f64;
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn two_large_orgs_in_one_shard_are_parted() {
+    fn two_large_orgs_in_one_shard_are_separated() {
         let mut loads: Vec<_> = (0..SHARDS).map(|shard| load(shard, 100)).collect();
         loads.extend([load(3, 900), load(3, 800)]);
         let plan = Plan::of(&loads, 1);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_helped_is_left_alone() {
+    fn a_plan_moves_nothing_when_no_move_helps() {
         assert_eq!(Plan::of(&[], 9).moves, []);
         assert_eq!(Plan::of(&[load(1, 1_000)], 9).moves, [], "alone in its shard");
         let mut even: Vec<_> = (0..SHARDS).map(|shard| load(shard, 1_000_000)).collect();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn no_plan_makes_it_worse_and_none_loses_weight() {
+    fn a_plan_never_increases_skew_or_loses_load() {
         let mut random = StdRng::seed_from_u64(7);
         for _ in 0..200 {
             let orgs = random.random_range(0..300);

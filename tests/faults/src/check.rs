@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_promised_is_there_and_what_is_not_may_be() {
+    fn acknowledged_requests_must_be_stored_and_unanswered_ones_may_be() {
         let sent = [request(1, true), request(2, false), request(3, false)];
         let verdict = Verdict::of(&sent, &stored(&[&sent[0], &sent[1]]), 0);
         assert!(verdict.holds(), "{verdict:?}");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_missing_or_too_much_is_seen() {
+    fn lost_and_duplicated_rows_are_detected() {
         let sent = [request(1, true), request(2, false)];
         let whole = || stored(&[&sent[0], &sent[1]]);
         let with = |change: fn(&mut Found)| {
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_was_sent_after_a_loss_is_judged_where_a_loss_was_allowed() {
+    fn after_an_allowed_loss_only_later_requests_are_judged() {
         let sent = [request(1, true), request(2, true)];
         let stored_one = |n: usize| stored(&[&sent[n]]);
         let judged = |found: &Found| Verdict::of(&sent, found, 0).since(sent[1].at, &sent, found);

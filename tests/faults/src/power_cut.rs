@@ -1,13 +1,14 @@
 //! A power cut: a server is killed, and its files lose what would not have survived.
 //!
-//! `power/layer.c` is loaded into the server and notes what it makes, renames, removes and syncs; [`tree`] knows what
+//! `power/layer.c` is loaded into the server and notes what it makes, renames, removes and syncs; `tree` knows what
 //! of that survives; this takes the rest out of the files. No disk is asked: a page cache that happens to be written in
 //! time helps nobody here.
 
 mod tree;
 
 use std::collections::BTreeSet;
-use std::fs::{self, File, OpenOptions};
+use std::fs;
+use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_there_up_to_its_last_sync() {
+    fn a_file_survives_up_to_its_last_sync() {
         assert_eq!(left_of("echo 2 >> old"), ["old=1"]);
         assert_eq!(left_of("echo 2 >> old; sync old; echo 3 >> old"), ["old=1\n2"]);
         assert_eq!(left_of("echo 2 > new"), ["old=1"]);
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_there_from_the_sync_of_what_has_it_or_of_its_directory() {
+    fn a_file_name_survives_after_a_sync_of_the_file_or_its_directory() {
         let made = "mkdir tmp; echo 2 > tmp/a; sync tmp/a";
         assert_eq!(left_of(made), ["old=1", "tmp/", "tmp/a=2"], "its directories are there as well");
         assert_eq!(left_of(&format!("{made}; mv tmp final")), ["old=1", "tmp/", "tmp/a=2"]);
@@ -189,14 +190,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_or_replaced_is_gone() {
+    fn removed_and_replaced_files_are_gone() {
         assert_eq!(left_of("rm old"), [""; 0]);
         assert_eq!(left_of("echo 2 > new; sync new; mv new old"), ["old=2"]);
         assert_eq!(left_of("mv old older; echo 2 > old; sync old"), ["old=2", "older=1"]);
     }
 
     #[test]
-    fn the_kernel_may_have_written_some_of_it() {
+    fn some_unsynced_writes_may_survive() {
         let dir = TempDir::new().unwrap();
         let mut cut = PowerCut::build(dir.path()).unwrap();
         run(&cut, "mkdir d; echo 2 > d/log; echo 3 > d/data; sync d");

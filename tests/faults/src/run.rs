@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use load::table::Table;
-
 use stores::redis::ack::AckClass;
 
 use crate::check::{Found, Verdict};

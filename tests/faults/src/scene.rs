@@ -23,8 +23,11 @@ use crate::traffic::{Sent, Traffic};
 /// The shards that the orgs are in. Some have two, so that one's trouble could become the other's.
 const SHARDS: [u8; 8] = [0, 3, 3, 6, 9, 9, 12, 15];
 /// Small batches, so that a worker is always in the middle of something.
-const WORKER: [(&str, &str); 3] =
-    [("TRACEBILITY_BATCH_ROWS_MAX", "200"), ("TRACEBILITY_BATCH_AGE_MAX", "150ms"), ("TRACEBILITY_WINDOW_MAX", "1MiB")];
+const WORKER: [(&str, &str); 3] = [
+    ("TRACEBILITY_BATCH_ROWS_MAX", "200"),
+    ("TRACEBILITY_BATCH_AGE_MAX", "150ms"),
+    ("TRACEBILITY_READ_AHEAD_MAX", "1MiB"),
+];
 /// The tables that the load fills.
 pub(crate) const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_meter"];
 /// No part is ever merged, or a merge would hide what was stored twice; and there may be as many as that makes.

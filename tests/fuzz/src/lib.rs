@@ -2,7 +2,7 @@
 //!
 //! A function here returns, or panics with what does not hold. `libfuzzer/` calls them with bytes it makes up;
 //! `tests/replay.rs` calls them in every `cargo test` with the captured requests and with everything that a fuzzer has
-//! found so far. How to run the fuzzer is in `docs/fuzzing.md`.
+//! found so far. How to run the fuzzer is in `docs/testing/fuzzing.md`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // what does not hold panics: that is how a fuzzer is told
 

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use flate2::Compression;
-use ingest_api::langsmith::Route;
 use serde_json::Value;
 use wire::envelope::Source;
 
@@ -122,7 +121,7 @@ impl Request {
             "otlp_json" => translated(&header(Source::OtlpJson), &self.body),
             "otlp_protobuf" => translated(&header(Source::OtlpProtobuf), &self.body),
             _ => {
-                let route = Route::of(&self.path).with_context(|| self.path.clone())?;
+                let route = ingest_api::routes::langsmith_at(&self.path).with_context(|| self.path.clone())?;
                 langsmith_translated(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
             }
         };

@@ -71,7 +71,7 @@ async fn a_page_of_a_listed_origin_may_send_and_read() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_list_there_is_nothing_for_pages() -> anyhow::Result<()> {
+async fn without_listed_origins_no_cors_headers_are_sent() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("no-cors").await?;
     let refused = preflight(&world, "/v1/traces", LISTED).await?;

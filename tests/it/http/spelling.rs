@@ -146,7 +146,7 @@ async fn media_types_and_encodings_compare_without_case() -> anyhow::Result<()> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_found_whatever_is_around_it() -> anyhow::Result<()> {
+async fn an_api_key_is_found_in_every_accepted_header_form() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("credentials").await?;
     let key = org.key.as_str();

@@ -53,12 +53,12 @@ async fn one_bad_run(way: &str) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_run_of_a_hundred_by_multipart() -> anyhow::Result<()> {
+async fn one_bad_run_of_a_hundred_is_rejected_alone_by_multipart() -> anyhow::Result<()> {
     one_bad_run("multipart").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_run_of_a_hundred_by_batch() -> anyhow::Result<()> {
+async fn one_bad_run_of_a_hundred_is_rejected_alone_by_batch() -> anyhow::Result<()> {
     one_bad_run("batch").await
 }
 
@@ -121,7 +121,7 @@ async fn a_request_of_bad_items_only_is_kept_whole() -> anyhow::Result<()> {
 
 /// What is too much for a column is set aside alone, and the run is stored.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_field_that_is_too_much_costs_not_its_run() -> anyhow::Result<()> {
+async fn a_run_is_stored_without_its_oversized_field() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("too-much").await?;
     let (id, deep) = (Uuid::from_u128(7), format!("{}{}", "[".repeat(500), "]".repeat(500)));

@@ -159,7 +159,7 @@ async fn merged(world: &World, org: &tests::Org, wanted: &Value, fixture: &str) 
 
 /// Runs that came in several requests, in order and in reverse.
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_of_several_requests_are_one() -> anyhow::Result<()> {
+async fn a_run_sent_in_several_requests_is_one_run() -> anyhow::Result<()> {
     let world = World::start().await?;
     let groups: Map<String, Value> = serde_json::from_slice(&std::fs::read(super::directory().join("groups.json"))?)?;
     let mut sent = Vec::new();

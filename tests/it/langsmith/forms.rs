@@ -14,7 +14,7 @@ async fn post(world: &World, org: &Org, path: &str, body: impl Into<Vec<u8>>) ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn times_are_read_in_every_promised_form_or_kept() -> anyhow::Result<()> {
+async fn times_are_read_in_every_documented_form_or_kept() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("time-forms").await?;
     let second = "2026-11-27 13:00:05.000000000";
@@ -64,7 +64,7 @@ async fn times_are_read_in_every_promised_form_or_kept() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn runs_inside_of_a_run_are_runs_of_their_own() -> anyhow::Result<()> {
+async fn child_runs_are_stored_as_runs_of_their_own() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("child-runs").await?;
     let [root, child, grandchild, other] = std::array::from_fn(|_| Uuid::now_v7());
@@ -122,7 +122,7 @@ async fn runs_inside_of_a_run_are_runs_of_their_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_has_the_wrong_type_or_is_no_text_is_kept() -> anyhow::Result<()> {
+async fn values_of_the_wrong_type_and_invalid_utf_8_are_kept() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("wrong-types").await?;
     let id = Uuid::now_v7();

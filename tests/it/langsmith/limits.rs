@@ -1,6 +1,7 @@
 //! What LangSmith's routes answer when they take nothing in. An SDK drops data for good on most of these, and waits as
 //! long as it is told to on 429 and 503.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use auth::invalidate::Invalidator;
@@ -10,10 +11,9 @@ use http::{Method, StatusCode};
 use load::client::Answer;
 use model::meter::Meter;
 use model::shard::Shard;
-use queue::fence::Fence;
+use queue::appender::ShardAppender;
 use registry::{Limit, LimitChange, LimitEdit};
 use serde_json::{Value, json};
-use std::io::Write;
 use tests::{Org, STORED_WITHIN, World, sdk};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -85,7 +85,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()> {
+async fn every_refusal_says_why_and_whether_to_retry() -> anyhow::Result<()> {
     let world = World::start_with(&[("TRACEBILITY_BODY_MAX", "64KiB")], &[]).await?;
     let registry = world.registry().await?.announcing(Invalidator::new(world.redis().await?));
     let at_most = |n| LimitEdit::Set(Limit::AtMost(n));
@@ -139,7 +139,9 @@ async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()
     for route in routes() {
         check(&until(&world, &moving, &route, StatusCode::SERVICE_UNAVAILABLE).await?, "org_moving", true)?;
     }
-    Mover::new(registry, Fence::new(world.redis().await?)).finish(moving.org_id, STORED_WITHIN, &mut |_| {}).await?;
+    Mover::new(registry, ShardAppender::new(world.redis().await?))
+        .finish(moving.org_id, STORED_WITHIN, &mut |_| {})
+        .await?;
     for route in routes() {
         until(&world, &moving, &route, StatusCode::ACCEPTED).await?;
     }
@@ -154,7 +156,7 @@ async fn every_refusal_says_why_and_whether_to_come_again() -> anyhow::Result<()
 /// A client sends all before it listens. One whose connection is reset meanwhile does not hear the answer, and sends
 /// again.
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_early_hears_the_answer() -> anyhow::Result<()> {
+async fn a_client_refused_before_it_sent_its_body_gets_the_answer() -> anyhow::Result<()> {
     let world = World::start_with(&[("TRACEBILITY_BODY_MAX", "64KiB")], &[]).await?;
     let org = world.org("ls-early").await?;
     let address = world.api.url().replace("http://", "");
@@ -182,7 +184,7 @@ async fn who_is_refused_early_hears_the_answer() -> anyhow::Result<()> {
 
 /// A post that is told 503 after its patch was accepted, and comes again: the order in which a captured SDK did it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_post_that_comes_again_after_its_patch_is_merged() -> anyhow::Result<()> {
+async fn a_post_retried_after_its_patch_is_merged() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("ls-late-post").await?;
     let id = Uuid::new_v4();
@@ -200,7 +202,9 @@ async fn a_post_that_comes_again_after_its_patch_is_merged() -> anyhow::Result<(
     registry.assign_shard(org.org_id, to).await?;
     // Until the move is known posts are accepted, which is a retry more.
     until(&world, &org, &post, StatusCode::SERVICE_UNAVAILABLE).await?;
-    Mover::new(registry, Fence::new(world.redis().await?)).finish(org.org_id, STORED_WITHIN, &mut |_| {}).await?;
+    Mover::new(registry, ShardAppender::new(world.redis().await?))
+        .finish(org.org_id, STORED_WITHIN, &mut |_| {})
+        .await?;
     until(&world, &org, &post, StatusCode::ACCEPTED).await?;
     world.until_drained().await?;
     let query = format!("SELECT name, kind, status, inputs, outputs, writes FROM run_of(org = '{}')", org.org_id);
@@ -211,7 +215,7 @@ async fn a_post_that_comes_again_after_its_patch_is_merged() -> anyhow::Result<(
 
 /// The Python SDK waits as long as it is told, and what it sends again is stored once.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_sdk_that_is_over_its_rate_comes_through() -> anyhow::Result<()> {
+async fn an_sdk_over_its_rate_limit_waits_and_succeeds() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("ls-patient").await?;
     let one = || LimitEdit::Set(Limit::AtMost(1));

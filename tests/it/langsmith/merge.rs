@@ -186,7 +186,7 @@ async fn check(clickhouse: &ClickHouse, org: OrgId, wanted: &[serde_json::Value]
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_view_is_the_reference_merge_in_any_order_and_repeated() -> anyhow::Result<()> {
+async fn the_run_view_equals_the_reference_merge_in_any_order_and_with_repeats() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;

@@ -143,7 +143,7 @@ async fn run_of(clickhouse: &ClickHouse, org: OrgId) -> anyhow::Result<Vec<Value
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_is_the_last_received_of_each_field_however_its_writes_come() -> anyhow::Result<()> {
+async fn each_field_of_a_run_is_the_last_received_in_any_order_of_writes() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
@@ -206,7 +206,7 @@ fn changes() -> Vec<(&'static str, Value, Value)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_change_is_shown_although_the_run_had_ended() -> anyhow::Result<()> {
+async fn a_change_after_the_end_of_a_run_is_shown() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;
@@ -275,7 +275,7 @@ async fn a_change_is_shown_although_the_run_had_ended() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn half_a_run_is_shown_as_far_as_it_is_known() -> anyhow::Result<()> {
+async fn an_incomplete_run_is_shown_with_what_is_known() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     stack::migrate(&db).await?;
     let clickhouse = ClickHouse::new(Http::new(), &db.clickhouse_url)?;

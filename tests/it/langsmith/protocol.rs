@@ -31,7 +31,7 @@ async fn info_is_complete_and_needs_no_key() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn refusals_are_those_that_the_sdks_can_bear() -> anyhow::Result<()> {
+async fn refusals_use_statuses_that_the_sdks_handle() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("langsmith-refusals").await?;
     let key = ("x-api-key", org.key.as_str());
@@ -84,7 +84,7 @@ async fn refusals_are_those_that_the_sdks_can_bear() -> anyhow::Result<()> {
 
 /// A batch with one run that has no id, one whose JSON is Python's, and two that are fine.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_run_costs_only_itself() -> anyhow::Result<()> {
+async fn a_bad_run_is_rejected_alone() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("langsmith-bad").await?;
     let headers = [("x-api-key", org.key.as_str()), ("content-type", "application/json")];
@@ -178,7 +178,7 @@ async fn send_in_chunks(world: &World, org: &Org, fixture: &Fixture) -> anyhow::
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn however_a_body_is_chunked_it_is_the_same() -> anyhow::Result<()> {
+async fn the_chunking_of_a_body_changes_nothing() -> anyhow::Result<()> {
     let world = World::start().await?;
     for name in ["lspy_multipart_attachments", "lspy_multipart_zstd_nested", "lsjs_multipart_gzip"] {
         let org = world.org(&name.replace('_', "-")).await?;

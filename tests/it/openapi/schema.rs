@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 /// The file as it is in the repository.
-pub(super) const TEXT: &str = include_str!("../../../docs/openapi.yaml");
+pub(super) const TEXT: &str = include_str!("../../../docs/reference/openapi.yaml");
 
 pub(super) struct Description {
     document: Value,

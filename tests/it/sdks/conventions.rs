@@ -242,7 +242,7 @@ async fn older_ai_sdks() -> anyhow::Result<()> {
 
 /// The AI SDK, as it was up to version 6 and still is when asked to.
 #[tokio::test(flavor = "multi_thread")]
-async fn ai_sdk_in_its_own_words() -> anyhow::Result<()> {
+async fn ai_sdk_with_its_own_attribute_names() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("ai-sdk-legacy").await?;
     let env = environment(&world.api.url(), &org);

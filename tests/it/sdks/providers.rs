@@ -3,7 +3,7 @@
 use tests::provider_names::{File, gather};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn names_of_providers_are_those_that_the_packages_say() -> anyhow::Result<()> {
+async fn provider_names_match_the_sdk_packages() -> anyhow::Result<()> {
     let file = File::read()?;
     assert_eq!(file.names, gather().await?, "`just provider-names` writes them anew");
     Ok(())

@@ -1,6 +1,7 @@
 //! Servers from Debian's and Ubuntu's packages, installed without starting the distribution's own instances.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;

@@ -14,10 +14,10 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::Instant;
 
 use crate::lock::Lock;
-use crate::socket::{self, Reply, Request};
+use crate::socket::{Reply, Request};
 use crate::stack::Stack;
 use crate::state::State;
-use crate::{Given, Layout, StackError, Urls, clickhouse, down, http, postgres, progress, redis};
+use crate::{Given, Layout, StackError, Urls, clickhouse, down, http, postgres, progress, redis, socket};
 
 /// Test programs of one `cargo test` run one after the other, with pauses in between.
 const IDLE_LIMIT: Duration = Duration::from_secs(10);

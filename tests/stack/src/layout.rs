@@ -1,6 +1,7 @@
 //! Where everything of one stack lives: one directory, and nothing outside it.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 

@@ -1,16 +1,17 @@
 //! Postgres: its data directory, its process, its roles and its database.
 
-use std::fs::{self, DirBuilder};
+use std::fs;
+use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::install::{self, Programs};
+use crate::install::Programs;
 use crate::process::{Launch, ProcessId, User};
 use crate::state::{State, write_private};
-use crate::{Layout, Name, StackError, command, layout};
+use crate::{Layout, Name, StackError, command, install, layout};
 
 const INITDB_LIMIT: Duration = Duration::from_secs(120);
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

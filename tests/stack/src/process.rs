@@ -1,7 +1,8 @@
 //! Processes: started apart from the caller, found again by later commands, stopped with a deadline.
 
 use std::ffi::OsString;
-use std::fs::{self, OpenOptions};
+use std::fs;
+use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};

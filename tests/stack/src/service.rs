@@ -7,12 +7,12 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::binaries::{self, Build, Show};
+use crate::binaries::{Build, Show};
 use crate::lock::Lock;
 use crate::process::{ProcessId, signal_named};
 use crate::services::ServicePorts;
 use crate::stack::{READY_LIMIT, ready};
-use crate::{Layout, Name, StackError, Urls, logs, ports, services};
+use crate::{Layout, Name, StackError, Urls, binaries, logs, ports, services};
 
 /// Another test program may be building the same thing.
 const BUILD_LOCK_LIMIT: Duration = Duration::from_secs(3600);

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::OnceCell;
 
-use crate::binaries::{self, Build, Show};
+use crate::binaries::{Build, Show};
 use crate::lock::Lock;
 use crate::process::{Launch, ProcessId};
 use crate::socket::{Request, ask};
-use crate::{Layout, StackError, Urls, hold, layout, logs, wait};
+use crate::{Layout, StackError, Urls, binaries, hold, layout, logs, wait};
 
 /// The first test process may have to install Postgres and Redis and to download ClickHouse; the others wait for it.
 const START_LIMIT: Duration = Duration::from_secs(3600);

@@ -11,9 +11,9 @@ use crate::install::Programs;
 use crate::lock::Lock;
 use crate::process::{Launch, ProcessId, working_in};
 use crate::state::State;
-use crate::{Layout, Name, StackError, Urls};
 use crate::{
-    binaries, clickhouse, containers, env_file, logs, postgres, process, progress, redis, registry, services, wait,
+    Layout, Name, StackError, Urls, binaries, clickhouse, containers, env_file, logs, postgres, process, progress,
+    redis, registry, services, wait,
 };
 
 /// Another command may be bringing the same stack up, and building for it.

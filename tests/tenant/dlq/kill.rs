@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use queue::dlq::{Desk, Source};
+use queue::dlq::{DeadLetters, Source};
 use redis::AsyncCommands;
 use stores::keys::RedisKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -109,10 +109,10 @@ async fn killed(world: &World, args: &[&str], nth: usize, is_heard: bool) -> boo
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replay_that_is_killed_neither_loses_nor_doubles() {
+async fn a_killed_replay_neither_loses_nor_doubles_dead_letters() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
-    let desk = Desk::new(redis.clone());
+    let desk = DeadLetters::new(redis.clone());
     let streams = [RedisKey::shard_stream(shard(2)), RedisKey::shard_stream(shard(9)), RedisKey::legacy_stream()];
     let key = &world.registry.envelope_key().await.unwrap();
     let mut kills = 0;
@@ -144,7 +144,7 @@ async fn a_replay_that_is_killed_neither_loses_nor_doubles() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_drop_that_is_killed_counts_once() {
+async fn a_killed_drop_is_counted_once() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
     let source = Source::Shard(shard(2));
@@ -164,7 +164,7 @@ async fn a_drop_that_is_killed_counts_once() {
                 redis.hget(&outcomes, "dlq-2:dead_lettered:dropped").await.unwrap(),
             );
             assert_eq!(sums, (12, 12), "{nth}, {is_heard}");
-            assert!(is_empty(&Desk::new(redis.clone()), source).await);
+            assert!(is_empty(&DeadLetters::new(redis.clone()), source).await);
             if !is_killed {
                 break;
             }

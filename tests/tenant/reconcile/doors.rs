@@ -15,7 +15,7 @@ use super::redis;
 use crate::support::{World, url};
 
 #[tokio::test]
-async fn one_of_the_fleet_does_a_job_at_a_time_and_so_often() {
+async fn a_background_job_runs_on_one_worker_at_a_time_and_once_per_interval() {
     let world = World::new().await;
     let turn = || Turn::new(url(&world.db.pg_app_dsn), redis(&world.db.redis_url));
     let (begun, go) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -58,7 +58,7 @@ async fn one_of_the_fleet_does_a_job_at_a_time_and_so_often() {
 }
 
 #[tokio::test]
-async fn the_doors_open_for_nobody_else() {
+async fn cross_org_functions_leave_the_policies_closed_outside_of_them() {
     let world = World::new().await;
     let other = world.registry.create_org(&NewOrg::new("other", "Other", "free")).await.unwrap().org_id;
     let services = Registry::new(world.pool.clone());

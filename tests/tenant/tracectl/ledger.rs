@@ -5,7 +5,7 @@ use std::process::Command;
 use migrate::{Options, Target};
 use model::ids::OrgId;
 use model::shard::Shard;
-use queue::fence::{Accepted, Appended, Fence};
+use queue::appender::{Accepted, Appended, ShardAppender};
 use serde_json::Value;
 use service::settings::parse;
 use stores::redis::connect;
@@ -26,11 +26,11 @@ async fn lose(world: &World, org: OrgId, items: u64, at: OffsetDateTime) {
     let redis = connect(&parse::redis_url(&world.db.redis_url).unwrap()).unwrap();
     let received_at = i64::try_from(at.unix_timestamp_nanos()).unwrap();
     let new = Accepted { org, received_at, items, envelope: b"nothing" };
-    assert_eq!(Fence::new(redis).append(Shard::home(org), &new).await.unwrap(), Appended::Kept);
+    assert_eq!(ShardAppender::new(redis).append(Shard::home(org), &new).await.unwrap(), Appended::Kept);
 }
 
 #[tokio::test]
-async fn a_residue_is_shown_and_an_old_one_is_an_exit_status() {
+async fn an_imbalance_is_shown_and_an_old_one_sets_the_exit_status() {
     let world = World::new().await;
     migrate::up(Target::Clickhouse, &stores(&world.db), &Options::default()).await.unwrap();
     let (org, now) = (world.org.org_id, OffsetDateTime::now_utc());
@@ -48,7 +48,7 @@ async fn a_residue_is_shown_and_an_old_one_is_an_exit_status() {
     assert_eq!((old.code, old.err.contains("1 of these do not add up")), (Some(3), true), "{}", old.err);
     let old: Value = serde_json::from_str(&old.out).unwrap();
     assert_eq!(
-        (&old["residue"], &old["rows"][0]["org"], &old["rows"][0]["row"]["residue"]),
+        (&old["imbalance"], &old["rows"][0]["org"], &old["rows"][0]["row"]["imbalance"]),
         (&9.into(), &"acme".into(), &2.into())
     );
     assert_eq!(run(&world, &["--settle", "3h"]).code, Some(0));

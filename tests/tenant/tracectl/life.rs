@@ -23,7 +23,7 @@ fn text(value: &Value) -> &str {
 }
 
 #[tokio::test]
-async fn from_an_orgs_creation_to_its_archive() {
+async fn an_org_is_managed_from_creation_to_archive() {
     const NOW: Duration = Duration::ZERO;
     let world = World::new().await;
     let org = json(&world, &["orgs", "create", "globex", "--name", "Globex", "--plan", "free"]);
@@ -112,7 +112,7 @@ async fn from_an_orgs_creation_to_its_archive() {
 }
 
 #[tokio::test]
-async fn slugs_and_ids_name_the_same() {
+async fn orgs_are_named_by_slug_or_by_id_alike() {
     let world = World::new().await;
     let id = world.org.org_id.to_string();
     let project =
@@ -178,7 +178,7 @@ async fn a_product_keeps_its_config_when_it_is_disabled() {
 }
 
 #[tokio::test]
-async fn the_audit_trail_says_who_it_was() {
+async fn audit_events_name_their_actor() {
     let world = World::new().await;
     let public_id = key(&world, "site");
     with(&world).env_remove("USER").args(["orgs", "set-retention", "acme", "8"]).output().unwrap();

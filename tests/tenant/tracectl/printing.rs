@@ -47,7 +47,7 @@ const SHOWS: [(&[&str], &[&str]); 10] = [
 ];
 
 #[tokio::test]
-async fn whatever_shows_something_shows_it_as_a_table_and_as_json() {
+async fn every_show_command_prints_a_table_or_json() {
     let world = World::new().await;
     furnish(&world);
     for (args, fields) in SHOWS {
@@ -65,7 +65,7 @@ async fn whatever_shows_something_shows_it_as_a_table_and_as_json() {
 }
 
 #[tokio::test]
-async fn whatever_changes_something_says_so_in_json() {
+async fn every_change_command_reports_its_change_in_json() {
     let world = World::new().await;
     let public_id = furnish(&world);
     let org = ["changed", "org_id", "slug"];
@@ -133,7 +133,7 @@ async fn tables_are_aligned() {
 }
 
 #[tokio::test]
-async fn a_list_that_is_cut_says_where_to_go_on() {
+async fn a_truncated_list_says_where_to_continue() {
     let world = World::new().await;
     world
         .execute(
@@ -199,7 +199,7 @@ async fn secrets_are_printed_once_and_never_again() {
 }
 
 #[tokio::test]
-async fn a_key_that_could_not_be_printed_is_not_passed_over() {
+async fn a_key_whose_secret_could_not_be_printed_is_an_error_with_a_way_out() {
     let world = World::new().await;
     run(&world, &["projects", "create", "acme", "site"]).done();
     let mut create = with(&world);
@@ -220,7 +220,7 @@ async fn a_key_that_could_not_be_printed_is_not_passed_over() {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_seen_enough_is_no_failure() {
+async fn a_closed_output_pipe_is_no_failure() {
     let world = World::new().await;
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
@@ -229,7 +229,7 @@ async fn a_reader_that_has_seen_enough_is_no_failure() {
 }
 
 #[tokio::test]
-async fn names_cannot_steer_the_terminal() {
+async fn names_cannot_control_the_terminal() {
     let world = World::new().await;
     let hostile = "Evil\u{1b}[2J\u{9b}31m\r\nacme\u{202e}\u{7}";
     run(&world, &["orgs", "create", "evil", "--name", hostile]).done();

@@ -160,18 +160,18 @@ async fn an_archived_org_and_an_ended_key_stay_as_they_are() {
 }
 
 #[test]
-fn a_wrong_command_line_is_told_from_a_failure() {
+fn a_usage_error_has_another_exit_status_than_a_failure() {
     let overlap = ["keys", "rotate", "0123456789abcdef01234567", "--overlap"];
     let limits = "it must be `unlimited` or 0 (nothing) to 9223372036854775807";
     let cases: [(&[&str], &str); 11] = [
         (&[], "Usage: tracectl"),
         (&["orgs"], "Usage: tracectl orgs"),
         (&["orgs", "explode"], "unrecognized subcommand 'explode'"),
-        (&["orgs", "list", "--status", "gone"], "it can be demo, trial, active, frozen, archived"),
+        (&["orgs", "list", "--status", "gone"], "expected one of demo, trial, active, frozen, archived"),
         (&["orgs", "set-retention", "acme", "-1"], "is no number of days"),
         (&["limits", "set", "acme", "--rps", "-1"], limits),
         (&["limits", "set", "acme", "--meter", "span_bytes=-1"], limits),
-        (&["limits", "set", "acme", "--meter", "spans=1"], "\"spans\" is no meter; it can be span_ingested,"),
+        (&["limits", "set", "acme", "--meter", "spans=1"], "invalid meter \"spans\": expected one of span_ingested,"),
         (&["limits", "clear", "acme"], "required arguments were not provided"),
         (&[&overlap[..], &["1"]].concat(), "a whole number and s, m, h or d, such as 24h"),
         (&["keys", "create", "acme", "site", "--name", "k", "--expires", "soon"], "a day such as 2027-01-31"),
@@ -220,7 +220,7 @@ async fn a_registry_that_cannot_be_used_is_told_without_its_password() {
 }
 
 #[tokio::test]
-async fn the_services_role_manages_no_orgs_and_the_owners_is_not_taken() {
+async fn tracectl_refuses_to_manage_orgs_as_the_services_role_or_the_owner() {
     let world = World::new().await;
     let create = |dsn: &str| -> Run {
         program().env("TRACEBILITY_PG_OPERATOR_DSN", dsn).args(["orgs", "create", "globex"]).output().unwrap().into()
@@ -269,7 +269,7 @@ fn endings(public_id: &str) -> [(Vec<&str>, String); 6] {
 }
 
 #[tokio::test]
-async fn without_a_terminal_an_ending_needs_yes() {
+async fn without_a_terminal_destructive_commands_need_yes() {
     let world = World::new().await;
     run(&world, &["workspaces", "create", "acme", "research"]).done();
     let public_id = key(&world, "site");
@@ -298,7 +298,7 @@ fn typing(world: &World, args: &[&str], typed: &str) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn on_a_terminal_an_ending_asks() {
+async fn on_a_terminal_destructive_commands_ask() {
     let world = World::new().await;
     let public_id = key(&world, "site");
     let revoke = ["keys", "revoke", public_id.as_str()];

@@ -104,7 +104,7 @@ async fn a_plan_says_what_it_is_based_on_and_what_it_would_change() {
 }
 
 #[tokio::test]
-async fn shards_need_redis_and_a_number() {
+async fn shard_commands_need_redis_and_a_valid_shard_number() {
     let world = World::new().await;
     let unknown =
         "it is not known where Redis is, which has the shards; set TRACEBILITY_REDIS_URL, as the services have it";

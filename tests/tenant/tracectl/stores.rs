@@ -1,19 +1,19 @@
 //! What the workers do, by hand: `quota` and `audit`.
 
-use model::meter::Meter;
 use std::process::Command;
 
 use migrate::{Options, Target};
-use quota::{Parked, ParkedId};
+use model::meter::Meter;
+use quota::{ParkedEnvelopes, ParkedId};
 use registry::{MeterUsage, Registry};
 use serde_json::Value;
 use service::settings::parse;
 use time::OffsetDateTime;
+use wire::envelope::{ENVELOPE_KEY_BYTES, EnvelopeKey};
 
 use super::{Run, with};
 use crate::quota::envelope;
 use crate::support::{World, stores};
-use wire::envelope::{ENVELOPE_KEY_BYTES, EnvelopeKey};
 
 /// With every store's URL.
 fn with_stores(world: &World) -> Command {
@@ -29,7 +29,7 @@ fn run(mut command: Command, args: &[&str]) -> Run {
 }
 
 #[tokio::test]
-async fn usage_is_shown_and_summed_up_by_hand() {
+async fn quota_show_and_reconcile_report_usage() {
     let world = World::new().await;
     migrate::up(Target::Clickhouse, &stores(&world.db), &Options::default()).await.unwrap();
     let now = OffsetDateTime::now_utc();
@@ -53,7 +53,7 @@ async fn usage_is_shown_and_summed_up_by_hand() {
 }
 
 #[tokio::test]
-async fn the_trail_is_checked_by_hand() {
+async fn audit_reconcile_finds_and_repairs_missing_events() {
     let world = World::new().await;
     migrate::up(Target::Clickhouse, &stores(&world.db), &Options::default()).await.unwrap();
     world.execute("UPDATE audit_outbox SET created_at = created_at - interval '1 hour'").await;
@@ -88,11 +88,11 @@ async fn a_store_that_is_not_known_is_named() {
 }
 
 #[tokio::test]
-async fn what_is_parked_is_shown_and_released_as_far_as_it_fits() {
+async fn parked_envelopes_are_shown_and_released_as_far_as_the_limit_allows() {
     let world = World::new().await;
     let org = world.org.org_id;
     let redis = stores::redis::connect(&parse::redis_url(&world.db.redis_url).unwrap()).unwrap();
-    let parked = Parked::new(redis);
+    let parked = ParkedEnvelopes::new(redis);
     let key = world.registry.envelope_key().await.unwrap();
     for (n, name) in ["7/1-0", "7/2-0", "9/1-0"].into_iter().enumerate() {
         let id: ParkedId = name.parse().unwrap();

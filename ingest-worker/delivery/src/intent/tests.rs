@@ -43,7 +43,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_or_changed_body_is_an_error_or_another_intent(intent in intents(), at in any::<usize>(), bit in 0..8_u32) {
+    fn a_cut_or_altered_intent_never_decodes_as_itself(intent in intents(), at in any::<usize>(), bit in 0..8_u32) {
         let (mut body, notes) = (intent.encode(), encoded_notes(&intent));
         for end in 0..body.len() {
             prop_assert!(Intent::decode(&body[..end], &notes).is_err());
@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn a_cut_note_is_an_error(intent in intents()) {
+    fn a_truncated_note_is_an_error(intent in intents()) {
         for note in encoded_notes(&intent) {
             for end in 0..note.len() {
                 prop_assert!(Intent::decode(&intent.encode(), [&note[..end]]).is_err());
@@ -87,7 +87,7 @@ fn refused(entry: u32, table: u8) -> Note {
 }
 
 #[test]
-fn a_token_names_the_version_and_the_entries_whose_rows_are_inserted() {
+fn an_insert_token_depends_on_the_version_and_the_included_entries() {
     let whole = Piece { target: SPAN, entries: 0..3 };
     let token = three().token("s", &whole);
     assert!(token.starts_with("s/v1/1-0/3-0/"), "{token}");
@@ -106,7 +106,7 @@ fn a_token_names_the_version_and_the_entries_whose_rows_are_inserted() {
 }
 
 #[test]
-fn what_is_sent_again_is_stored_and_not_billed() {
+fn a_repeated_entry_is_stored_and_not_billed() {
     let mut intent = three();
     intent.set_aside = vec![(0, Verdict::Drop), (1, Verdict::Repeated)];
     let included = |table| {
@@ -117,7 +117,7 @@ fn what_is_sent_again_is_stored_and_not_billed() {
 }
 
 #[test]
-fn a_cut_divides_the_rows_of_its_target_only() {
+fn a_cut_note_splits_only_the_pieces_of_its_target() {
     let mut intent = three();
     let piece = |entries| Piece { target: SPAN, entries };
     intent.note(Note::Cut { target: SPAN, before: vec![1] }).unwrap();
@@ -132,7 +132,7 @@ fn a_cut_divides_the_rows_of_its_target_only() {
 }
 
 #[test]
-fn an_intent_of_another_format_is_named() {
+fn an_intent_of_an_unknown_format_is_named_in_the_error() {
     assert_eq!(Intent::decode(&[1, 0], [[0; 0]; 0]), Err(IntentError::Version(1)));
     assert_eq!(Intent::decode(&[], [[0; 0]; 0]), Err(IntentError::Broken));
 }

@@ -1,25 +1,26 @@
-//! Brings rows from one table into another of the other shape, as often as needed, and proves that they are there.
+//! Copies rows from one table into another of the other shape, as often as needed, and proves that they are there.
 //!
-//! A row is known by a hash of its sorting key, without the org, and its version. Whatever of the source has no such
-//! hash in the target is copied. So a copy may be stopped anywhere and repeated, and a row that was written meanwhile
-//! is found by the next round. Source and target have the same partitions, which are gone through one by one; one to
+//! A row is identified by a hash of its sorting key, without the org, and its version. Every row of the source whose
+//! hash is not in the target is copied. So a copy may be stopped anywhere and repeated, and the next round finds rows
+//! that were written meanwhile. Source and target have the same partitions, which are copied one by one. A partition
+//! that got no rows since it was last copied is skipped.
 //! which nothing was added since it was last gone through is passed over.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use super::RebuildError;
-use super::slices::{self, Slice};
+use super::slices::Slice;
+use super::{RebuildError, slices};
 use crate::session::Session;
 
-/// What `up` stamps on a row, and `down` leaves out.
+/// The columns that `up` adds to a row, and `down` leaves out.
 const TENANT_COLUMNS: [&str; 2] = ["org_id", "workspace_id"];
-/// What decides which of two rows of the same key is newer.
+/// The column that decides which of two rows of the same key is newer.
 const VERSION: &str = "received_at";
-/// True for rows that can be given an org. Whoever has none stays behind, so that no row is ever stored under nobody.
+/// True for rows whose project has an org. Other rows stay behind, so that no row is ever stored without an org.
 const IS_KNOWN: &str = "dictHas('project_tenant_dict', tuple(project_id))";
 
-/// Partitions, and how far each is filled: the number of the newest block of rows in it. Merges do not change it.
+/// Per partition, the number of the newest block of rows in it. Merges do not change this number.
 type Marks = BTreeMap<String, Mark>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,36 +29,36 @@ struct Mark {
     rows: u64,
 }
 
-/// From which table into which.
+/// A copy from one table into another.
 #[derive(Default)]
 pub(super) struct Copy {
     source: String,
     target: String,
     /// The sorting key of the table without orgs, element by element.
     key: Vec<String>,
-    /// The columns that both have.
+    /// The columns that both tables have.
     columns: Vec<String>,
-    /// Whether rows are given their org by the dictionary, which then exists.
+    /// Whether the dictionary gives rows their org. Then the dictionary exists.
     stamps: bool,
-    /// What was copied of which partition, as the source was when that began.
+    /// Per partition that was copied, the number of the source's newest block when that copy began.
     copied: BTreeMap<String, i64>,
-    /// The same for what was proven ahead.
+    /// The same for the partitions that were proven ahead.
     proven: BTreeMap<String, i64>,
 }
 
-/// What must hold, partition by partition, before two tables are exchanged or one is dropped.
+/// What must hold in each partition before two tables are exchanged or one is dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Proof {
-    /// The target has the source's rows and no others.
+    /// The target has the rows of the source and no others.
     Equal,
-    /// No row of the source is missing in the target, which may have more.
+    /// The target has every row of the source, and may have more.
     Covered,
-    /// The same, where a row of the same key and another version will do: the target is written to meanwhile, and a
-    /// newer version takes the place of the one that was copied.
+    /// The target has every key of the source; the version of a row may differ, because the target gets new rows
+    /// meanwhile and a newer version replaces the copied one.
     KeysCovered,
 }
 
-/// Rows of a table, summed up: equal for equal sets of keys and versions.
+/// A sum over the rows of a table: equal for equal sets of keys and versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Fingerprint {
     rows: u64,
@@ -66,12 +67,12 @@ struct Fingerprint {
 }
 
 impl Copy {
-    /// Nothing is asked yet.
+    /// A copy that has not looked at its tables yet.
     pub(super) fn new(source: &str, target: &str, stamps: bool) -> Self {
         Self { source: source.to_owned(), target: target.to_owned(), stamps, ..Self::default() }
     }
 
-    /// Looks at the one of the two tables that has no orgs, unless that was done.
+    /// Reads the shape of the table without orgs, unless that was done already.
     pub(super) async fn plan(&mut self, session: &mut Session<'_>, into_old: bool) -> Result<(), RebuildError> {
         if !self.key.is_empty() {
             return Ok(());
@@ -83,7 +84,7 @@ impl Copy {
                    WHERE database = currentDatabase() AND name = {table:String}";
         let (key, columns): (String, String) = session.row(sql, &[("table".to_owned(), old.clone())]).await?;
         let [key, columns] = [key, columns].map(|list| list.split(", ").map(str::to_owned).collect::<Vec<_>>());
-        // They come from our own files; the check is for a table that somebody made in their place.
+        // The names come from our own files. The check is for a table that an operator made in place of ours.
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '(' | ')');
         if !key.iter().chain(&columns).all(|name| !name.is_empty() && name.chars().all(plain)) {
             return Err(RebuildError::Foreign { table: old.clone() });
@@ -92,7 +93,7 @@ impl Copy {
         Ok(())
     }
 
-    /// Copies what is not there yet, and says how many rows that were.
+    /// Copies the missing rows, and returns how many they were.
     pub(super) async fn round(&mut self, session: &mut Session<'_>, number: &str) -> Result<u64, RebuildError> {
         let marks = marks(session, &self.source).await?;
         let total: u64 = marks.values().map(|mark| mark.rows).sum();
@@ -136,7 +137,7 @@ impl Copy {
         session.execute(&sql, &with_partition(slice, partition)).await.map_err(RebuildError::from)
     }
 
-    /// The condition for a row of the source that the target lacks, by that identity.
+    /// The SQL condition for a row of the source that the target lacks, by that identity.
     fn missing(&self, slice: &Slice, identity: &str) -> String {
         let (target, condition) = (&self.target, &slice.condition);
         let place = format!("_partition_id = {{partition:String}} AND {condition}");
@@ -144,12 +145,12 @@ impl Copy {
         format!("{place}{known} AND {identity} NOT IN (SELECT {identity} FROM {target} WHERE {place})")
     }
 
-    /// A row's identity, in 128 bits: among a thousand million rows, two that differ do not share one.
+    /// SQL for the identity of a row, in 128 bits: among a thousand million rows, no two different rows share one.
     fn identity(&self) -> String {
         format!("sipHash128({}, {VERSION})", self.key.join(", "))
     }
 
-    /// Proves what can be proven while writers are live, so that less is left to prove while they have to wait.
+    /// Proves what can be proven while writers are live, so that less is left to prove while they wait.
     pub(super) async fn prove_ahead(&mut self, session: &mut Session<'_>, proof: Proof) -> Result<(), RebuildError> {
         for (partition, mark) in marks(session, &self.source).await? {
             if self.refute(session, &partition, mark, proof).await?.is_none() {
@@ -159,11 +160,11 @@ impl Copy {
         Ok(())
     }
 
-    /// Proves, of a source that nobody writes to, whatever was not proven ahead.
+    /// Proves everything that was not proven ahead. The source must have no writers.
     pub(super) async fn prove(&self, session: &mut Session<'_>, proof: Proof) -> Result<(), RebuildError> {
         let mut marks = marks(session, &self.source).await?;
         if proof == Proof::Equal {
-            // Partitions that the target alone has.
+            // Partitions that only the target has.
             for (partition, _) in self::marks(session, &self.target).await? {
                 marks.entry(partition).or_insert(Mark { newest_block: -1, rows: 0 });
             }
@@ -180,14 +181,14 @@ impl Copy {
         Ok(())
     }
 
-    /// The partitions of the source to which rows came since they were proven ahead.
+    /// The partitions of the source that got rows since they were proven ahead.
     pub(super) async fn unproven_partitions(&self, session: &mut Session<'_>) -> Result<Vec<String>, RebuildError> {
         let marks = marks(session, &self.source).await?.into_iter();
         let unproven = marks.filter(|(partition, mark)| self.proven.get(partition) != Some(&mark.newest_block));
         Ok(unproven.map(|(partition, _)| partition).collect())
     }
 
-    /// How many rows source and target have in this partition, if the proof fails.
+    /// Checks one partition. If the proof fails, returns how many rows source and target have in it.
     async fn refute(
         &self,
         session: &mut Session<'_>,
@@ -214,7 +215,8 @@ impl Copy {
         Ok(None)
     }
 
-    /// Source and target as a reader with FINAL sees a partition. The hash is another than the one rows are found by.
+    /// Fingerprints of the partition in source and target, as a reader with FINAL sees it. The hash is not the one by
+    /// which rows are found.
     async fn fingerprints(&self, session: &mut Session<'_>, partition: &str) -> Result<[Fingerprint; 2], RebuildError> {
         let known = if self.stamps { format!(" AND {IS_KNOWN}") } else { String::new() };
         let hash = format!("cityHash64({}, {VERSION})", self.key.join(", "));

@@ -1,6 +1,6 @@
-//! `project_tenant_dict`: which org and workspace a project belongs to, as the registry says.
+//! `project_tenant_dict`: the org and workspace of each project, read from the registry.
 //!
-//! Its definition holds a password, so it exists only while rows are brought over, and no message of ours repeats it.
+//! Its definition contains a password. So it exists only while rows are copied, and our messages never repeat it.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -8,7 +8,7 @@ use url::Url;
 use super::RebuildError;
 use crate::session::Session;
 
-/// Where Postgres is, as ClickHouse reaches it, and as whom it may read the directory of projects.
+/// The address of Postgres as ClickHouse reaches it, and the user that may read the projects.
 pub(super) struct Registry {
     host: String,
     port: u16,
@@ -18,7 +18,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Reads `postgres://user:password@host:5432/database`.
+    /// Parses `postgres://user:password@host:5432/database`.
     pub(super) fn parse(dsn: &str) -> Result<Self, RebuildError> {
         let refused = |reason: &str| RebuildError::RegistryUrl { reason: reason.to_owned() };
         let url = Url::parse(dsn).map_err(|error| refused(&error.to_string()))?;
@@ -40,8 +40,8 @@ impl Registry {
         })
     }
 
-    /// Makes the dictionary, or makes it again: it is loaded when it is first asked, and then knows what the registry
-    /// knew.
+    /// Makes the dictionary, or makes it again. ClickHouse loads it at the first query, with the registry's content at
+    /// that time.
     pub(super) async fn load(&self, session: &mut Session<'_>) -> Result<(), RebuildError> {
         let made = session.execute(&self.definition(), &[]).await;
         let asked = match made {
@@ -70,7 +70,7 @@ impl Registry {
         )
     }
 
-    /// A server repeats a statement that it cannot read.
+    /// Removes the password from a message, because a server repeats a statement that it cannot parse.
     fn without_password(&self, message: &str) -> String {
         let escaped = literal(&self.password);
         let mut message = message.to_owned();
@@ -89,7 +89,7 @@ pub(super) async fn forget(session: &mut Session<'_>) -> Result<(), RebuildError
     Ok(())
 }
 
-/// A string in ClickHouse's SQL. A dictionary's source takes no parameters.
+/// Quotes a text for ClickHouse's SQL, because the source of a dictionary cannot have parameters.
 fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
 }

@@ -1,8 +1,8 @@
-//! A partition, cut along the sorting key into slices that one statement can copy.
+//! Cuts a partition along the sorting key into slices that one statement can copy.
 //!
-//! The bounds come from the primary index, one granule being about 8000 rows, so finding them reads no data. They are
-//! conditions on the key, spelled out element by element because ClickHouse's index understands no comparison of
-//! tuples.
+//! The bounds come from the primary index, with one granule of about 8000 rows as the unit, so finding them reads no
+//! data. Each bound is a condition on the key, spelled out element by element, because ClickHouse's index cannot use a
+//! comparison of tuples.
 
 use clickhouse::Row;
 use serde::Deserialize;
@@ -10,18 +10,19 @@ use serde::Deserialize;
 use super::RebuildError;
 use crate::session::Session;
 
-/// The most rows, about, that one statement copies. It holds a 16-byte hash of each in memory, at about 100 bytes.
+/// About the most rows that one statement copies. It holds a 16-byte hash of each in memory, which takes about 100
+/// bytes.
 pub(super) const ROWS_PER_COPY_MAX: u64 = 1_000_000;
 
-/// Rows of one partition between two keys.
+/// The rows of one partition between two keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slice {
-    /// A condition, perhaps `true`, with the parameters it names.
+    /// The SQL condition for the rows, perhaps `true`, with the parameters it names.
     pub(super) condition: String,
     pub(super) parameters: Vec<(String, String)>,
 }
 
-/// A key on a bound: each element as text, and its type.
+/// The key at a bound: each element as text, and its type.
 type Bound = Vec<(String, String)>;
 
 #[derive(Row, Deserialize)]
@@ -30,7 +31,7 @@ struct BoundRow {
     types: Vec<String>,
 }
 
-/// The slices of a partition, in the order of the key; together they are all of it.
+/// The slices of a partition, in the order of the key; together they are the whole partition.
 pub(super) async fn of_partition(
     session: &mut Session<'_>,
     table: &str,
@@ -47,7 +48,7 @@ pub(super) async fn of_partition(
         elements.iter().map(|element| format!("toString({element})")).collect::<Vec<_>>().join(", "),
         elements.iter().map(|element| format!("toTypeName({element})")).collect::<Vec<_>>().join(", "),
     ];
-    // A granule whose first row is the one that makes a slice full starts the next.
+    // A granule whose first row fills a slice begins the next slice.
     let sql = format!(
         "SELECT texts, types FROM (
             SELECT [{texts}] AS texts, [{types}] AS types, rows_in_granule AS rows,
@@ -79,13 +80,13 @@ fn between(key: &[String], lower: Option<&Bound>, upper: Option<&Bound>) -> Slic
     slice
 }
 
-/// `key >= bound`, or `key < bound`, in the order of tuples.
+/// SQL for `key >= bound` or `key < bound`, in the order of tuples.
 fn beyond(key: &[String], bound: &Bound, name: &str, compare: char) -> String {
     let mut condition = None;
     for (at, (element, (_, ty))) in key.iter().zip(bound).enumerate().rev() {
         let value = format!("CAST({{{name}{at}:String}} AS {ty})");
         condition = Some(match condition {
-            // The last element: the lower bound itself is inside, the upper one is not.
+            // The last element: the lower bound itself belongs to the slice, the upper one does not.
             None if compare == '>' => format!("{element} >= {value}"),
             None => format!("{element} < {value}"),
             Some(rest) => format!("({element} {compare} {value} OR ({element} = {value} AND {rest}))"),
@@ -99,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_are_spelled_out_for_the_index() {
+    fn slice_conditions_compare_key_columns_so_that_the_index_is_used() {
         let key = ["a".to_owned(), "toDate(b)".to_owned()];
         let bound = |a: &str, b: &str| vec![(a.to_owned(), "UInt8".to_owned()), (b.to_owned(), "Date".to_owned())];
         let slices = cut(&key, &[bound("1", "2026-01-01"), bound("2", "2026-02-01")]);

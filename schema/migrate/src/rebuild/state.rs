@@ -1,4 +1,4 @@
-//! What to do next with a table that is rebuilt, decided by looking at what is there.
+//! Decides the next step of a rebuild by looking at the tables.
 //!
 //! Nothing is remembered between two runs: whatever a killed run left behind is a state like any other.
 
@@ -6,29 +6,29 @@ use std::fmt;
 
 use crate::Direction;
 
-/// What is there under a name.
+/// Which table exists under a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing.
+    /// No table has the name.
     Absent,
-    /// A table whose rows belong to projects alone.
+    /// A table from before tenancy: its rows have a project and no org.
     Old,
-    /// A table whose rows belong to orgs.
+    /// A table of today: its rows have an org.
     New,
 }
 
-/// The three names of a table: `t`, `t_v2` and `t_v1`.
+/// What exists under the three names of a table: `t`, `t_v2` and `t_v1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tables {
-    /// `t`: what everyone reads and writes.
+    /// `t`: the table that all services read and write.
     pub(super) live: Found,
-    /// `t_v2`: what `up` fills.
+    /// `t_v2`: the table that `up` fills.
     pub(super) next: Found,
-    /// `t_v1`: what `up` leaves behind, and `down` goes back to.
+    /// `t_v1`: the table that `up` leaves behind, and that `down` goes back to.
     pub(super) kept: Found,
 }
 
-/// One of the two names beside the live one.
+/// One of the two tables beside the live one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
     /// `t_v2`.
@@ -37,20 +37,20 @@ pub(super) enum Beside {
     Kept,
 }
 
-/// A step towards the end.
+/// A step of a rebuild.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
-    /// Bring every row of the live table into that one, prove it, and exchange the two.
+    /// Copy every row of the live table into that one, prove it, and exchange the two.
     Fill(Beside),
-    /// Name `t_v2` `t_v1`.
+    /// Rename `t_v2` to `t_v1`.
     Keep,
-    /// Drop that table, once every row of it is known to be in the live one.
+    /// Drop that table, after every row of it was found in the live one.
     Drop(Beside),
-    /// Nothing is left to do.
+    /// The rebuild is finished.
     Done,
 }
 
-/// The next step, or none if no run of this program leaves such tables behind.
+/// The next step; `None` if no run of this program leaves such tables behind.
 pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<Action> {
     use Action::{Done, Drop, Fill, Keep};
     use Beside::{Kept, Next};
@@ -59,24 +59,25 @@ pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<
     Some(match direction {
         Direction::Up => match (live, next, kept) {
             (Old, New, Absent) => Fill(Next),
-            // A `down` was stopped after its exchange, or before it dropped what running its file again had made.
+            // A `down` was stopped after its exchange, or before it dropped the table that running its file again had
+            // made.
             (Old, New, New | Old) => Drop(Kept),
-            // A `down` was stopped after its file had made the empty one.
+            // A `down` was stopped after its file had made the empty table.
             (New, Old, Old) => Drop(Kept),
             (New, Old, Absent) => Keep,
-            // Running the file again made it, and it is empty.
+            // Running the file again made this table, and it is empty.
             (New, New, Absent | Old) => Drop(Next),
             (New, Absent, Absent | Old) => Done,
             _ => return None,
         },
         Direction::Down => match (live, next, kept) {
             (New, Absent, Old) => Fill(Kept),
-            // An `up` was stopped between exchange and rename; the file of `down` made the empty one.
+            // An `up` was stopped between exchange and rename; the file of `down` made the empty table.
             (New, Old, Old) => Drop(Kept),
             (New, Old, Absent) => Keep,
-            // What an `up` that was stopped had made, or had copied so far.
+            // A stopped `up` had made this table, and perhaps copied some rows into it.
             (New | Old, New, _) => Drop(Next),
-            // The table with orgs, after the exchange; or an empty one, which running the file again made.
+            // The table with orgs, after the exchange; or an empty table that running the file again made.
             (Old, Absent, New | Old) => Drop(Kept),
             (Old, Absent, Absent) => Done,
             _ => return None,
@@ -101,7 +102,7 @@ mod tests {
 
     use super::*;
 
-    /// What the file makes if it is not there, before it says REBUILD.
+    /// The tables after the statements of the file before REBUILD, which make a table if it is missing.
     fn run_file(direction: Direction, mut tables: Tables) -> Tables {
         match direction {
             Direction::Up if tables.next == Found::Absent => tables.next = Found::New,
@@ -111,7 +112,7 @@ mod tests {
         tables
     }
 
-    /// What an action leaves behind at each moment at which it can be stopped; the last is when it is done.
+    /// The tables at each moment at which an action can be stopped; the last element is after the action.
     fn stops(action: Action, tables: Tables) -> Vec<Tables> {
         let done = match action {
             Action::Fill(Beside::Next) => Tables { live: tables.next, next: tables.live, ..tables },
@@ -159,13 +160,13 @@ mod tests {
     const STEPS_MAX: usize = 6;
 
     #[test]
-    fn every_run_converges_from_wherever_another_was_stopped() {
+    fn a_rebuild_converges_wherever_an_earlier_run_was_stopped() {
         let states = reachable();
         assert!(states.len() >= 10, "{states:#?}");
     }
 
     #[test]
-    fn an_upgrade_fills_exchanges_and_keeps() {
+    fn a_rebuild_fills_the_new_table_and_keeps_the_old_one() {
         let mut tables = run_file(Direction::Up, START);
         let mut actions = Vec::new();
         while actions.last() != Some(&Action::Done) {
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_run_leaves_behind_is_left_alone() {
+    fn table_states_that_no_run_leaves_behind_are_not_touched() {
         use Found::{Absent, New, Old};
         for (live, next, kept) in [(Absent, New, Absent), (Old, Absent, Absent), (Old, Old, Absent), (New, Old, New)] {
             assert_eq!(next_action(Direction::Up, Tables { live, next, kept }), None);

@@ -1,4 +1,4 @@
-//! Postgres' whole schema as text, one line per thing, so that two of them can be compared.
+//! The whole schema of Postgres as text, one line per object, so that two schemas can be compared.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,11 @@ use sqlx::PgConnection;
 /// options, types, sequences, rules, comments and every grant.
 pub(crate) async fn catalogue(connection: &mut PgConnection) -> BTreeSet<String> {
     let lines: Vec<String> = sqlx::query_scalar(SQL).fetch_all(connection).await.unwrap();
-    // The journal is made by `migrate` itself, and stays when everything is taken back.
+    // `migrate` makes the journal itself, and the journal stays when everything is taken back.
     lines.into_iter().filter(|line| !line.contains(migrate::JOURNAL)).collect()
 }
 
-/// Two catalogues must be the same; fails with the lines that are not.
+/// Fails with the lines that differ between two catalogues.
 #[track_caller]
 pub(crate) fn assert_same(found: &BTreeSet<String>, wanted: &BTreeSet<String>, when: &str) {
     let lines = |sign: char, of: &BTreeSet<String>, without: &BTreeSet<String>| -> String {

@@ -1,4 +1,4 @@
-//! What `migrate` says and asks: dry runs, confirmations, repairs by hand, refusals, exit codes.
+//! The output and the questions of `migrate`: dry runs, confirmations, repairs by hand, refusals, exit codes.
 
 use std::path::Path;
 
@@ -44,7 +44,7 @@ async fn a_dry_run_prints_every_statement_and_changes_nothing() {
     let (postgres, clickhouse) = ran.stdout.split_once("-- clickhouse/").unwrap();
     let files: String = POSTGRES.iter().map(|migration| migration.up.to_owned() + "\n").collect();
     assert_eq!(code(postgres), code(&files));
-    // Here a statement that is no SQL is shown with what it comes to.
+    // The statement that is not SQL is shown here with the statements that it stands for.
     let printed = code(clickhouse);
     for line in CLICKHOUSE.iter().flat_map(|migration| code(migration.up)) {
         assert!(printed.iter().any(|printed| printed.starts_with(line)), "{line}");
@@ -56,7 +56,7 @@ async fn a_dry_run_prints_every_statement_and_changes_nothing() {
     let mut down = [first(POSTGRES, Direction::Down), first(CLICKHOUSE, Direction::Down)].concat();
     down.reverse();
     assert!(is_in_order(&ran.stdout, &down), "{}", ran.stdout);
-    // Without its confirmation it names the same files, and does as little.
+    // Without its confirmation it names the same files and changes nothing, too.
     let asked = run(&stores, &["down", "--all"]).await;
     assert_eq!((asked.code, asked.stdout.as_str()), (Some(2), ""));
     let files: Vec<_> = CLICKHOUSE.iter().rev().chain(POSTGRES.iter().rev()).map(|m| m.down_file.to_owned()).collect();
@@ -137,7 +137,7 @@ async fn force_explains_itself_and_changes_the_journal_alone() {
 }
 
 #[tokio::test]
-async fn a_dirty_postgres_is_explained_and_force_or_down_are_ways_out() {
+async fn a_dirty_postgres_is_explained_and_repaired_by_force_or_down() {
     let db = empty().await;
     let (stores, newest) = (stores(&db), newest(POSTGRES));
     must(&stores, &["up", "--target", "postgres"]).await;
@@ -166,7 +166,7 @@ async fn a_dirty_postgres_is_explained_and_force_or_down_are_ways_out() {
 }
 
 #[tokio::test]
-async fn a_dirty_clickhouse_is_run_again_and_down_is_a_way_out() {
+async fn a_dirty_clickhouse_migration_is_run_again_or_undone_by_down() {
     let db = empty().await;
     let (stores, newest) = (stores(&db), newest(CLICKHOUSE));
     must(&stores, &["up"]).await;
@@ -221,7 +221,7 @@ async fn a_newer_database_is_left_alone_and_a_changed_file_refused() {
     assert_eq!(refused.code, Some(1));
     let wanted = format!("migrate: clickhouse is at version 901, and this binary knows only versions up to {ch}");
     assert!(refused.stderr.starts_with(&wanted), "{}", refused.stderr);
-    // Newer, and not all of what this one knows.
+    // A newer version is there, but not all versions that this binary has.
     raw_sql("DELETE FROM schema_migrations WHERE version = 2").execute(&mut connection).await.unwrap();
     assert_eq!(run(&stores, &["up"]).await.code, Some(1));
     raw_sql("DELETE FROM schema_migrations WHERE version = 900").execute(&mut connection).await.unwrap();
@@ -254,11 +254,11 @@ async fn clickhouse_alone_is_migrated_under_the_lock_by_whoever_can_log_in() {
     must(&alone, &["up", "--target", "clickhouse", "--dry-run"]).await;
 }
 
-/// The number is that of every release: a rolling update has old and new ones wait for each other.
+/// The same number in every release: in a rolling update, old and new processes must wait for each other.
 const LOCK_KEY: i64 = 0x7472_6163_6562_696c;
 
 #[tokio::test]
-async fn sigterm_ends_a_run_that_waits_and_the_next_one_does_its_work() {
+async fn sigterm_ends_a_waiting_run_and_the_next_run_completes() {
     let db = empty().await;
     let stores = stores(&db);
     let mut other = owner(&db).await;
@@ -384,7 +384,7 @@ async fn create_makes_the_next_two_files_and_never_overwrites() {
             assert!(read(&path).lines().all(|line| line.starts_with("--")), "{path}");
         }
     }
-    // What has a gap or half a migration is not made worse.
+    // A directory with a gap or half a migration gets no new files.
     std::fs::write(Path::new(dir).join("postgres/0003_mine.down.sql"), "mine").unwrap();
     let refused = create("postgres", "more").await;
     assert_eq!((refused.code, refused.stderr.as_str()), (Some(1), "migrate: 0003_mine.down.sql has no .up.sql file\n"));

@@ -1,5 +1,5 @@
-//! What the tables promise about an insert that was confirmed: every table has every setting, those that come later
-//! too.
+//! What the tables promise about a confirmed insert: every table, including later ones, must have every one of these
+//! settings.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use wire::tables::Table;
 
 use crate::support::{clickhouse, empty, must, stores};
 
-/// What each table must have. Why: `docs/decisions/0009-durable-before-redis-lets-go.md`.
+/// The settings that each table must have. Why: `docs/decisions/0009-durable-before-redis-lets-go.md`.
 const SETTINGS: [(&str, &str); 7] = [
     ("fsync_after_insert", "1"),
     ("fsync_part_directory", "1"),
@@ -17,10 +17,10 @@ const SETTINGS: [(&str, &str); 7] = [
     ("replicated_deduplication_window", "10000"),
     ("replicated_deduplication_window_seconds", "604800"),
 ];
-/// The copy of the audit trail.
+/// The tables with the copy of the audit trail.
 const AUDIT: [&str; 2] = ["audit_log", "audit_reconciliation_gap"];
 
-/// The settings of each table that holds rows, except for the journal of `migrate` and what it keeps of old tables.
+/// The settings of each table with rows, except for the journal of `migrate` and the old tables that it keeps.
 async fn settings(url: &str) -> BTreeMap<String, BTreeMap<String, String>> {
     let query = "SELECT name, engine_full FROM system.tables WHERE database = currentDatabase() \
                  AND engine LIKE '%MergeTree' AND name != 'schema_migrations' AND name NOT LIKE '%\\_v1'";
@@ -33,7 +33,7 @@ async fn settings(url: &str) -> BTreeMap<String, BTreeMap<String, String>> {
 }
 
 #[tokio::test]
-async fn every_table_syncs_what_it_confirms_and_remembers_tokens_for_long() {
+async fn every_table_syncs_confirmed_inserts_and_keeps_tokens_for_long() {
     let db = empty().await;
     must(&stores(&db), &["up"]).await;
     let tables = settings(&db.clickhouse_url).await;

@@ -1,4 +1,4 @@
-//! `migrate` killed at every single request to a store; the next `up` makes up for it.
+//! Kills `migrate` at every single request to a store; the next `up` must finish what it began.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::support::{clickhouse_schema, empty, migrate, must, owner, stores};
 /// How many runs are killed at the same time.
 const AT_ONCE: usize = 6;
 
-/// When to kill a run of `up`, and when one of `down`; and at every how-manieth request `down` is killed at all.
+/// At which moment of a request to kill a run of `up` and a run of `down`; `down` is killed only at every n-th request.
 #[derive(Clone, Copy)]
 struct Plan {
     up: Moment,
@@ -20,9 +20,9 @@ struct Plan {
     down_every: usize,
 }
 
-/// What a test has time for. `up` is killed at every boundary between two requests.
+/// The plan for every test run. `up` is killed at every boundary between two requests.
 const QUICK: [Plan; 1] = [Plan { up: Moment::BeforeTheClientHears, down: Moment::WhileTheServerWorks, down_every: 3 }];
-/// Every moment of every request, either way.
+/// The plan for the long test: every moment of every request, in both directions.
 const THOROUGH: [Plan; 3] = [
     Plan { up: Moment::BeforeTheClientHears, down: Moment::WhileTheServerWorks, down_every: 1 },
     Plan { up: Moment::BeforeTheServerHears, down: Moment::BeforeTheClientHears, down_every: 1 },
@@ -30,7 +30,7 @@ const THOROUGH: [Plan; 3] = [
 ];
 
 /// Kills run after run, each at a later request, until one completes. `one` makes a run and checks what must hold after
-/// it. Returns how many were killed.
+/// it. Returns how many runs were killed.
 async fn at_every_request<F: Future<Output = End> + 'static>(plans: &[Plan], one: impl Fn(usize, Plan) -> F) -> usize {
     let mut killed = 0;
     for &plan in plans {
@@ -51,7 +51,7 @@ async fn at_every_request<F: Future<Output = End> + 'static>(plans: &[Plan], one
     killed
 }
 
-/// A run of which `store` goes through a proxy. One that was not killed must have succeeded.
+/// A run whose requests to `store` go through a proxy. A run that was not killed must have succeeded.
 async fn killed(stores: &Stores, store: &str, at: KillAt, args: &[&str]) -> End {
     let mut through = stores.clone();
     let url = if store == "postgres" { &mut through.postgres } else { &mut through.clickhouse };
@@ -64,7 +64,7 @@ async fn killed(stores: &Stores, store: &str, at: KillAt, args: &[&str]) -> End 
     end
 }
 
-/// Up, killed; up, checked; down, killed; up, checked.
+/// Runs up and kills it; runs up and checks; runs down and kills it; runs up and checks.
 async fn up_and_down(stores: &Stores, store: &str, nth: usize, plan: Plan, check: impl AsyncFn(&str)) -> End {
     let (up, down) = (KillAt { nth, moment: plan.up }, KillAt { nth, moment: plan.down });
     let mut end = killed(stores, store, up, &["up"]).await;
@@ -74,7 +74,7 @@ async fn up_and_down(stores: &Stores, store: &str, nth: usize, plan: Plan, check
         let down_end = killed(stores, store, down, &["down", "--all", "--yes"]).await;
         must(stores, &["up", "--target", store]).await;
         check(&format!("down, {down:?}")).await;
-        // Over when neither had a request left at which to kill it.
+        // The test ends when neither run had a request left at which to kill it.
         end = if matches!(end, End::Killed) { end } else { down_end };
     }
     end
@@ -125,23 +125,23 @@ async fn clickhouse_converges(plans: &[Plan]) {
 }
 
 #[tokio::test]
-async fn postgres_converges_wherever_migrate_was_killed() {
+async fn postgres_converges_after_a_kill_at_any_request() {
     postgres_converges(&QUICK).await;
 }
 
 #[tokio::test]
-async fn clickhouse_converges_wherever_migrate_was_killed() {
+async fn clickhouse_converges_after_a_kill_at_any_request() {
     clickhouse_converges(&QUICK).await;
 }
 
 #[tokio::test]
 #[ignore = "takes minutes: every moment of every request"]
-async fn postgres_converges_whenever_migrate_was_killed() {
+async fn postgres_converges_after_a_kill_at_every_moment_of_any_request() {
     postgres_converges(&THOROUGH).await;
 }
 
 #[tokio::test]
 #[ignore = "takes minutes: every moment of every request"]
-async fn clickhouse_converges_whenever_migrate_was_killed() {
+async fn clickhouse_converges_after_a_kill_at_every_moment_of_any_request() {
     clickhouse_converges(&THOROUGH).await;
 }

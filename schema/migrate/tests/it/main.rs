@@ -1,7 +1,7 @@
-//! `migrate` against real servers. One binary, so that the servers are started once.
+//! `migrate` against real servers. One test binary, so that the servers are started once.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
-// Tests look at tables as they are.
+// Tests look at tables directly.
 #![allow(clippy::disallowed_types)]
 
 mod catalogue;

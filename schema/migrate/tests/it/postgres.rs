@@ -1,4 +1,4 @@
-//! Postgres, up and down: nothing is left behind, nothing is forgotten.
+//! Postgres, up and down: nothing is left behind and nothing is lost.
 
 use migrate::{CLICKHOUSE, Migration, POSTGRES};
 use sqlx::raw_sql;
@@ -53,7 +53,7 @@ async fn up_down_up_comes_back_to_the_same_catalogue() {
     assert_same(&again, &full, "up again");
 }
 
-/// The catalogue is not blind to what a migration may change.
+/// The catalogue must show every kind of change that a migration can make.
 #[tokio::test]
 async fn the_catalogue_notices_every_kind_of_change() {
     const CHANGES: &[&str] = &[
@@ -92,8 +92,8 @@ async fn the_catalogue_notices_every_kind_of_change() {
 }
 
 #[tokio::test]
-async fn down_leaves_exactly_the_version_before() {
-    // What each version looks like when nothing later was ever there.
+async fn down_restores_exactly_the_previous_version() {
+    // The schema at each version when no later migration was ever applied.
     let reference = empty().await;
     let mut connection = owner(&reference).await;
     let mut versions = vec![catalogue(&mut connection).await];

@@ -1,7 +1,7 @@
-//! A wire to a store that stops at the n-th thing a client asks, so that the client can be killed exactly there.
+//! A proxy to a store that stops at the client's n-th request, so that the client can be killed exactly there.
 //!
-//! For Postgres a request is whatever the client writes at once, for ClickHouse an HTTP request that may change
-//! something: being killed at a question is the same as being killed after the change before it.
+//! For Postgres, a request is what the client writes at once. For ClickHouse, it is an HTTP request that may change
+//! something: being killed at a query is the same as being killed after the change before it.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -24,35 +24,35 @@ use url::Url;
 
 use crate::support::Ran;
 
-/// How long a server may take to answer the request at which the client is killed. What is slower counts as answered
+/// How long a server may take to answer the request at which the client is killed. A slower answer counts as given
 /// later, which is a kill in the middle of the statement.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
 
-/// When the client dies.
+/// At which moment of a request the client is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// The server never sees the request. For the server that is the same as [`Self::BeforeTheClientHears`] of the
-    /// request before it.
+    /// The server never gets the request. For the server this is the same as [`Self::BeforeTheClientHears`] of the
+    /// request before.
     BeforeTheServerHears,
-    /// The server is at work on the request, and may go on with it while the next run is at work too.
+    /// The server works on the request, and may still do so while the next run works.
     WhileTheServerWorks,
-    /// The server has done what was asked, and the client never learns it.
+    /// The server has carried out the request, and the client never gets the answer.
     BeforeTheClientHears,
 }
 
-/// The request at which the client dies: the n-th, counted from 1 over all its connections.
+/// The request at which the client is killed: the n-th, counted from 1 over all its connections.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KillAt {
     pub(crate) nth: usize,
     pub(crate) moment: Moment,
 }
 
-/// What came of a run.
+/// How a run ended.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// It was killed where it should be.
+    /// The run was killed at the chosen request.
     Killed,
-    /// It ended by itself, with fewer requests than that.
+    /// The run ended by itself, with fewer requests than that.
     Completed(Ran),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// In front of `url`, which starts with `postgres://` or `http://`.
+    /// A proxy in front of `url`, which begins with `postgres://` or `http://`.
     pub(crate) async fn to(url: &str, at: KillAt) -> Self {
         let mut url = Url::parse(url).unwrap();
         let is_postgres = url.scheme().starts_with("postgres");
@@ -83,8 +83,8 @@ impl Proxy {
         &self.url
     }
 
-    /// Runs the command, which should use [`Self::url`], and kills it with SIGKILL at its request. Then, and not
-    /// earlier, its connections to the server are closed.
+    /// Runs the command, which should use [`Self::url`], and kills it with SIGKILL at the chosen request. Only then
+    /// closes its connections to the server.
     pub(crate) async fn run(self, mut command: Command) -> End {
         let piped = || std::process::Stdio::piped();
         let mut child = command.stdout(piped()).stderr(piped()).kill_on_drop(true).spawn().unwrap();
@@ -106,7 +106,7 @@ impl Proxy {
     }
 }
 
-/// Counts requests, and holds the one at which to kill.
+/// Counts requests, and holds the one at which to kill the client.
 struct Stop {
     at: KillAt,
     seen: AtomicUsize,
@@ -114,7 +114,7 @@ struct Stop {
 }
 
 impl Stop {
-    /// Passes a request on to `ask`, or holds it, or its answer, until the client is dead.
+    /// Passes a request on to `ask`; or holds it, or its answer, until the client is dead.
     async fn pass<T>(&self, ask: impl Future<Output = T>) -> T {
         if self.seen.fetch_add(1, Ordering::SeqCst) + 1 != self.at.nth {
             return ask.await;
@@ -137,7 +137,7 @@ impl Stop {
 }
 
 async fn accept(listener: TcpListener, server: String, is_postgres: bool, stop: Arc<Stop>) {
-    // Dropped with this task, and every connection with it.
+    // All connections are dropped with this task.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         let (server, stop) = (server.clone(), Arc::clone(&stop));
@@ -165,7 +165,7 @@ async fn http(client: TcpStream, server: String, stop: Arc<Stop>) {
     _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(client), service).await;
 }
 
-/// The whole request, and the whole answer.
+/// Passes on the whole request and returns the whole answer.
 async fn forward(
     upstream: Client<HttpConnector, Full<Bytes>>,
     server: &str,
@@ -202,12 +202,12 @@ async fn postgres(client: TcpStream, server: &str, stop: &Stop) -> std::io::Resu
     }
 }
 
-/// Everything up to where the server waits for the client; nothing when it has closed the connection.
+/// Reads until the server waits for the client; returns nothing when the server has closed the connection.
 async fn answer(server: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut at = 0;
     loop {
-        // A message is its type, its length in four bytes that count themselves, and its content.
+        // A message is its type, its length in four bytes (which include themselves), and its content.
         while let Some(head) = answer.get(at..at + 5) {
             let end = at + 1 + u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
             if answer.len() < end {
@@ -226,5 +226,5 @@ async fn answer(server: &mut (impl AsyncReadExt + Unpin)) -> std::io::Result<Vec
     }
 }
 
-/// `AuthenticationSASLFinal`: the server goes on by itself.
+/// `AuthenticationSASLFinal`: more messages of the server follow without a request.
 const SASL_DONE: [u8; 4] = [0, 0, 0, 12];

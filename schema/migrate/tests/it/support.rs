@@ -1,4 +1,4 @@
-//! Empty databases for a test, the real `migrate`, and the schema as text, to compare.
+//! Empty databases for a test, the real `migrate`, and the schema as text for comparison.
 
 use std::process::Output;
 
@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use stack::TestDb;
 use tokio::process::Command;
 
-/// Databases that nobody else uses, empty.
+/// Empty databases that no other test uses.
 pub(crate) async fn empty() -> TestDb {
     stack::shared().await.expect("the test servers start").fresh_database().await.expect("a fresh database")
 }
@@ -17,7 +17,7 @@ pub(crate) fn stores(db: &TestDb) -> Stores {
     Stores { postgres: Some(db.pg_owner_dsn.clone()), clickhouse: Some(db.clickhouse_url.clone()) }
 }
 
-/// The real binary on these databases, and on nothing that the environment names.
+/// The real binary with the URLs of these databases, and without any setting of the environment.
 pub(crate) fn migrate(stores: &Stores, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_migrate"));
     command.args(args).kill_on_drop(true).stdin(std::process::Stdio::null());
@@ -33,7 +33,7 @@ pub(crate) fn migrate(stores: &Stores, args: &[&str]) -> Command {
     command
 }
 
-/// What a run of the binary said.
+/// The output and exit code of a run of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
@@ -53,19 +53,19 @@ pub(crate) async fn run(stores: &Stores, args: &[&str]) -> Ran {
     migrate(stores, args).output().await.unwrap().into()
 }
 
-/// The same, which must succeed.
+/// The same for a run that must succeed.
 pub(crate) async fn must(stores: &Stores, args: &[&str]) -> Ran {
     let ran = run(stores, args).await;
     assert_eq!(ran.code, Some(0), "{args:?}: {ran:?}");
     ran
 }
 
-/// Postgres, as the owner. One connection, closed by the end of the test.
+/// A connection to Postgres as the owner, which is closed at the end of the test.
 pub(crate) async fn owner(db: &TestDb) -> PgConnection {
     PgConnection::connect(&db.pg_owner_dsn).await.unwrap()
 }
 
-/// ClickHouse, past every rule of the services.
+/// A client of ClickHouse without any of the restrictions that the services have.
 pub(crate) fn clickhouse(url: &str) -> Client {
     let url = url::Url::parse(url).unwrap();
     Client::default()

@@ -1,4 +1,4 @@
-//! A deployment from before orgs is brought over, and back.
+//! Migrates a deployment from before orgs, and back.
 
 mod killed;
 mod world;
@@ -14,11 +14,11 @@ use wire::tables::CLOSED;
 use self::world::{Batch, TABLES, World};
 use crate::support::{clickhouse, empty, must, stores};
 
-/// How long anything may take that a test waits for.
+/// How long a test waits for anything.
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// Rows of every table: many, some of which were sent again, changed or not.
+/// Fills every table with many rows, some of which were sent again, changed or unchanged.
 async fn fill(world: &World) -> Vec<Batch> {
     let batches = [
         Batch { first: 0, rows: 2000, version: 1 },
@@ -34,7 +34,7 @@ async fn fill(world: &World) -> Vec<Batch> {
     batches.to_vec()
 }
 
-/// `SHOW CREATE TABLE` of every table but the journal, whatever the database is called.
+/// `SHOW CREATE TABLE` of every table but the journal, without the database's name.
 async fn definitions(url: &str) -> Vec<String> {
     let query = "SELECT replaceAll(create_table_query, concat(currentDatabase(), '.'), '') FROM system.tables \
                  WHERE database = currentDatabase() AND name != 'schema_migrations' ORDER BY name";
@@ -47,7 +47,7 @@ async fn fresh() -> TestDb {
     db
 }
 
-/// Writers of the old release: they take turns at the tables, and remember what ClickHouse acknowledged.
+/// Writers of the old release: they write to the tables in turn, and remember what ClickHouse acknowledged.
 struct Writers {
     stop: Arc<AtomicBool>,
     refused: Arc<AtomicU64>,
@@ -96,7 +96,7 @@ impl Writers {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_upgrade_and_its_way_back_lose_nothing_while_writers_write() {
+async fn an_upgrade_and_its_downgrade_lose_nothing_during_concurrent_writes() {
     let fresh = fresh().await;
     let world = Arc::new(World::before_orgs().await);
     let before = definitions(&world.db.clickhouse_url).await;
@@ -153,13 +153,13 @@ async fn assert_no_dictionary(world: &World) {
     assert!(!tables.iter().any(|table| table.contains("dict")), "{tables:?}");
 }
 
-/// An insert whose body comes slowly has begun before the table is closed, and ends after that.
+/// An insert whose body arrives slowly begins before the table is closed, and ends after that.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_insert_that_had_begun_is_waited_for() {
+async fn running_inserts_are_waited_for_before_the_table_is_exchanged() {
     for has_rows in [true, false] {
         let world = Arc::new(World::before_orgs().await);
         let (project, org, _) = world.projects[0];
-        // ClickHouse begins once it has more than a query may be long; before that an insert is as good as not sent.
+        // ClickHouse begins an insert once it has more bytes than a query may have; before that it has not begun.
         let inputs = "x".repeat(512 << 10);
         let row = |name: &str| format!("{project}\t{}\t{name}\t2026-11-21 12:00:00\t{inputs}\n", Uuid::new_v4());
         let insert = || {
@@ -190,7 +190,7 @@ async fn an_insert_that_had_begun_is_waited_for() {
 
         let ran = migrating.await.unwrap();
         if !has_rows {
-            // Nobody had been asked for the orgs of an empty table.
+            // The orgs of an empty table had not been looked up.
             assert!(ran.stderr.contains("run had no rows when this began, and has some now"), "{ran:?}");
             assert_eq!(world.number(&closed).await, 0, "it takes rows again");
             world.must(&["up"]).await;
@@ -215,7 +215,7 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_of_no_org_stop_it_unless_they_are_left_behind() {
+async fn rows_without_an_org_stop_the_upgrade_unless_they_may_be_left_behind() {
     let world = World::before_orgs().await;
     let batch = Batch { first: 0, rows: 300, version: 1 };
     for table in TABLES {
@@ -228,7 +228,7 @@ async fn rows_of_no_org_stop_it_unless_they_are_left_behind() {
     world.execute(&orphan).await;
     let before = definitions(&world.db.clickhouse_url).await;
 
-    // As a run leaves it that was killed in that moment.
+    // As a run leaves the table if it is killed while the table is closed.
     world.execute(&format!("ALTER TABLE run ADD CONSTRAINT {CLOSED} CHECK 0")).await;
     let refused = world.migrate(&["up"]).await;
     assert_eq!(refused.code, Some(1), "{refused:?}");
@@ -248,7 +248,7 @@ async fn rows_of_no_org_stop_it_unless_they_are_left_behind() {
 }
 
 #[tokio::test]
-async fn a_registry_that_cannot_be_asked_stops_it_and_is_told_without_its_password() {
+async fn an_unreachable_registry_stops_the_upgrade_and_its_password_is_not_printed() {
     let world = World::before_orgs().await;
     world.write("span", Batch { first: 0, rows: 10, version: 1 }).await.unwrap();
     let before = definitions(&world.db.clickhouse_url).await;
@@ -270,7 +270,7 @@ async fn a_registry_that_cannot_be_asked_stops_it_and_is_told_without_its_passwo
     world.write("span", Batch { first: 10, rows: 1, version: 1 }).await.unwrap();
 }
 
-/// More rows in one month than one statement copies: it is cut along the key.
+/// One month has more rows than one statement copies, so it is cut along the key.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_partition_is_copied_in_slices() {
     let world = World::before_orgs().await;

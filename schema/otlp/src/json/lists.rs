@@ -1,4 +1,4 @@
-//! Lists in JSON, each bounded by its length or by what it takes in memory. An element that is none is counted.
+//! Lists in JSON, each bounded by its length or by its memory. An element of the wrong type is counted.
 
 use model::trace::Attribute;
 use serde::de::{Error as _, IgnoredAny, SeqAccess};
@@ -17,7 +17,7 @@ object! {
 }
 
 impl<'a> KeyValue<'a> {
-    /// `None` where the value nests too deep, or the key is no text.
+    /// The attribute; `None` if the value nests too deep, or if the key is not a text.
     fn attribute(self) -> Option<Attribute<'a>> {
         let key = self.key.value().map_or_else(|| Ok(Default::default()), forms::text).ok()?;
         let value = match self.value {
@@ -30,7 +30,7 @@ impl<'a> KeyValue<'a> {
     }
 }
 
-/// At most `MAX` attributes.
+/// At most `MAX` attributes; further ones are only counted.
 #[derive(Default)]
 pub(super) struct Pairs<'a, const MAX: usize> {
     pub(super) attributes: Vec<Attribute<'a>>,
@@ -83,9 +83,9 @@ impl<'de, T: Shape<'de>, const MAX: usize> Shape<'de> for Limited<T, MAX> {
     }
 }
 
-/// What an item of a list takes beside the request's own bytes.
+/// A type whose memory can be measured, beyond the bytes of the request.
 pub(super) trait Weigh {
-    /// In bytes, without the item itself.
+    /// Bytes of memory that the item refers to, without the item itself.
     fn inside(&self) -> usize;
 }
 
@@ -113,7 +113,7 @@ impl<const MAX: usize> Weigh for Pairs<'_, MAX> {
     }
 }
 
-/// A list that is all in memory at once, and so must not take much more than the text that it was: `[{},{},...` would.
+/// A list that is in memory as a whole. It must not take much more memory than its JSON, as `[{},{},...` would.
 pub(super) struct Weighed<T> {
     pub(super) items: Vec<T>,
     bytes: usize,

@@ -71,7 +71,7 @@ fn numbers_are_read_in_every_form_and_lose_no_digits() {
 }
 
 #[test]
-fn a_value_that_is_not_what_it_is_said_to_be_keeps_its_own_type() {
+fn a_value_that_contradicts_its_declared_type_keeps_its_own_type() {
     for (json, wanted) in [
         ("7", Value::Int(7)),
         (r#""text""#, Value::Str("text".into())),
@@ -101,7 +101,7 @@ fn a_value_that_is_not_what_it_is_said_to_be_keeps_its_own_type() {
 }
 
 #[test]
-fn of_a_key_that_occurs_again_in_a_map_the_last_value_counts() {
+fn the_last_value_of_a_repeated_map_key_wins() {
     let pair = |key: &str, value: &str| format!(r#"{{"key":"{key}","value":{value}}}"#);
     let map = |pairs: &[String]| format!(r#"{{"kvlistValue":{{"values":[{}]}}}}"#, pairs.join(","));
     let int = |n: u32| format!(r#"{{"intValue":{n}}}"#);

@@ -1,6 +1,6 @@
-//! Putting together what a convention took apart: lists that were flattened over many attributes, and messages that
-//! were sent as events. The result is JSON for the `inputs` or `outputs` column; what it was made of stays where it
-//! was, because taken apart and put together is not always the same text.
+//! Rebuilds what a convention took apart: lists that were flattened into many attributes, and messages that were sent
+//! as events. The result is JSON for the `inputs` or `outputs` column. The attributes and events stay as they are,
+//! because the rebuilt text is not always the original one.
 
 use std::cmp::Ordering;
 
@@ -9,15 +9,15 @@ use translate::json_text;
 
 use super::table::is_item;
 
-/// Levels that a flattened name is taken apart into; what goes deeper keeps the rest of its name as one key.
+/// Most levels into which a flattened name is split. A deeper name keeps its rest as one key.
 const LEVELS_MAX: usize = 16;
-/// An index of more digits than this is a name.
+/// A segment of more digits than this is a name and not an index.
 const INDEX_DIGITS_MAX: usize = 9;
 
-/// One attribute of a flattened list: what is left of its name below the current level, and its value.
+/// One attribute of a flattened list: the rest of its name below the current level, and its value.
 type Item<'s, 'a> = (Option<&'s str>, &'s Value<'a>);
 
-/// The list that the attributes `<prefix><index>.<name>…` stand for, in the order of the index's number, as JSON.
+/// The list for which the attributes `<prefix><index>.<name>…` stand, in the numeric order of the indexes, as JSON.
 pub(super) fn list(prefix: &str, attributes: &[Attribute<'_>]) -> String {
     let items = attributes.iter().filter(|a| is_item(&a.key, prefix));
     let mut items: Vec<Item<'_, '_>> = items.map(|a| (a.key.strip_prefix(prefix), &a.value)).collect();
@@ -27,7 +27,7 @@ pub(super) fn list(prefix: &str, attributes: &[Attribute<'_>]) -> String {
     out
 }
 
-/// The next segment of a name, and what follows it.
+/// The next segment of a name, and the rest after it.
 fn split(rest: &str, level: usize) -> (&str, Option<&str>) {
     match rest.split_once('.') {
         Some((segment, rest)) if level < LEVELS_MAX => (segment, Some(rest)),
@@ -40,7 +40,7 @@ fn index(segment: &str) -> Option<u32> {
     (digits && segment.bytes().all(|b| b.is_ascii_digit())).then(|| segment.parse().ok()).flatten()
 }
 
-/// Numbers by their value and before names; a name before what is below it.
+/// Compares paths: numbers by their value and before names; a name before the paths below it.
 fn by_path(mut a: Option<&str>, mut b: Option<&str>) -> Ordering {
     for level in 0.. {
         let (Some(rest_a), Some(rest_b)) = (a, b) else { break };
@@ -59,8 +59,8 @@ fn by_path(mut a: Option<&str>, mut b: Option<&str>) -> Ordering {
     a.is_some().cmp(&b.is_some())
 }
 
-/// Renders items that agree on everything above `level`. Of what contradicts itself (a name that is both a value and
-/// has others below it, or names beside indexes), the first wins.
+/// Writes the items that have the same path above `level`. If items contradict each other (a name has a value and also
+/// names below it, or there are names beside indexes), the first wins.
 fn render(items: &mut [Item<'_, '_>], level: usize, out: &mut String) {
     let Some((first, value)) = items.first() else { return };
     let Some(first) = first else { return json_text::value(value, out) };
@@ -90,7 +90,8 @@ fn render(items: &mut [Item<'_, '_>], level: usize, out: &mut String) {
     out.push(if is_array { ']' } else { '}' });
 }
 
-/// The events of these names as a list of messages: their attributes, and as `role` the one that the event's name says.
+/// The events with these names as a list of messages: their attributes, and as `role` the role that the event's name
+/// stands for.
 pub(super) fn messages(names: &[&str], events: &[Event<'_>]) -> Option<String> {
     let mut out = String::new();
     for event in events.iter().filter(|e| names.contains(&&*e.name)) {

@@ -1,15 +1,16 @@
-//! What the values of the attributes that name a kind mean.
+//! The kinds that the values of attributes stand for.
 
 use model::trace::Kind;
 
 use super::table::{Field, Source, TABLE};
 
-/// The kind that the rank-th attribute of [`Field::Kind`] says with this value; `None` = says nothing, ask the next.
+/// The kind for this value of the attribute with that rank in [`Field::Kind`]; `None` = no kind, so the next attribute
+/// is asked.
 pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
     let Source::Attribute(name) = TABLE[Field::Kind as usize].1[usize::from(rank)] else { return None };
     match name {
         "langsmith.span.kind" => named(value, &[]),
-        // A decision has no kind of its own.
+        // There is no kind for a decision.
         "openinference.span.kind" => named(value, &[("unknown", Kind::Span), ("decision", Kind::Span)]),
         "langfuse.observation.type" => named(value, &[("generation", Kind::Llm), ("event", Kind::Span)]),
         "ai.operationId" => match value {
@@ -27,10 +28,10 @@ pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
             "invoke_agent" | "create_agent" => Some(Kind::Agent),
             "retrieval" => Some(Kind::Retriever),
             "invoke_workflow" => Some(Kind::Chain),
-            // The AI SDK from version 7 on.
+            // The AI SDK since version 7.
             "agent_step" => Some(Kind::Chain),
             "rerank" => Some(Kind::Reranker),
-            // LangSmith's OTel mode says "chain" and "parser" here, beside a better attribute.
+            // LangSmith's OTel mode writes "chain" and "parser" here, but also a better attribute.
             _ => None,
         },
         "traceloop.span.kind" => match value {
@@ -49,8 +50,8 @@ pub(super) fn kind(rank: u8, value: &str) -> Option<Kind> {
     }
 }
 
-/// The kind of that name, or of one of these others, in upper or lower case: Langfuse's API writes `GENERATION`, its
-/// SDKs write `generation`.
+/// The kind with that name, or with one of these other names, in upper or lower case: Langfuse's API writes
+/// `GENERATION`, its SDKs write `generation`.
 fn named(value: &str, others: &[(&str, Kind)]) -> Option<Kind> {
     let mut all = others.iter().copied().chain(Kind::ALL.map(|(kind, name)| (name, kind)));
     all.find(|(name, _)| name.eq_ignore_ascii_case(value)).map(|(_, kind)| kind)

@@ -1,12 +1,12 @@
-//! The table of precedence: per field, what can fill it. The first that is present and says something wins.
+//! The table of precedence: per field, the sources that can fill it. The first source that is present and has a value
+//! wins.
 
 use std::sync::LazyLock;
 
+use Source::{Attribute as A, EventAttribute, List, Member, Messages};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use translate::usage;
-
-use Source::{Attribute as A, EventAttribute, List, Member, Messages};
 
 /// A column that attributes can fill.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,22 +28,22 @@ pub enum Field {
     Name,
 }
 
-/// How many fields there are.
+/// Number of fields.
 pub const FIELDS: usize = Field::Name as usize + 1;
 
-/// What a field takes from its attribute.
+/// Which values a field accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
-    /// A kind, if the value is one.
+    /// A value that is the name of a kind.
     Kind,
-    /// Anything that is not empty.
+    /// Any value that is not empty.
     Text,
-    /// A number, or a text that is one.
+    /// A number, or a text that is a number.
     Number,
 }
 
 impl Field {
-    /// What it takes.
+    /// Which values the field accepts.
     pub const fn shape(self) -> Shape {
         match self {
             Field::Kind => Shape::Kind,
@@ -53,25 +53,26 @@ impl Field {
     }
 }
 
-/// Where a field's value can come from.
+/// Where the value of a field can come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// The attribute of this name.
+    /// The attribute with this name.
     Attribute(&'static str),
-    /// A number inside the attribute of this name, which holds a JSON object.
+    /// A number inside of the attribute with this name, which holds a JSON object.
     Member(&'static str, &'static [&'static str]),
-    /// All attributes that begin so and go on with an index: a list that was flattened.
+    /// All attributes whose names begin with this and go on with an index: a flattened list.
     List(&'static str),
-    /// An attribute of the last event of this name. Only asked if no attribute of the span says anything, so it stands
-    /// last.
+    /// An attribute of the last event with this name. It is asked only if no attribute of the span has a value, so it
+    /// must be last.
     EventAttribute(&'static str, &'static str),
-    /// All events of these names, each of which is a message. Stands last, too.
+    /// All events with these names, each of which is a message. It must be last, too.
     Messages(&'static [&'static str]),
 }
 
 const DETAILS_EVENT: &str = "gen_ai.client.inference.operation.details";
 
-/// Per field what can fill it; the first present one wins. Counts and costs are in [`translate::usage`].
+/// Per field, the sources that can fill it; the first one that is present wins. Counts and costs are in
+/// [`translate::usage`].
 pub const TABLE: [(Field, &[Source]); FIELDS] = [
     (
         Field::Kind,
@@ -181,7 +182,7 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
             A("langsmith.metadata.conversation_id"),
             A("traceloop.association.properties.session_id"),
             A("ai.telemetry.metadata.sessionId"),
-            // The AI SDK from version 7 on.
+            // The AI SDK since version 7.
             A("ai.settings.context.sessionId"),
         ],
     ),
@@ -211,16 +212,16 @@ pub const TABLE: [(Field, &[Source]); FIELDS] = [
     (Field::Name, &[A("langsmith.trace.name")]),
 ];
 
-/// What an attribute's name stands for. Kept inline: it is read for every attribute of every span.
+/// What the name of an attribute stands for. Small, because it is read for every attribute of every span.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Meaning {
-    /// A place in [`TABLE`]: field and rank (0 wins).
+    /// A source in [`TABLE`]: its field and its rank (0 wins).
     Field(Field, u8),
-    /// A place among the names of counts and costs.
+    /// An index into the names of counts and costs.
     Usage(u8),
 }
 
-/// Attribute name → its meaning. No name has two.
+/// The meaning of each attribute name. No name has two.
 pub(super) static BY_NAME: LazyLock<HashMap<&'static str, Meaning, FixedState>> = LazyLock::new(|| {
     let mut map = HashMap::with_hasher(FixedState::default());
     map.extend(usage::attribute_names().map(|(name, place)| (name, Meaning::Usage(place))));
@@ -234,16 +235,16 @@ pub(super) static BY_NAME: LazyLock<HashMap<&'static str, Meaning, FixedState>> 
     map
 });
 
-/// The place of a flattened list that an attribute belongs to.
+/// The field and the rank of the flattened list that an attribute belongs to.
 pub(super) fn list_of(name: &str) -> Option<(Field, u8)> {
-    // All lists of the table; the first letter tells nearly every other attribute apart.
+    // All lists of the table. The first letter alone excludes nearly every other attribute.
     if !matches!(name.as_bytes().first(), Some(b'l' | b'g' | b'r')) {
         return None;
     }
     LISTS.iter().find(|(prefix, _, _)| is_item(name, prefix)).map(|(_, field, rank)| (*field, *rank))
 }
 
-/// Whether an attribute belongs to the list of that prefix: an index follows.
+/// Whether an attribute belongs to the list with that prefix: an index follows the prefix.
 pub(super) fn is_item(name: &str, prefix: &str) -> bool {
     name.strip_prefix(prefix).is_some_and(|rest| rest.as_bytes().first().is_some_and(u8::is_ascii_digit))
 }

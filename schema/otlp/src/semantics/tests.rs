@@ -21,7 +21,7 @@ fn text_value(text: &'static str) -> Value<'static> {
     Value::Str(text.into())
 }
 
-/// The attributes or the event that make a source say this number.
+/// The attributes or the event with which a source has this number as its value.
 fn said(source: &Source, n: u32) -> (Vec<(String, Value<'static>)>, Vec<Event<'static>>) {
     let event = |name: &'static str, key: &'static str| Event {
         name: name.into(),
@@ -41,7 +41,7 @@ fn said(source: &Source, n: u32) -> (Vec<(String, Value<'static>)>, Vec<Event<'s
     }
 }
 
-/// Interprets a model call for which several sources say something each.
+/// Interprets a model call in which each of several sources has a value.
 fn of_sources(sources: &[(&Source, u32)], reversed: bool) -> Span<'static> {
     let mut span = span(&[("langsmith.span.kind", text_value("llm"))]);
     span.status = Status::Error;
@@ -73,7 +73,7 @@ fn the_table_is_in_field_order_and_names_nothing_twice() {
     assert_eq!(table::BY_NAME.len(), wanted, "an attribute stands in two places");
 }
 
-/// Row by row: every source alone fills its field, and an earlier one beats a later one in any order.
+/// For each row of the table: every source fills its field alone, and an earlier source beats a later one in any order.
 #[test]
 fn earlier_sources_win() {
     type Get = fn(&Span<'_>) -> String;
@@ -103,7 +103,7 @@ fn earlier_sources_win() {
             for later in &sources[i + 1..] {
                 for reversed in [false, true] {
                     let span = of_sources(&[(first, 11), (later, 22)], reversed);
-                    // Both in one attribute, of which the first one counts.
+                    // Both are in the same attribute, which then has the value of the first.
                     let same = matches!((first, later), (Source::Member(a, _), Source::Member(b, _)) if a == b);
                     assert!(same || get(&span) == wanted, "{first:?} > {later:?}: {}", get(&span));
                 }
@@ -112,7 +112,7 @@ fn earlier_sources_win() {
     }
 }
 
-/// Row by row for kinds, too: each attribute with a value that says `tool`, against each later one.
+/// The same for kinds: each attribute with a value for `tool`, against each later one.
 #[test]
 fn earlier_kinds_win() {
     let values = [
@@ -213,7 +213,7 @@ fn kinds_are_what_the_conventions_call_them() {
 }
 
 #[test]
-fn kind_falls_through_values_that_say_nothing() {
+fn kind_skips_attribute_values_that_name_no_kind() {
     let op = |v| ("gen_ai.operation.name", text_value(v));
     let openinference = |v| ("openinference.span.kind", text_value(v));
     let kind = |attributes: &[_]| interpreted(attributes).llm.kind;
@@ -222,7 +222,7 @@ fn kind_falls_through_values_that_say_nothing() {
     let (system, model) = (("gen_ai.system", text_value("openai")), ("gen_ai.request.model", text_value("gpt")));
     assert_eq!(kind(std::slice::from_ref(&system)), Kind::Span);
     assert_eq!(kind(&[op("chain"), system.clone(), model.clone()]), Kind::Llm);
-    // LangSmith's OTel mode has a model on every span.
+    // LangSmith's OTel mode names a model on every span.
     let ls_provider = ("langsmith.metadata.ls_provider", text_value("openai"));
     assert_eq!(kind(&[ls_provider, system, model]), Kind::Span);
 }
@@ -240,7 +240,7 @@ fn tokens_and_cost_are_those_of_model_calls_only() {
     assert_eq!((usage("chain"), usage("tool")), ((None, None), (None, None)));
 }
 
-/// Which names there are, and what they mean, is tested with their reader.
+/// The tests of the reader check which names there are and what they mean.
 #[test]
 fn counts_are_read_from_attributes_in_any_order() {
     let mut attributes = vec![
@@ -268,7 +268,7 @@ fn counts_are_read_from_attributes_in_any_order() {
 }
 
 #[test]
-fn texts_are_moved_and_everything_else_stays() {
+fn input_and_output_texts_move_to_columns_and_other_attributes_stay() {
     let span = interpreted(&[
         ("a", Value::Int(1)),
         ("gen_ai.output.messages", text_value("out")),
@@ -283,7 +283,7 @@ fn texts_are_moved_and_everything_else_stays() {
 }
 
 #[test]
-fn payloads_of_other_types_are_shown_and_keep_theirs() {
+fn non_text_payloads_are_shown_and_stay_as_typed_attributes() {
     let span = interpreted(&[("output.value", Value::Int(3)), ("input.value", Value::Map("{\"a\":1}".into()))]);
     assert_eq!((&*span.llm.inputs, &*span.llm.outputs), ("{\"a\":1}", "3"));
     assert_eq!((&*span.llm.inputs_attribute, &*span.llm.outputs_attribute, span.attributes.len()), ("", "", 2));
@@ -319,7 +319,7 @@ fn flattened_lists_are_ordered_by_number_and_nested() {
             r#"{"message":{"role":"user"}}]"#
         )
     );
-    // However deep a name goes, so deep goes no call.
+    // A name with many levels must not lead to as many nested calls.
     let deep = format!("gen_ai.prompt.0{}", ".a".repeat(100_000));
     let deep = Attribute { key: deep.into(), value: Value::Int(1) };
     let json: serde_json::Value = serde_json::from_str(&gather::list("gen_ai.prompt.", &[deep])).unwrap();
@@ -327,7 +327,7 @@ fn flattened_lists_are_ordered_by_number_and_nested() {
 }
 
 #[test]
-fn messages_in_events_are_shown_where_no_attribute_says_more() {
+fn event_messages_are_shown_when_no_attribute_has_more() {
     let event = |name: &'static str, attributes| Event { name: name.into(), attributes, ..Default::default() };
     let mut by_events = span(&[]);
     by_events.events = vec![
@@ -391,7 +391,7 @@ fn tags_are_arrays_or_separated_by_commas() {
 }
 
 #[test]
-fn renamed_providers_have_one_name_and_langchain_is_none() {
+fn renamed_providers_share_one_name_and_langchain_is_no_provider() {
     let provider = |name| interpreted(&[("gen_ai.system", text_value(name))]).llm.provider.into_owned();
     for (old, current) in [
         ("az.ai.openai", "azure.ai.openai"),
@@ -407,7 +407,7 @@ fn renamed_providers_have_one_name_and_langchain_is_none() {
 }
 
 #[test]
-fn a_name_that_is_replaced_is_kept() {
+fn a_replaced_span_name_is_kept_as_an_attribute() {
     let mut named = span(&[("langsmith.trace.name", text_value("for people"))]);
     named.name = "as sent".into();
     interpret(&mut named);

@@ -1,6 +1,6 @@
-//! The hand-written protobuf walker against `prost`: on generated requests both read the same spans; on broken ones
-//! they agree on what is broken. What the walker does with values that cannot be read (`docs/limits.md`) is written
-//! down here a second time, from what prost has decoded.
+//! Compares the hand-written protobuf decoder with `prost`: on generated requests both read the same spans, and on
+//! broken requests they agree on what is broken. The rules for values that cannot be read (`docs/reference/limits.md`)
+//! are written here a second time, based on what prost has decoded.
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use uuid::Uuid;
 
-/// Keeps copies of what a decoder finds.
+/// Keeps copies of the spans of a decoder.
 #[derive(Default, Debug, PartialEq)]
 struct Found {
     spans: Vec<(String, String)>,
@@ -44,7 +44,7 @@ fn walked(bytes: &[u8]) -> Result<Found, String> {
     decode_protobuf(bytes, &mut found).map(|()| found).map_err(|e| e.to_string())
 }
 
-/// What the walker must find, computed from what prost decoded.
+/// What our decoder must find, computed from what prost decoded.
 fn expected(request: &ExportTraceServiceRequest) -> Found {
     let mut found = Found::default();
     for rs in &request.resource_spans {
@@ -79,7 +79,7 @@ fn expected(request: &ExportTraceServiceRequest) -> Found {
     found
 }
 
-/// One of each key, with its last value, at the place of its first.
+/// Each key once, with its last value, at its first place.
 fn last_of_each(attributes: Vec<Attribute<'_>>) -> Vec<Attribute<'_>> {
     let mut kept: Vec<Attribute<'_>> = Vec::new();
     for attribute in attributes {
@@ -91,7 +91,7 @@ fn last_of_each(attributes: Vec<Attribute<'_>>) -> Vec<Attribute<'_>> {
     kept
 }
 
-/// What no column can take, in the order of the fields: it follows the client's own attributes.
+/// The values that no column can take, in the order of the fields. They follow the client's own attributes.
 #[derive(Default)]
 struct Kept(Vec<Attribute<'static>>);
 
@@ -101,7 +101,7 @@ impl Kept {
     }
 
     fn id<T: Default>(&mut self, field: &str, bytes: &[u8], read: impl Fn(&[u8]) -> Option<T>) -> T {
-        // An empty id is not on the wire at all, so it is none rather than one of the wrong length.
+        // An empty id is not in the bytes at all, so it counts as missing and not as one of the wrong length.
         if bytes.is_empty() {
             return T::default();
         }
@@ -255,7 +255,7 @@ fn json(value: &Any) -> String {
     }
 }
 
-/// Makes requests that use everything OTLP has, some of it wrongly.
+/// Makes random requests that use everything in OTLP, some of it wrongly.
 struct Maker(StdRng);
 
 impl Maker {
@@ -275,7 +275,7 @@ impl Maker {
         (0..n).map(|_| self.0.random()).collect()
     }
 
-    /// Seldom after the year 2262.
+    /// A time, which is seldom after the year 2262.
     fn time(&mut self) -> u64 {
         let nanos: u64 = self.0.random();
         if self.some(9) == 0 { nanos } else { nanos >> 1 }
@@ -370,7 +370,7 @@ impl Maker {
     }
 }
 
-/// Compares span by span: a whole request would be a page.
+/// Compares span by span, because a whole request would be a page of output.
 fn same(found: &Found, expected: &Found, request: usize) {
     for (i, (found, expected)) in found.spans.iter().zip(&expected.spans).enumerate() {
         assert_eq!(found, expected, "request {request}, span {i}");
@@ -414,12 +414,12 @@ fn broken_requests_are_refused_alike() {
                 same(&found, &expected(&request), 0);
             }
             (Err(_), Err(_)) => both_refused += 1,
-            // A flip that makes text invalid costs us that character, prost the request.
+            // A flipped bit that makes a text invalid costs us that character; prost refuses the request.
             (Err(error), Ok(_)) => {
                 let error = error.to_string();
                 assert!(error.contains("UTF-8") || unread_field(&error), "only prost refuses: {error}");
             }
-            // Groups have no place in OTLP; prost skips them.
+            // OTLP has no groups; prost skips them.
             (Ok(_), Err(error)) => {
                 assert!(error.contains("group") || error.contains("field number"), "only we refuse: {error}")
             }
@@ -428,7 +428,7 @@ fn broken_requests_are_refused_alike() {
     assert!(both_refused > 50 && both_read > 50, "the breaker is one-sided: {both_refused} refused, {both_read} read");
 }
 
-/// Whether prost stumbled over a field that the walker has no use for and skips.
+/// Whether prost failed at a field that our decoder does not read.
 fn unread_field(error: &str) -> bool {
     ["dropped_attributes_count", "entity_refs", "key_strindex", "Entity"].iter().any(|field| error.contains(field))
 }

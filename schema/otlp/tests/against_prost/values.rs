@@ -1,4 +1,4 @@
-//! The same span in both encodings, and values that cannot be read: the rule of `docs/limits.md`.
+//! The same span in both encodings, and values that cannot be read, by the rules in `docs/reference/limits.md`.
 
 use otlp::decode_json;
 
@@ -55,7 +55,7 @@ fn json_is_read_like_protobuf() {
     assert_eq!(found, walked(&request.encode_to_vec()).unwrap());
 }
 
-/// A span with one attribute of so many levels of arrays or maps, in protobuf and in JSON.
+/// A span with one attribute of `levels` nested arrays or maps, in protobuf and in JSON.
 fn nested(levels: usize, maps: bool) -> (Proto, String) {
     let mut value = AnyValue { value: Some(Any::IntValue(1)) };
     let mut json = r#"{"intValue":"1"}"#.to_owned();
@@ -79,7 +79,7 @@ fn nested(levels: usize, maps: bool) -> (Proto, String) {
 }
 
 #[test]
-fn an_attribute_that_nests_too_deep_costs_itself_in_both_encodings() {
+fn a_too_deep_attribute_is_dropped_alone_in_both_encodings() {
     let max = usize::from(otlp::limits::NESTING_MAX);
     for maps in [false, true] {
         for (levels, dropped) in [(1, 0), (30, 0), (31, 0), (max, 0), (max + 1, 1), (max + 100, 1)] {
@@ -94,7 +94,7 @@ fn an_attribute_that_nests_too_deep_costs_itself_in_both_encodings() {
     }
 }
 
-/// A request of one span in both encodings.
+/// Decodes a request with one span in both encodings.
 fn both(span: &Proto, json_span: &str) -> [Found; 2] {
     let scope_spans = vec![ScopeSpans { spans: vec![span.clone()], ..Default::default() }];
     let request =
@@ -107,7 +107,7 @@ fn both(span: &Proto, json_span: &str) -> [Found; 2] {
 }
 
 #[test]
-fn what_is_too_much_is_left_out_and_counted() {
+fn attributes_events_and_links_over_their_limits_are_dropped_and_counted() {
     use otlp::limits::{ATTRIBUTES_MAX, EVENTS_MAX, ITEM_ATTRIBUTES_MAX, LINKS_MAX};
     let pairs = |n: usize| (0..n).map(|i| KeyValue { key: format!("k{i}"), ..Default::default() }).collect::<Vec<_>>();
     let event = span::Event { attributes: pairs(ITEM_ATTRIBUTES_MAX + 1), ..Default::default() };
@@ -140,7 +140,7 @@ fn what_is_too_much_is_left_out_and_counted() {
 }
 
 #[test]
-fn a_resource_says_what_was_left_out_of_it() {
+fn a_resource_tells_how_many_attributes_were_dropped() {
     use otlp::limits::{ATTRIBUTES_MAX, DROPPED};
     let pairs = (0..ATTRIBUTES_MAX + 5).map(|i| KeyValue { key: i.to_string(), ..Default::default() }).collect();
     let resource = Resource { attributes: pairs, ..Default::default() };
@@ -152,7 +152,7 @@ fn a_resource_says_what_was_left_out_of_it() {
 }
 
 #[test]
-fn a_span_that_is_none_costs_only_itself_in_json() {
+fn an_invalid_json_span_is_rejected_alone() {
     let good = r#"{"traceId":"01010101010101010101010101010101","spanId":"0101010101010101"}"#;
     let bad = [
         r#"{"traceId":7}"#.to_owned(),
@@ -170,7 +170,7 @@ fn a_span_that_is_none_costs_only_itself_in_json() {
     }
 }
 
-/// What is read of one span with these members beside its ids.
+/// What is read from one span that has these members beside its ids.
 fn read(members: &str) -> Result<String, Vec<String>> {
     let ids = r#""traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"0102030405060708""#;
     let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{ids},{members}}}]}}]}}]}}"#);
@@ -183,7 +183,7 @@ fn read(members: &str) -> Result<String, Vec<String>> {
 }
 
 #[test]
-fn a_link_or_parent_with_ids_that_are_none_is_stored_without_them() {
+fn a_link_or_parent_with_invalid_ids_is_stored_without_them() {
     for (trace_id, span_id, in_json) in [
         (vec![], vec![], "{}"),
         (vec![0; 16], vec![0; 8], r#"{"traceId":"00000000000000000000000000000000","spanId":"0000000000000000"}"#),
@@ -228,7 +228,7 @@ fn a_link_or_parent_with_ids_that_are_none_is_stored_without_them() {
 }
 
 #[test]
-fn a_part_that_is_none_is_left_out_and_counted() {
+fn malformed_attributes_events_and_links_are_dropped_and_counted() {
     let text = read(
         r#""attributes":[7,{"key":"a"},null,{"key":["no text"]}],"events":[{"name":"e","attributes":["x"]},[],"event"],
             "links":[true,{"attributes":[{"key":"reason"}]}]"#,
@@ -245,7 +245,7 @@ fn a_part_that_is_none_is_left_out_and_counted() {
 }
 
 #[test]
-fn what_cannot_be_read_is_kept_and_never_a_silent_default() {
+fn unreadable_values_are_kept_and_never_silently_defaulted() {
     for (members, wanted) in [
         (r#""endTimeUnixNano":"yesterday""#, r#"otlp.endTimeUnixNano", value: Str("yesterday")"#),
         (r#""endTimeUnixNano":-1"#, r#"otlp.endTimeUnixNano", value: Int(-1)"#),
@@ -312,7 +312,7 @@ fn equivalent_forms_are_read() {
 }
 
 #[test]
-fn a_fault_of_a_resource_or_scope_costs_itself() {
+fn a_malformed_resource_or_scope_does_not_cost_its_spans() {
     let span = r#"{"traceId":"01010101010101010101010101010101","spanId":"0101010101010101"}"#;
     let scope_spans = format!(r#""scopeSpans":[{{"spans":[{span}]}}]"#);
     let read = |json: String| {
@@ -348,7 +348,7 @@ fn a_fault_of_a_resource_or_scope_costs_itself() {
         let (origins, _) = read(format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{{scope},"spans":[{span}]}}]}}]}}"#));
         assert!(origins[0].contains(wanted), "{wanted}: {}", origins[0]);
     }
-    // What spans may have been in is counted as one that is rejected; its neighbours are stored.
+    // A value that should have contained spans counts as one rejected item; its neighbours are stored.
     for (bad, name) in [
         (r#"7"#, "resourceSpans"),
         (r#"null"#, "resourceSpans"),
@@ -369,7 +369,7 @@ fn a_fault_of_a_resource_or_scope_costs_itself() {
 }
 
 #[test]
-fn text_that_is_not_utf_8_is_mended_wherever_it_is() {
+fn invalid_utf_8_is_repaired_in_every_text() {
     let text = |at: &str| format!("{at}#");
     let pair = || KeyValue {
         key: text("key"),

@@ -1,25 +1,25 @@
-//! Reading a table of prices. The format is described in `docs/prices.md`.
+//! Reads a table of prices. `docs/reference/prices.md` describes the format.
 
 use std::collections::HashSet;
 
 use super::{NAMES_BYTES_MAX, PER_TOKENS, Price, Prices};
 
-/// A file of prices may have so many bytes.
+/// Most bytes of a file of prices.
 pub const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Prices in one table, each provider's counted.
+/// Most prices in one table, counted per provider.
 const PRICES_MAX: usize = 100_000;
-/// Providers that sell at the prices of others.
+/// Most providers that sell at the prices of others.
 const ALIASES_MAX: usize = 1_000;
-/// The bytes of the source's name.
+/// Most bytes of the source's name.
 const SOURCE_BYTES_MAX: usize = 200;
-/// Digits after the point of a price.
+/// Most digits after the point of a price.
 const DECIMALS: usize = 8;
-/// The dearest price, in US dollars. One that is dearer is a mistake.
+/// The highest price, in US dollars. A higher one is a mistake.
 const USD_MAX: u64 = 1_000_000;
 
 const COLUMNS: &str = "provider,model,input,cached_input,cache_write,output";
 
-/// Why a text is no table of prices.
+/// Why a text is not a table of prices.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("line {line}: {reason}")]
 pub struct PriceFileError {
@@ -34,14 +34,14 @@ struct Head<'t> {
     date: Option<&'t str>,
     currency: Option<&'t str>,
     per_tokens: Option<&'t str>,
-    /// A provider, and one whose prices it has.
+    /// A provider, and the provider whose prices it has.
     aliases: Vec<(&'t str, &'t str)>,
     /// The providers that have prices, in lower case.
     priced: HashSet<String>,
 }
 
 impl Prices {
-    /// Reads a whole file.
+    /// Parses a whole file.
     pub fn parse(text: &str) -> Result<Self, PriceFileError> {
         let (mut head, mut prices) = (Head::default(), None);
         let mut number = 0;
@@ -126,7 +126,8 @@ impl<'t> Head<'t> {
         Ok(())
     }
 
-    /// What rows say of their source, if all is said that must be.
+    /// Checks that the lines before the prices say everything about the source that they must, and returns that as
+    /// text.
     fn check(&self) -> Result<String, String> {
         let missing = |name| format!("`{name}` is missing before the prices");
         let (source, date) = (self.source.ok_or(missing("source"))?, self.date.ok_or(missing("date"))?);
@@ -159,7 +160,8 @@ fn names(provider: &str, model: &str) -> Result<Box<[u8]>, String> {
     Ok(names.into())
 }
 
-/// US dollars in units of 10^-8; `None` if nothing is written. No floating point: a price is what it says.
+/// US dollars in units of 10^-8; `None` if the text is empty. Without floating point, so that a price is exactly as
+/// written.
 fn usd_e8(text: &str) -> Result<Option<u64>, String> {
     if text.is_empty() {
         return Ok(None);

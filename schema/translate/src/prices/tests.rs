@@ -31,7 +31,7 @@ fn a_call_costs_its_tokens_at_their_prices() {
         change(&mut llm.tokens);
         cost(llm)
     };
-    // 1000 at 3 and 100 at 15 dollars per million.
+    // 1000 tokens at 3 and 100 at 15 dollars per million.
     assert_eq!(with(|_| ()), Some(450_000));
     assert_eq!(with(|t| t.reasoning = Some(90)), Some(450_000), "part of the output");
     assert_eq!(with(|t| t.cached = Some(600)), Some(120_000 + 18_000 + 150_000));
@@ -52,12 +52,12 @@ fn a_cost_is_rounded_to_the_nearest_digit_of_its_column() {
 }
 
 #[test]
-fn what_is_not_known_costs_null() {
+fn a_call_with_an_unknown_model_provider_or_count_costs_null() {
     let unknown: [fn(&mut Llm<'static>); 13] = [
         |llm| llm.model = "unheard-of".into(),
         |llm| llm.model = "".into(),
         |llm| llm.provider = "unheard-of".into(),
-        // Sold at two prices, and nobody says by whom.
+        // Sold at two prices, and the call does not name a provider.
         |llm| llm.provider = "".into(),
         |llm| llm.model = "x".repeat(NAMES_BYTES_MAX).into(),
         |llm| llm.tokens.prompt = None,
@@ -67,7 +67,7 @@ fn what_is_not_known_costs_null() {
         |llm| llm.tokens.cached = Some(1_001),
         |llm| (llm.tokens.cached, llm.tokens.cache_write) = (Some(600), Some(401)),
         |llm| llm.tokens.doubtful = true,
-        // Puts nothing out.
+        // A model without output.
         |llm| llm.model = "words".into(),
     ];
     for (i, change) in unknown.into_iter().enumerate() {
@@ -78,7 +78,7 @@ fn what_is_not_known_costs_null() {
 }
 
 #[test]
-fn only_calls_of_models_are_priced_and_never_twice() {
+fn only_model_calls_are_priced_and_costs_that_were_sent_are_kept() {
     for (kind, _) in Kind::ALL {
         let wanted = matches!(kind, Kind::Llm | Kind::Embedding | Kind::Reranker).then_some(450_000);
         assert_eq!(cost(Llm { kind, ..call("acme", "big") }), wanted, "{kind:?}");
@@ -88,7 +88,7 @@ fn only_calls_of_models_are_priced_and_never_twice() {
 }
 
 #[test]
-fn what_only_takes_in_may_tell_a_total() {
+fn embeddings_and_rerankers_are_priced_by_prompt_or_total_tokens() {
     let (total, prompt) = (Some(500), Some(500));
     for tokens in [Tokens { total, ..Tokens::default() }, Tokens { prompt, ..Tokens::default() }] {
         for kind in [Kind::Embedding, Kind::Reranker] {
@@ -133,7 +133,7 @@ fn a_model_is_known_by_its_name_without_its_version() {
 }
 
 #[test]
-fn a_file_says_which_line_is_wrong() {
+fn a_bad_price_file_names_the_wrong_line() {
     for (text, wanted) in [
         ("", "line 0: there is no line"),
         ("source", "line 1: neither `name: value` nor"),
@@ -183,9 +183,9 @@ fn the_built_in_prices_can_be_read() {
     }
 }
 
-/// A name that somebody adds to an SDK is decided on here, and what is decided leads to prices.
+/// Every name that an SDK has for a provider must be decided on in the file, and a decided name leads to prices.
 #[test]
-fn every_name_that_sdks_have_for_a_provider_has_its_prices_or_nobodys() {
+fn every_sdk_provider_name_maps_to_a_priced_provider_or_to_none() {
     let prices = Prices::built_in();
     let is_priced = |provider: &str| {
         let mut start = provider.as_bytes().to_vec();
@@ -206,7 +206,7 @@ fn every_name_that_sdks_have_for_a_provider_has_its_prices_or_nobodys() {
 }
 
 #[test]
-fn a_provider_is_known_by_every_name_that_sdks_have_for_it() {
+fn a_provider_is_priced_under_every_name_that_sdks_use() {
     let prices = Prices::built_in();
     for (provider, model) in [
         ("azure.chat", "gpt-4o-mini-2024-07-18"),
@@ -233,7 +233,7 @@ fn a_provider_is_known_by_every_name_that_sdks_have_for_it() {
     for provider in ["openai-compatible.chat", "my.chat", "ollama", "openai.", "openai.chat.", &"x".repeat(300)] {
         assert_eq!(prices.price(provider, "gpt-4o"), None, "{provider}");
     }
-    // A table of one's own may price a name by itself.
+    // An operator's own table may have prices for such a name itself.
     let own =
         Prices::parse(&format!("{HEAD}{COLUMNS}azure.chat,gpt-4o,1,,,1\nazure.ai.openai,gpt-4o,2,,,2\n")).unwrap();
     let input = |provider| own.price(provider, "gpt-4o").map(|price| price.input);

@@ -1,18 +1,19 @@
-//! What the AI SDK's versions up to 5 leave open.
+//! Completes the counts of the AI SDK's versions up to 5.
 //!
-//! They pass on the input that a provider counts, and Anthropic and Bedrock count what is cached apart. The cache is
-//! only in what the provider said beside the counts. Version 6 adds it up itself, and says each part.
+//! These versions pass on the input that a provider counts, and Anthropic and Bedrock count cached tokens apart. The
+//! number of cached tokens is only in the provider's metadata beside the counts. Version 6 adds them up itself and
+//! sends each part.
 
+use model::trace::Value;
 use serde_json::{Map, Value as Json};
 
 use super::read::object;
 use super::{Said, Side, Usage};
-use model::trace::Value;
 
-/// The attribute of cached input that does not say whether it is part of the input.
+/// The attribute with cached input tokens that does not say whether they are part of the input.
 pub(super) const CACHE_READ: &str = "ai.usage.cachedInputTokens";
 
-/// Adds what a call's `ai.response.providerMetadata` says of the cache.
+/// Adds the cached tokens in a call's `ai.response.providerMetadata`.
 pub(super) fn with_metadata(mut usage: Usage, metadata: &Value<'_>) -> Usage {
     let (Value::Str(json) | Value::Map(json)) = metadata else { return usage };
     let Some(members) = object(json) else {
@@ -28,7 +29,7 @@ pub(super) fn with_metadata(mut usage: Usage, metadata: &Value<'_>) -> Usage {
     } else if let Some(bedrock) = provider("bedrock") {
         let nothing = Map::new();
         let said = bedrock.get("usage").and_then(Json::as_object).unwrap_or(&nothing);
-        // Version 4 says both; versions 5 and 6 can look alike here, and count differently.
+        // Version 4 sends both; versions 5 and 6 can look alike here, but count differently.
         let is_clear = said.contains_key("cacheReadInputTokens");
         let mut usage = apart(usage, said, "cacheReadInputTokens", "cacheWriteInputTokens");
         usage.doubtful |= !is_clear && usage.cache() > 0;

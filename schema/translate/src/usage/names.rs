@@ -1,33 +1,32 @@
-//! The names that conventions have for counts and costs. Per [`Part`], the first name that says something counts.
+//! The names that conventions have for counts and costs. Per [`Part`], the first name that has a value counts.
 //!
-//! `docs/protocols.md` explains which convention counts what into what.
+//! `docs/reference/protocols.md` explains which convention includes what in which number.
 
 use std::sync::LazyLock;
 
+use Part::*;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
-use Part::*;
-
-/// What a name says.
+/// The part of the usage that a name stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Part {
     Prompt,
-    /// Input tokens that come on top of any [`Part::Prompt`].
+    /// Input tokens in addition to [`Part::Prompt`].
     MorePrompt,
     Completion,
     Total,
     CacheRead,
     CacheWrite,
-    /// Cache writes by how long they are kept, which together are [`Part::CacheWrite`].
+    /// Cache writes by how long they are kept. Together they are [`Part::CacheWrite`].
     CacheWriteShort,
     CacheWriteLong,
     Reasoning,
     TotalCost,
     PromptCost,
     CompletionCost,
-    // What the costs of input and output consist of.
+    // The parts of the costs of input and output.
     PlainInputCost,
     CacheReadCost,
     CacheWriteCost,
@@ -35,11 +34,11 @@ pub(super) enum Part {
     PlainOutputCost,
     ReasoningCost,
     AudioOutputCost,
-    /// Of calls, tools, searches: neither input nor output.
+    /// The costs of calls, tools and searches: neither input nor output.
     OtherCost,
 }
 
-/// How many parts there are.
+/// Number of parts.
 pub(super) const PARTS: usize = OtherCost as usize + 1;
 
 impl Part {
@@ -48,23 +47,23 @@ impl Part {
     }
 }
 
-/// What a number under a name includes.
+/// What the number under a name includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// Input with what is cached, output with reasoning; of a part of these, that it is inside of them.
+    /// Input with cached tokens, and output with reasoning. For a part of input or output: it is included in it.
     Whole,
-    /// Input or output of a convention that counts some of its parts apart; of such a part, that it is one of those.
+    /// Input or output in a convention that counts some of its parts apart. For such a part: it is one of those.
     Apart,
-    /// What is left beside all members that are called a part of it.
+    /// What remains beside all members that are named as parts of it.
     Rest,
 }
 
-/// One name of a part.
+/// One name, and the part that it stands for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Name {
     pub(super) part: Part,
     pub(super) reach: Reach,
-    /// Of an attribute; or of a member of a JSON object, after a `/` that of a member inside of it.
+    /// The name of an attribute, or of a member of a JSON object; after a `/`, the name of a member inside of it.
     pub(super) name: &'static str,
 }
 
@@ -87,7 +86,7 @@ pub(super) const ATTRIBUTES: &[Name] = &[
     of(Prompt, "llm.token_count.prompt"),
     of(Prompt, "ai.usage.inputTokens"),
     of(Prompt, "ai.usage.promptTokens"),
-    // Of embeddings.
+    // For embeddings.
     of(Prompt, "ai.usage.tokens"),
     of(Prompt, "llm.usage.prompt_tokens"),
     // Claude Code.
@@ -110,7 +109,7 @@ pub(super) const ATTRIBUTES: &[Name] = &[
     of(CacheRead, "gen_ai.usage.cached_tokens"),
     // Sentry.
     of(CacheRead, "gen_ai.usage.input_tokens.cached"),
-    // Pydantic AI, once.
+    // Pydantic AI, in earlier versions.
     of(CacheRead, "gen_ai.usage.details.cache_read_tokens"),
     of(CacheRead, "gen_ai.usage.details.cached_tokens"),
     of(CacheRead, "llm.token_count.prompt_details.cache_read"),
@@ -120,7 +119,7 @@ pub(super) const ATTRIBUTES: &[Name] = &[
     of(CacheRead, "ai.usage.cachedInputTokens"),
     apart(CacheRead, "cache_read_tokens"),
     apart(CacheRead, "cache_read_input_tokens"),
-    // OpenTelemetry calls it a write since 2026, before that a creation.
+    // OpenTelemetry calls it a write since 2026, and called it a creation before.
     of(CacheWrite, "gen_ai.usage.cache_write.input_tokens"),
     of(CacheWrite, "gen_ai.usage.cache_creation.input_tokens"),
     of(CacheWrite, "gen_ai.usage.cache_write_input_tokens"),
@@ -145,10 +144,10 @@ pub(super) const ATTRIBUTES: &[Name] = &[
     of(TotalCost, "llm.cost.total"),
     of(TotalCost, "gen_ai.usage.cost"),
     of(TotalCost, "gen_ai.usage.total_cost"),
-    // LiteLLM, in two ways.
+    // LiteLLM, under two names.
     of(TotalCost, "gen_ai.cost.total_cost"),
     of(TotalCost, "litellm.cost.total"),
-    // Sentry: what the tokens cost.
+    // Sentry: the cost of the tokens.
     of(TotalCost, "gen_ai.cost.total_tokens"),
     // Pydantic AI and Logfire.
     of(TotalCost, "operation.cost"),
@@ -178,19 +177,19 @@ pub(super) const ATTRIBUTES: &[Name] = &[
     apart(OtherCost, "litellm.cost.tool_usage"),
 ];
 
-/// Members of JSON objects: what a provider says of a call, and what SDKs make of it.
+/// Members of JSON objects: what a provider sends about a call, and what SDKs make of it.
 pub(super) const MEMBERS: &[Name] = &[
     // Langfuse.
     rest(Prompt, "input"),
-    // OpenAI, LiteLLM, DeepSeek and whoever speaks as OpenAI's chats do.
+    // OpenAI, LiteLLM, DeepSeek and others with the API of OpenAI's chats.
     of(Prompt, "prompt_tokens"),
-    // LangChain, LangSmith, OpenAI's responses; Anthropic, which counts what is cached apart.
+    // LangChain, LangSmith, OpenAI's responses; Anthropic, which counts cached tokens apart.
     apart(Prompt, "input_tokens"),
-    // The AI SDK inside, then outside; Amazon Bedrock, which counts what is cached apart.
+    // The AI SDK, inside and then outside; Amazon Bedrock, which counts cached tokens apart.
     of(Prompt, "inputTokens/total"),
     apart(Prompt, "inputTokens"),
     of(Prompt, "promptTokens"),
-    // Gemini, as JSON has it and as Python does.
+    // Gemini, with its names in JSON and in Python.
     of(Prompt, "promptTokenCount"),
     of(Prompt, "prompt_token_count"),
     apart(Prompt, "inputTokenCount"),
@@ -300,7 +299,7 @@ pub(super) const MEMBERS: &[Name] = &[
     apart(OtherCost, "cost/request_cost"),
 ];
 
-/// Attributes that are such objects, as text or as what they are.
+/// Attributes that hold such objects, as text or as a map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Object {
@@ -322,17 +321,17 @@ pub(super) const OBJECTS: [(Object, &str); 6] = [
     (Object::ProviderMetadata, "ai.response.providerMetadata"),
 ];
 
-/// The names of all attributes that say something of counts and costs, each with its place in [`super::Seen`].
+/// The names of all attributes with counts and costs, each with its place in [`super::Seen`].
 pub fn attribute_names() -> impl Iterator<Item = (&'static str, u8)> {
     ATTRIBUTES.iter().map(|name| name.name).chain(OBJECTS.map(|(_, name)| name)).zip(0..)
 }
 
-/// The place in [`MEMBERS`] of a member, and of a member inside of one.
+/// The place in [`MEMBERS`] of a member, or of a member inside of one.
 pub(super) fn member(outer: &str, inner: &str) -> Option<usize> {
     PLACES.get(&(outer, inner)).copied()
 }
 
-/// Whether members inside of a member of that name are known.
+/// Whether there are known members inside of a member with that name.
 pub(super) fn has_members(outer: &str) -> bool {
     MEMBERS.iter().any(|name| name.name.strip_prefix(outer).is_some_and(|rest| rest.starts_with('/')))
 }

@@ -1,17 +1,17 @@
-//! From names and numbers to what was used.
+//! Computes the usage of a call from names and numbers.
 
+use model::trace::{Attribute, Value};
 use serde_json::{Map, Value as Json};
 
-use super::names::{self, ATTRIBUTES, MEMBERS, Name, OBJECTS, Object, PARTS, Part, Reach};
-use super::{OBJECT_BYTES_MAX, Said, Side, Usage, ai_sdk};
-use model::trace::{Attribute, Value};
+use super::names::{ATTRIBUTES, MEMBERS, Name, OBJECTS, Object, PARTS, Part, Reach};
+use super::{OBJECT_BYTES_MAX, Said, Side, Usage, ai_sdk, names};
 
 const PLACES: usize = ATTRIBUTES.len() + OBJECTS.len();
 
-/// Where a span's attributes of counts and costs are.
+/// The places of a span's attributes that hold counts and costs.
 #[derive(Clone, Debug)]
 pub struct Seen {
-    /// The places that were noted, one bit each: there are few of them, and the first is looked for.
+    /// The places that were noted, one bit each. There are few of them, and the first one is searched for.
     noted: u128,
     at: [u16; PLACES],
 }
@@ -25,8 +25,8 @@ impl Default for Seen {
 }
 
 impl Seen {
-    /// Notes the attribute at `index`, whose name has this place in [`super::attribute_names`]. The last one of a name
-    /// counts.
+    /// Notes the attribute at `index`, whose name has this place in [`super::attribute_names`]. If a name occurs again,
+    /// the last one counts.
     pub fn note(&mut self, place: u8, index: usize) {
         if let (Some(at), Ok(index)) = (self.at.get_mut(usize::from(place)), u16::try_from(index)) {
             *at = index;
@@ -34,7 +34,7 @@ impl Seen {
         }
     }
 
-    /// What the noted ones of a span's attributes say: by a name of their own, else in Langfuse's object, else in
+    /// The usage in the noted attributes: from attributes of their own, else from Langfuse's object, else from
     /// LangSmith's.
     pub fn read(&self, attributes: &[Attribute<'_>]) -> Usage {
         let value = |place: usize| attributes.get(usize::from(self.at[place])).map(|attribute| &attribute.value);
@@ -61,7 +61,7 @@ impl Seen {
     }
 }
 
-/// The bits of places in [`ATTRIBUTES`].
+/// The bits of the places in [`ATTRIBUTES`].
 const OF_NAMES: u128 = (1 << ATTRIBUTES.len()) - 1;
 
 /// The numbers of the bits that are set, from the lowest on.
@@ -74,28 +74,28 @@ fn bits(mut set: u128) -> impl Iterator<Item = usize> {
 }
 
 impl Usage {
-    /// What a JSON object of counts and costs says; `None` if the text is none, or has no members.
+    /// The usage in a JSON object of counts and costs; `None` if the text is not an object, or has no members.
     pub fn of_json(json: &str) -> Option<Self> {
         object(json).filter(|members| !members.is_empty()).map(|members| Self::of_members(&members))
     }
 
-    /// What an attribute says that is such an object.
+    /// The usage in an attribute that is such an object.
     fn of_value(value: &Value<'_>) -> Self {
         attribute_object(value).map_or_else(Self::in_doubt, |members| Self::of_members(&members))
     }
 
-    /// What an attribute says that is one of the objects inside of such an object.
+    /// The usage in an attribute that is one of the objects inside of such an object.
     fn of_details(outer: &str, value: &Value<'_>) -> Self {
         let members = |inner: Map<_, _>| Map::from_iter([(outer.to_owned(), inner.into())]);
         attribute_object(value).map_or_else(Self::in_doubt, |inner| Self::of_members(&members(inner)))
     }
 
-    /// Something was said, but what?
+    /// The usage when something was sent that cannot be read.
     fn in_doubt() -> Self {
         Self { doubtful: true, ..Self::default() }
     }
 
-    /// What Langfuse's `cost_details` say: a total, else all of them, which do not include each other.
+    /// The costs in Langfuse's `cost_details`: a total, else the sum of all, which do not include each other.
     fn of_cost_details(value: &Value<'_>) -> Self {
         let Some(members) = attribute_object(value) else { return Self::in_doubt() };
         let mut usage = Self::default();
@@ -111,7 +111,7 @@ impl Usage {
         usage
     }
 
-    /// What the members of such an object say.
+    /// The usage in the members of such an object.
     pub fn of_members(members: &Map<String, Json>) -> Self {
         let mut said = [Said::Nothing; MEMBERS.len()];
         for (name, value) in members {
@@ -127,14 +127,14 @@ impl Usage {
         }
         Found::read(MEMBERS, said.into_iter().enumerate()).usage(|whole, is_part| {
             let parts = members.iter().filter(|(name, _)| *name != whole && is_part(name));
-            // An object is no count of its own, its members are in other words.
+            // An object is not a count itself; its members have names of their own.
             let counts = parts.filter(|(_, value)| !value.is_object()).map(|(_, value)| Said::json(value).count());
             counts.map(|count| Ok(u64::from(count?.unwrap_or(0)))).sum()
         })
     }
 }
 
-/// The object that an attribute is; no members where it says nothing.
+/// The object in an attribute; without members if the attribute has no value.
 fn attribute_object(value: &Value<'_>) -> Option<Map<String, Json>> {
     match value {
         Value::Str(json) | Value::Map(json) if !json.is_empty() => object(json),
@@ -148,20 +148,20 @@ pub(super) fn object(json: &str) -> Option<Map<String, Json>> {
     serde_json::from_str(json).ok()
 }
 
-/// Per part, the first name that says something.
+/// Per part, the first name that has a value.
 struct Found {
     parts: [Option<(f64, &'static Name)>; PARTS],
-    /// A count or a total was not understood.
+    /// Whether a count or a total could not be read.
     doubtful: bool,
-    /// A part of a cost was not.
+    /// Whether a part of a cost could not be read.
     doubtful_cost: bool,
 }
 
-/// Says whether a member is called a part of another one.
+/// Whether a member's name says that it is a part of another member.
 type IsPart = fn(&str) -> bool;
 
 impl Found {
-    /// `said` is what each name says, in the order of their places.
+    /// Reads the number of each name; `said` has the numbers in the order of the names' places.
     fn read(names: &'static [Name], said: impl Iterator<Item = (usize, Said)>) -> Self {
         let mut found = Self { parts: [None; PARTS], doubtful: false, doubtful_cost: false };
         for (place, said) in said {
@@ -192,13 +192,13 @@ impl Found {
         self.parts[part as usize].is_some_and(|(_, name)| name.reach == Reach::Apart)
     }
 
-    /// Whether cache reads or writes were said by a name that leaves no question what they are part of.
+    /// Whether cache reads or writes have a name that makes clear what they are part of.
     fn says_cache_in_detail(&self) -> bool {
         let by = |part: Part| self.parts[part as usize].map(|(_, name)| name.name);
         by(Part::CacheWrite).is_some() || by(Part::CacheRead).is_some_and(|name| name != ai_sdk::CACHE_READ)
     }
 
-    /// `rest` sums the members that are parts of one that is what is left beside them.
+    /// Computes the usage. `rest` sums up the members that are parts of a member of [`Reach::Rest`].
     fn usage(&self, rest: impl Fn(&str, IsPart) -> Result<u64, super::Doubt>) -> Usage {
         let mut usage = Usage {
             total: self.count(Part::Total),
@@ -231,14 +231,14 @@ impl Found {
         Usage { prompt, completion, ..usage }
     }
 
-    /// All writes, or what they are by how long they are kept: of some clients one of the two is zero.
+    /// All cache writes, or their sum by how long they are kept: some clients send zero for one of the two.
     fn cache_write(&self) -> Option<u64> {
         let [short, long] = [Part::CacheWriteShort, Part::CacheWriteLong].map(|part| self.count(part).map(u64::from));
         let by_time = short.or(long).map(|_| short.unwrap_or(0) + long.unwrap_or(0));
         self.count(Part::CacheWrite).map(u64::from).filter(|all| *all > 0 || by_time.is_none()).or(by_time)
     }
 
-    /// The sum of all that does not include each other; unknown if one of them is.
+    /// The sum of the costs that do not include each other; unknown if one of them is.
     fn cost_parts(&self) -> Option<f64> {
         use Part::*;
         if self.doubtful_cost {
@@ -262,7 +262,7 @@ impl Found {
     }
 }
 
-/// How fast a token was asked for is no part of its own, nor is another name of the whole.
+/// The service tier of a token is not a part of its own, and neither is another name of the whole.
 fn is_part(name: &str, of: &str, whole: &str) -> bool {
     name.contains(of) && name != whole && !name.contains("priority") && !name.contains("cost")
 }

@@ -1,14 +1,14 @@
 use std::collections::HashMap;
 
+use model::trace::{Attribute, Kind};
 use serde_json::{Value as Json, json};
 
 use super::*;
 use crate::prices::Prices;
-use model::trace::{Attribute, Kind};
 
 mod properties;
 
-/// Counts as they are stored, and what they cost at 3, 0.3, 3.75 and 15 dollars per million.
+/// The counts as they are stored, and their cost at 3, 0.3, 3.75 and 15 dollars per million.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Stored {
     prompt: u32,
@@ -36,7 +36,7 @@ fn stored(usage: Usage) -> Stored {
     Stored { prompt, completion, total, cached, written, reasoning, cost_e8: llm.cost_usd_e8 }
 }
 
-/// What `plain` input, cache reads and writes and output are when they are stored right.
+/// The right result for `plain` input, cache reads and writes, output and reasoning.
 fn right(plain: u32, cached: u32, written: u32, completion: u32, reasoning: u32) -> Stored {
     let prompt = plain + cached + written;
     let e8 = |tokens: u32, cents: i64| i64::from(tokens) * cents;
@@ -75,7 +75,7 @@ fn object(json: Json) -> Stored {
 }
 
 #[test]
-fn every_name_has_one_place() {
+fn every_usage_name_is_listed_once() {
     let places: HashMap<_, _> = attribute_names().collect();
     assert_eq!(places.len(), names::ATTRIBUTES.len() + names::OBJECTS.len());
     for (place, name) in names::MEMBERS.iter().enumerate() {
@@ -88,7 +88,7 @@ fn every_name_has_one_place() {
 }
 
 #[test]
-fn spans_of_each_convention_say_the_same() {
+fn spans_of_every_convention_give_the_same_usage() {
     let of = |names: [&'static str; 5]| {
         let counts = [1_700, 90, 1_000, 200, 40];
         names.into_iter().zip(counts).filter(|(name, _)| !name.is_empty()).map(|(name, n)| (name, json!(n))).collect()
@@ -199,9 +199,9 @@ fn spans_of_each_convention_say_the_same() {
     assert_eq!(span(&claude_code), right(7, 900, 50, 30, 0));
 }
 
-/// Anthropic counts what is cached apart, and the AI SDK passed that on.
+/// Anthropic counts cached tokens apart, and the AI SDK passed that on.
 #[test]
-fn versions_of_the_ai_sdk_that_do_not_add_up_are_helped_by_what_the_provider_said() {
+fn ai_sdk_counts_without_cached_tokens_are_corrected_from_provider_metadata() {
     let anthropic = json!({"input_tokens": 7, "cache_read_input_tokens": 900, "cache_creation_input_tokens": 50,
         "output_tokens": 30});
     let wanted = right(7, 900, 50, 30, 0);
@@ -224,7 +224,7 @@ fn versions_of_the_ai_sdk_that_do_not_add_up_are_helped_by_what_the_provider_sai
     ];
     let whole = said(json!({"anthropic": {"usage": anthropic, "cacheCreationInputTokens": 50}}));
     assert_eq!(span(&[&five[..], std::slice::from_ref(&whole)].concat()), wanted);
-    // Versions 5 and 6 may say the same of Bedrock, and mean different things.
+    // Versions 5 and 6 may send the same about Bedrock, and mean different things.
     let bedrock = said(json!({"bedrock": {"usage": {"cacheWriteInputTokens": 50}}}));
     assert_eq!(span(&[&five[..], &[bedrock]].concat()).cost_e8, None);
     let long = said(json!({"anthropic": {"usage": anthropic}, "x": "x".repeat(OBJECT_BYTES_MAX)}));
@@ -239,7 +239,7 @@ fn versions_of_the_ai_sdk_that_do_not_add_up_are_helped_by_what_the_provider_sai
 }
 
 #[test]
-fn objects_of_each_provider_say_the_same() {
+fn usage_objects_of_every_provider_give_the_same_usage() {
     let wanted = right(500, 1_000, 200, 90, 40);
     let openai = |input: &str, output: &str| {
         json!({input: 1_700, output: 90, "total_tokens": 1_790,
@@ -247,7 +247,7 @@ fn objects_of_each_provider_say_the_same() {
             format!("{output}_details"): {"reasoning_tokens": 40}})
     };
     for usage in [
-        // LangChain and LangSmith, with writes by how long they are kept, and with a service tier.
+        // LangChain and LangSmith, with cache writes by how long they are kept, and with a service tier.
         json!({"input_tokens": 1_700, "output_tokens": 90, "total_tokens": 1_790,
             "input_token_details": {"cache_read": 1_000, "cache_creation": 200},
             "output_token_details": {"reasoning": 40}}),
@@ -259,13 +259,13 @@ fn objects_of_each_provider_say_the_same() {
             "output_token_details": {"priority_reasoning": 40, "priority": 50}}),
         openai("prompt_tokens", "completion_tokens"),
         openai("input_tokens", "output_tokens"),
-        // LiteLLM says some of it twice; DeepSeek has words of its own.
+        // LiteLLM sends some of it twice; DeepSeek has names of its own.
         json!({"prompt_tokens": 1_700, "completion_tokens": 90, "cache_read_input_tokens": 1_000,
             "cache_creation_input_tokens": 200, "prompt_tokens_details": {"cached_tokens": 1_000},
             "completion_tokens_details": {"reasoning_tokens": 40}}),
         json!({"prompt_tokens": 1_700, "completion_tokens": 90, "prompt_cache_hit_tokens": 1_000,
             "prompt_cache_miss_tokens": 700, "cache_write_tokens": 200, "reasoning_tokens": 40}),
-        // Anthropic, Bedrock twice.
+        // Anthropic, and Bedrock under two names.
         json!({"input_tokens": 500, "output_tokens": 90, "cache_read_input_tokens": 1_000,
             "cache_creation_input_tokens": 200,
             "cache_creation": {"ephemeral_5m_input_tokens": 200, "ephemeral_1h_input_tokens": 0},
@@ -274,13 +274,13 @@ fn objects_of_each_provider_say_the_same() {
             "cacheWriteInputTokens": 200, "reasoningTokens": 40}),
         json!({"inputTokenCount": 500, "outputTokenCount": 90, "cacheReadInputTokenCount": 1_000,
             "cacheWriteInputTokenCount": 200, "reasoningTokens": 40}),
-        // The AI SDK: 4 has no cache; inside, and outside as of 6.
+        // The AI SDK: version 4 has no cache; inside, and outside since version 6.
         json!({"inputTokens": {"total": 1_700, "noCache": 500, "cacheRead": 1_000, "cacheWrite": 200},
             "outputTokens": {"total": 90, "text": 50, "reasoning": 40}}),
         json!({"inputTokens": 1_700, "outputTokens": 90, "totalTokens": 1_790, "cachedInputTokens": 1_000,
             "inputTokenDetails": {"noCacheTokens": 500, "cacheReadTokens": 1_000, "cacheWriteTokens": 200},
             "outputTokenDetails": {"textTokens": 50, "reasoningTokens": 40}}),
-        // Langfuse, of LangChain and of Anthropic.
+        // Langfuse, from LangChain and from Anthropic.
         json!({"input": 500, "input_cache_read": 1_000, "input_cache_creation": 200, "input_priority": 9, "output": 50,
             "output_reasoning": 40, "total": 1_790}),
         json!({"input": 500, "cache_read_input_tokens": 1_000, "cache_creation_input_tokens": 200, "output": 50,
@@ -290,7 +290,7 @@ fn objects_of_each_provider_say_the_same() {
     ] {
         assert_eq!(object(usage.clone()), wanted, "{usage}");
     }
-    // Gemini has no writes, counts thoughts apart and what tools sent on top.
+    // Gemini has no cache writes, and counts thoughts apart and the input of tools in addition.
     for usage in [
         json!({"promptTokenCount": 1_400, "toolUsePromptTokenCount": 100, "cachedContentTokenCount": 1_000,
             "candidatesTokenCount": 50, "thoughtsTokenCount": 40, "totalTokenCount": 1_590}),
@@ -311,33 +311,33 @@ fn objects_of_each_provider_say_the_same() {
 }
 
 #[test]
-fn a_total_says_what_the_counts_include_or_makes_them_doubtful() {
+fn a_total_resolves_what_the_counts_include_or_marks_them_doubtful() {
     let known = |total: u32, cached: u32, reasoning: u32| {
         json!({"prompt_tokens": 500, "completion_tokens": 90, "total_tokens": total, "cached_tokens": cached,
             "reasoning_tokens": reasoning})
     };
-    // xAI leaves reasoning out of the output, what passes Bedrock's words on leaves the cache out of the input.
+    // xAI leaves reasoning out of the output; SDKs that pass on Bedrock's names leave the cache out of the input.
     assert_eq!(object(known(590, 100, 40)), right(400, 100, 0, 90, 40));
     assert_eq!(object(known(630, 100, 40)), right(400, 100, 0, 130, 40));
     assert_eq!(object(known(690, 100, 40)), right(500, 100, 0, 90, 40));
     assert_eq!(object(known(730, 100, 40)), right(500, 100, 0, 130, 40));
-    // A total that is not known.
+    // A total that the client does not know.
     assert_eq!(object(known(0, 100, 40)), right(400, 100, 0, 90, 40));
     for contradicting in [known(591, 100, 40), known(100, 100, 40), known(540, 50, 50), known(640, 50, 50)] {
         let found = object(contradicting.clone());
         assert_eq!((found.prompt, found.completion, found.cost_e8), (500, 90, None), "{contradicting}");
         assert_eq!(found.total, contradicting["total_tokens"].as_u64().unwrap() as u32);
     }
-    // More of a part than of the whole.
+    // A part is larger than the whole.
     assert_eq!(object(json!({"prompt_tokens": 5, "completion_tokens": 9, "cached_tokens": 6})).cost_e8, None);
     assert_eq!(object(json!({"prompt_tokens": 5, "completion_tokens": 9, "reasoning_tokens": 10})).cost_e8, None);
-    // A total that counts as its input does.
+    // A total that leaves out what its input leaves out.
     let anthropic = json!({"input_tokens": 7, "cache_read_input_tokens": 900, "output_tokens": 30, "total_tokens": 37});
     assert_eq!(object(anthropic), right(7, 900, 0, 30, 0));
 }
 
 #[test]
-fn what_is_no_count_is_unknown_and_nothing_is_priced() {
+fn an_invalid_count_is_unknown_and_prevents_pricing() {
     let usage = |prompt: Json| json!({"prompt_tokens": prompt, "completion_tokens": 9});
     for (count, wanted) in [
         (json!(12), Some(12)),
@@ -369,14 +369,14 @@ fn what_is_no_count_is_unknown_and_nothing_is_priced() {
         Usage::of_json(&usage(nothing).to_string()).unwrap().fill(&mut llm);
         assert_eq!((llm.tokens.prompt, llm.tokens.completion, llm.tokens.doubtful), (None, Some(9), false));
     }
-    // The next name is asked, but nobody knows what the first one meant.
+    // The next name is asked, but what the first one meant is not known.
     let found = span(&[
         ("gen_ai.usage.input_tokens", json!(5_000_000_000_u64)),
         ("llm.token_count.prompt", json!(12)),
         ("gen_ai.usage.output_tokens", json!(9)),
     ]);
     assert_eq!((found.prompt, found.total, found.cost_e8), (12, 21, None));
-    // An object that cannot be read may have said anything.
+    // An object that cannot be read may have contained anything.
     let counts = [("gen_ai.usage.input_tokens", json!(12)), ("gen_ai.usage.output_tokens", json!(9))];
     for object in [json!("{\"input\":1"), json!("[1]"), json!(7), json!("x".repeat(OBJECT_BYTES_MAX + 1))] {
         for name in ["langfuse.observation.usage_details", "langfuse.observation.cost_details"] {
@@ -385,7 +385,7 @@ fn what_is_no_count_is_unknown_and_nothing_is_priced() {
     }
     let nothing = ("langfuse.observation.usage_details", json!(""));
     assert_eq!(span(&[&counts[..], &[nothing]].concat()), right(12, 0, 0, 9, 0));
-    // Together they are more than the column holds.
+    // Their sum is larger than the column can hold.
     let sum = json!({"input_tokens": u32::MAX, "cache_read_input_tokens": 1, "output_tokens": 1});
     let found = object(sum);
     assert_eq!((found.prompt, found.cached, found.total, found.cost_e8), (0, 1, 0, None));
@@ -437,7 +437,7 @@ fn a_total_cost_that_was_sent_is_kept_and_parts_are_summed() {
     assert_eq!(details(json!({"input": 0.25, "cache": "0.5", "total": "0.125"})), Some(12_500_000));
     assert_eq!(details(json!({"input": 0.25, "output": "dear"})), None);
     assert_eq!(details(json!({})), computed);
-    // A total of another convention is more than the sum of this one.
+    // A total of another convention is larger than the sum of this one.
     let both = [("llm.cost.prompt", json!(0.25)), ("langfuse.observation.cost_details", json!({"total": 0.125}))];
     assert_eq!(cost(&both), Some(12_500_000));
 

@@ -1,6 +1,6 @@
 use super::*;
 
-/// Per segment its bytes, and whether one row stands for all.
+/// Per segment its bytes, and whether one row stands for all rows.
 fn segments(column: &Column) -> Vec<(Vec<u8>, bool)> {
     column.segments().map(|s| (s.bytes.to_vec(), s.constant)).collect()
 }
@@ -24,7 +24,7 @@ fn equal_rows_are_kept_once() {
 }
 
 #[test]
-fn a_different_row_writes_out_what_was_counted() {
+fn a_differing_row_writes_out_the_counted_equal_rows() {
     let mut column = Column::new(ColumnType::String);
     for text in ["a", "a", "a", "b", "a"] {
         column.push_str(text);
@@ -60,7 +60,7 @@ fn maps_become_lengths_keys_and_values() {
 }
 
 #[test]
-fn names_that_repeat_are_kept_once_while_values_differ() {
+fn repeated_map_keys_are_stored_once_while_values_differ() {
     let mut column = Column::new(ColumnType::Map);
     for n in [1, 2] {
         column.push_map(&[Attribute { key: "tokens".into(), value: Value::Int(n) }]);

@@ -1,16 +1,16 @@
-//! Checks that a column's segments hold exactly the elements that their rows say. What passes can be appended to a
-//! block without looking into it, and every row of the block then has its own values: one text too few in a segment
-//! would shift all further ones by a row, perhaps into another org.
+//! Checks that a column's segments hold exactly as many elements as their rows say. A column that passes can be
+//! appended to a block without looking into it, and every row of the block then has its own values. A segment with one
+//! text too few would shift all later texts by a row, perhaps into another org.
 
 use super::{ColumnBytes, lengths};
 use crate::columns::{Segment, SegmentBytes};
 
-/// Bytes of the longest length that a string may begin with. Five hold more than an envelope can be long.
+/// Most bytes of a string's length. Five bytes can express more than the size of the largest envelope.
 const STRING_LENGTH_BYTES_MAX: usize = 5;
 
-/// Fails with the first segment that is wrong, and how many elements it should have.
+/// Fails with the index of the first wrong segment, and how many elements it should have.
 pub(super) fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<'_>) -> Result<(), (usize, u64)> {
-    // How many elements the segment has in all rows, and in one row if that is known to be the same for every row.
+    // How many elements the segment has in all rows, and in one row if every row has the same number.
     let (mut all, mut per_row) = (u64::from(rows), Some(1));
     for (i, kind) in types.iter().enumerate() {
         let SegmentBytes { bytes, constant } = column.segments[i];
@@ -20,7 +20,7 @@ pub(super) fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<
         let held = match (constant, per_row) {
             (false, _) => all,
             (true, Some(per_row)) => per_row,
-            // One row cannot stand for rows of different lengths, unless there is nothing in any of them.
+            // One row cannot stand for rows of different lengths, unless all of them are empty.
             (true, None) if bytes.is_empty() => all,
             (true, None) => return Err((i, all)),
         };
@@ -34,7 +34,7 @@ pub(super) fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<
         }
         if *kind == Segment::Lengths {
             let sum: u64 = lengths(bytes).map(u64::from).sum();
-            // What is too much to count is too much to be there.
+            // A number that does not fit is larger than any segment, so the check fails anyway.
             let repeated = sum.saturating_mul(u64::from(rows));
             (all, per_row) = if constant { (repeated, Some(sum)) } else { (sum, None) };
         }
@@ -43,13 +43,13 @@ pub(super) fn check_segments(types: &[Segment], rows: u32, column: &ColumnBytes<
 }
 
 /// How many elements each row has under these segments of lengths, outermost first; `None` if rows differ. Each segment
-/// has as many lengths as the one before it says, and the last is written out row by row.
+/// has as many lengths as the segment before it says, and the last one is written out row by row.
 fn elements_of_every_row(rows: u32, outer: &[SegmentBytes<'_>]) -> Option<u64> {
     let (last, before) = outer.split_last()?;
     let mut of_last = lengths(last.bytes);
     let mut of_first = before.first().map(|first| lengths(first.bytes).cycle());
     let mut counts = (0..rows).map(|_| {
-        // How many lengths of the last segment belong to the row.
+        // How many lengths of the last segment belong to this row.
         let own = of_first.as_mut().map_or(1, |first| first.next().unwrap_or_default());
         of_last.by_ref().take(own as usize).map(u64::from).sum::<u64>()
     });
@@ -57,9 +57,9 @@ fn elements_of_every_row(rows: u32, outer: &[SegmentBytes<'_>]) -> Option<u64> {
     counts.all(|count| count == first).then_some(first)
 }
 
-/// Whether these bytes are exactly so many strings, each a LEB128 length and that many bytes.
+/// Whether these bytes are exactly `count` strings, each a LEB128 length and that many bytes.
 fn holds_strings(bytes: &[u8], count: u64) -> bool {
-    // Each takes a byte at least, so a count that is too large ends here and not after a long walk.
+    // Each string takes at least one byte, so a count that is too large ends here without a long loop.
     if count > bytes.len() as u64 {
         return false;
     }
@@ -75,7 +75,7 @@ fn holds_strings(bytes: &[u8], count: u64) -> bool {
     at == bytes.len()
 }
 
-/// A length of several bytes, and how many they are; more than [`STRING_LENGTH_BYTES_MAX`] if it is cut off or too
+/// A length of several bytes, and its number of bytes; more than [`STRING_LENGTH_BYTES_MAX`] if it is cut off or too
 /// long.
 #[cold]
 fn long_length(bytes: &[u8]) -> (usize, usize) {
@@ -138,9 +138,10 @@ mod tests {
         }
     }
 
-    /// Two rows of two events each: the first event of one row has the attribute, the second of the other.
+    /// Two rows of two events each. In one row the first event has the attribute, in the other row the second event has
+    /// it.
     #[test]
-    fn rows_of_equal_names_may_group_them_differently() {
+    fn rows_with_equal_attribute_names_may_group_them_differently() {
         let le = |lengths: &[u32]| lengths.iter().flat_map(|n| n.to_le_bytes()).collect::<Vec<u8>>();
         let (two, grouped) = (le(&[2]), le(&[1, 0, 0, 1]));
         let names = segment(b"\x01k", true);

@@ -1,22 +1,23 @@
-//! Which request an envelope is made of.
+//! The content id: recognises a client's retry of a request.
 
 use std::fmt;
 
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// What a request says, in 16 bytes: a client that sends the same once more, because it has not heard the answer, makes
-/// an envelope of another id and time and of the same content.
+/// What a request says, as a hash of 16 bytes. A client that sends the same request again, because it got no answer,
+/// makes an envelope with another id and time and with the same content id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ContentId(pub [u8; 16]);
 
 impl ContentId {
-    /// Of what is no request, or may be sent twice and be meant twice. It is never taken for a repetition.
+    /// For an envelope that is not made of a client's request, or whose request may be sent twice on purpose. It never
+    /// counts as repeated.
     pub const NONE: Self = Self([0; 16]);
 
-    /// Of a body, and of everything beside it that decides what the body means and whose it is.
+    /// The hash of a body, and of everything beside it that decides what the body means and which API key sent it.
     ///
-    /// XXH3 is no cryptographic hash: who wants two bodies of one id can make them. Both are of one API key, so that is
-    /// who loses the second.
+    /// XXH3 is not a cryptographic hash: a client that wants two bodies with the same id can make them. Both bodies are
+    /// then of one API key, and only that client loses the second.
     pub fn of(beside: &[&[u8]], body: &[u8]) -> Self {
         let mut hash = Xxh3::new();
         for part in beside {
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_request_has_the_same_id_and_no_other_has() {
+    fn a_content_id_is_equal_only_for_the_same_request() {
         let id = ContentId::of(&[b"org", b"key"], b"body");
         assert_eq!(ContentId::of(&[b"org", b"key"], b"body"), id);
         assert!(!id.is_none() && ContentId::NONE.is_none());

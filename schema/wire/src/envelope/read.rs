@@ -1,5 +1,6 @@
-//! Reading an envelope's bytes, piece by piece.
+//! Reads an envelope's bytes, field by field.
 
+use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use uuid::Uuid;
 
 use super::check::check_segments;
@@ -7,7 +8,6 @@ use super::seal::SEAL_BYTES;
 use super::{ColumnBytes, ContentId, DecodeError, EXEMPT, Header, MAGIC, SECTION_ROWS_MAX, Section, Source};
 use crate::columns::{MAX_SEGMENTS, SegmentBytes};
 use crate::tables::Table;
-use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 
 pub(super) struct Reader<'a> {
     bytes: &'a [u8],
@@ -19,12 +19,12 @@ impl<'a> Reader<'a> {
         Self { bytes, at: 0 }
     }
 
-    /// How far it has come, in bytes.
+    /// Number of bytes that were read.
     pub(super) fn at(&self) -> usize {
         self.at
     }
 
-    /// Bytes that were not read yet.
+    /// Number of bytes that are left to read.
     pub(super) fn left(&self) -> usize {
         self.bytes.len() - self.at
     }
@@ -51,8 +51,8 @@ impl<'a> Reader<'a> {
         Ok(u32::from_le_bytes(self.array()?))
     }
 
-    /// The header to its last byte: whose it is, whether it is exempt, and how many sections follow. Does not look at
-    /// the code.
+    /// Reads the whole header: the tenant and the request, whether the envelope is exempt from monthly limits, and the
+    /// number of sections. Does not check the code.
     pub(super) fn header(&mut self) -> Result<(Header, bool, u8), DecodeError> {
         if self.take(MAGIC.len())? != MAGIC {
             return Err(DecodeError::Magic);

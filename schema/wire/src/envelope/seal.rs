@@ -1,9 +1,9 @@
-//! What tells an envelope that this deployment's edge has written from any other bytes.
+//! The code that proves that a process of this deployment has written an envelope.
 //!
-//! Two steps, because a cryptographic hash over all rows would cost more than everything else a worker does with a
-//! span: the sections are reduced to 16 bytes by XXH3 under a secret of 192 bytes, and those, with the header, are
-//! authenticated by keyed BLAKE2b. The 16 bytes are not in the envelope, so nobody without the key learns what XXH3
-//! makes of any input. `docs/decisions/0012-envelopes-are-authenticated.md` says what that is worth and what it costs.
+//! It is made in two steps, because a cryptographic hash over all rows would cost more than everything else that a
+//! worker does with a span. XXH3 under a secret of 192 bytes reduces the sections to 16 bytes; keyed BLAKE2b
+//! authenticates these and the header. The 16 bytes are not in the envelope, so a client without the key never sees a
+//! result of XXH3. `docs/decisions/0012-envelopes-are-authenticated.md` says how strong this is and what it costs.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,32 +14,32 @@ use blake2::digest::{FixedOutput, KeyInit, Mac};
 use subtle::ConstantTimeEq;
 use xxhash_rust::xxh3::{SecretInput, xxh3_128_with_secret_input};
 
-/// Bytes of the secret that an [`EnvelopeKey`] is made of.
+/// Size of the secret that an [`EnvelopeKey`] is made of, in bytes.
 pub const ENVELOPE_KEY_BYTES: usize = 32;
-/// Bytes of the code that authenticates an envelope.
+/// Size of the code that authenticates an envelope, in bytes.
 pub(super) const SEAL_BYTES: usize = 16;
-/// Bytes of BLAKE2b's key block.
+/// Size of BLAKE2b's key block, in bytes.
 const KEY_BLOCK_BYTES: usize = 64;
-/// Bytes of XXH3's secret: its own default, which its loop is laid out for.
+/// Size of XXH3's secret, in bytes: its own default, which its loop is laid out for.
 const XXH3_SECRET_BYTES: usize = 192;
 
-/// The key of a deployment under which its envelopes are written and read. Who has it can make an envelope of any org.
+/// The key with which a deployment seals and checks its envelopes. With this key one can make an envelope of any org.
 /// Cheap to clone; never printed.
 #[derive(Clone)]
 pub struct EnvelopeKey(Arc<Keys>);
 
 struct Keys {
-    /// BLAKE2b with its key taken in, to be cloned.
+    /// BLAKE2b that has read its key already, to be cloned.
     mac: Blake2bMac<U16>,
     secret: SecretInput<[u8; XXH3_SECRET_BYTES]>,
 }
 
 impl EnvelopeKey {
-    /// The key that is made of a deployment's secret, which has to be as unpredictable as it is long.
+    /// Derives the key from a deployment's secret, all of whose bytes must be random.
     pub fn new(secret: &[u8; ENVELOPE_KEY_BYTES]) -> Self {
         let mut key_block = [0; KEY_BLOCK_BYTES];
         key_block[..ENVELOPE_KEY_BYTES].copy_from_slice(secret);
-        // Each part of it for one purpose alone.
+        // Each derived part serves one purpose only.
         let derive = |purpose: &[u8]| -> [u8; 64] {
             let mut mac = Blake2bMac::<U64>::new(&key_block.into());
             mac.update(purpose);
@@ -53,13 +53,12 @@ impl EnvelopeKey {
         Self(Arc::new(Keys { mac, secret: SecretInput::new(xxh3) }))
     }
 
-    /// Those bytes with the code that makes them an envelope, if they are one otherwise: for trying what somebody could
-    /// do who has the key.
+    /// Writes a valid code into those bytes, for tests of what an attacker with the key could do.
     pub fn sealed(&self, bytes: Vec<u8>) -> Vec<u8> {
         if bytes.len() < super::HEADER_BYTES { bytes } else { super::verified::seal(self, bytes) }
     }
 
-    /// The code over a header, up to where the code is, and the sections.
+    /// The code over a header, up to the place of the code, and over the sections.
     pub(super) fn seal(&self, header: &[u8], sections: &[u8]) -> [u8; SEAL_BYTES] {
         let mut mac = self.0.mac.clone();
         mac.update(header);
@@ -67,7 +66,7 @@ impl EnvelopeKey {
         mac.finalize_fixed().into()
     }
 
-    /// Whether that is the code, in a time that does not tell how much of it is.
+    /// Whether that is the right code. The time of the check does not depend on how many bytes are right.
     pub(super) fn is_seal(&self, seal: &[u8], header: &[u8], sections: &[u8]) -> bool {
         self.seal(header, sections).ct_eq(seal).into()
     }
@@ -84,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_byte_and_the_key_count() {
+    fn a_seal_depends_on_every_byte_and_on_the_key() {
         let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
         let (header, sections) = ([2_u8; 110], [3_u8; 1_000]);
         let seal = key.seal(&header, &sections);

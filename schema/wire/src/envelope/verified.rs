@@ -1,14 +1,14 @@
-//! An envelope that this deployment has written. There is no other way to its rows.
+//! An envelope that this deployment has written. There is no other way to an envelope's rows.
+
+use model::meter::Meter;
 
 use super::read::Reader;
 use super::{
     CONTENT_AT, ContentId, DecodeError, EXEMPT, EXPANDED_BYTES_MAX, Envelope, EnvelopeKey, HEADER_BYTES, Header,
     SEAL_AT, SECTIONS_AT, SOURCE_AT, claims,
 };
-use model::meter::Meter;
 
-/// The bytes of an envelope whose code was checked: from its first byte to its last they are what the edge wrote, or
-/// what somebody with the key made of that.
+/// The bytes of an envelope whose code was checked: a process with the deployment's key has written every one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified<B> {
     bytes: B,
@@ -16,17 +16,17 @@ pub struct Verified<B> {
     is_exempt: bool,
 }
 
-/// Bytes that are not [`Verified`]. Nothing that they say may be believed.
+/// Bytes that are not [`Verified`]. Nothing they say may be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unverified<B> {
-    /// As they came.
+    /// The bytes, unchanged.
     pub bytes: B,
-    /// Why.
+    /// Why the check failed.
     pub error: DecodeError,
 }
 
 impl<B: AsRef<[u8]>> Verified<B> {
-    /// Checks bytes that may be an envelope.
+    /// Checks the code of bytes that may be an envelope.
     pub fn check(key: &EnvelopeKey, bytes: B) -> Result<Self, Unverified<B>> {
         match authenticate(key, bytes.as_ref()) {
             Ok((header, is_exempt)) => Ok(Self { bytes, header, is_exempt }),
@@ -34,32 +34,33 @@ impl<B: AsRef<[u8]>> Verified<B> {
         }
     }
 
-    /// Whose it is.
+    /// The tenant and the request of the envelope.
     pub fn header(&self) -> &Header {
         &self.header
     }
 
-    /// Its bytes.
+    /// The bytes of the whole envelope.
     pub fn bytes(&self) -> &[u8] {
         self.bytes.as_ref()
     }
 
-    /// Whether its rows are stored even if its org is over a monthly limit.
+    /// Whether the rows are stored even if the org is over a monthly limit.
     pub fn is_exempt(&self) -> bool {
         self.is_exempt
     }
 
-    /// Its rows. Fails if they are of a table that this release does not know, or more than any edge puts into one.
+    /// Decodes the rows. Fails if this release does not know one of the tables, or if there are more rows than an
+    /// envelope may have.
     pub fn decode(&self) -> Result<Envelope<'_>, DecodeError> {
         decode(self.bytes.as_ref(), self.header, self.is_exempt)
     }
 
-    /// How much of a meter its billing rows name. Reads nothing else of it.
+    /// The amount of a meter that the billing rows name. Reads nothing else of the envelope.
     pub fn billed(&self, meter: Meter) -> Result<u64, DecodeError> {
         claims::billed(self.bytes.as_ref(), meter)
     }
 
-    /// The same envelope, to be stored even if its org is over a monthly limit.
+    /// The same envelope, marked to be stored even if its org is over a monthly limit.
     pub fn exempt(&self, key: &EnvelopeKey) -> Vec<u8> {
         let mut bytes = self.bytes.as_ref().to_vec();
         bytes[SOURCE_AT] |= EXEMPT;
@@ -67,8 +68,8 @@ impl<B: AsRef<[u8]>> Verified<B> {
         seal(key, bytes)
     }
 
-    /// The same envelope with its rows of those tables, by number, and no others. Also when a table is of another
-    /// release.
+    /// The same envelope with the rows of those tables only, which are named by number. Also works for tables of
+    /// another release.
     pub fn keep_tables(&self, key: &EnvelopeKey, tables: &[u8]) -> Result<Vec<u8>, DecodeError> {
         let bytes = self.bytes.as_ref();
         let mut kept = Vec::with_capacity(bytes.len());
@@ -92,7 +93,7 @@ fn authenticate(key: &EnvelopeKey, bytes: &[u8]) -> Result<(Header, bool), Decod
     if key.is_seal(code, signed, sections) { Ok((header, is_exempt)) } else { Err(DecodeError::Unauthenticated) }
 }
 
-/// The sections of bytes that were authenticated, each looked into as far as it takes to know that it can be appended.
+/// The sections of authenticated bytes. Each is checked as far as it takes to append it to a block.
 pub(super) fn decode(bytes: &[u8], header: Header, is_exempt: bool) -> Result<Envelope<'_>, DecodeError> {
     let mut reader = Reader::new(bytes);
     let (_, _, count) = reader.header()?;
@@ -107,12 +108,12 @@ pub(super) fn decode(bytes: &[u8], header: Header, is_exempt: bool) -> Result<En
     }
 }
 
-/// What comes back to a stream was in it before, and must not be taken for a client's retry of itself.
+/// An envelope that goes back to a stream was in one before, and must not count as a client's retry of itself.
 fn forget_content(bytes: &mut [u8]) {
     bytes[CONTENT_AT..CONTENT_AT + ContentId::NONE.0.len()].copy_from_slice(&ContentId::NONE.0);
 }
 
-/// Writes the code over an envelope's bytes into its place.
+/// Computes the code and writes it into the envelope's bytes.
 pub(super) fn seal(key: &EnvelopeKey, mut bytes: Vec<u8>) -> Vec<u8> {
     let (header, sections) = bytes.split_at(HEADER_BYTES);
     let code = key.seal(&header[..SEAL_AT], sections);
@@ -130,13 +131,13 @@ mod tests {
         Verified::check(&key(), bytes).unwrap()
     }
 
-    /// That of what comes back to a stream: it is no retry of itself.
+    /// The header of an envelope that goes back to a stream: it has no content id.
     fn header_without_content() -> Header {
         Header { content_id: ContentId::NONE, ..header() }
     }
 
     #[test]
-    fn an_exempt_envelope_is_the_same_otherwise() {
+    fn marking_an_envelope_exempt_changes_nothing_else() {
         let bytes = sample(5);
         assert!(!verified(&bytes).is_exempt());
         let exempt = verified(&bytes).exempt(&key());
@@ -164,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_back_that_are_no_envelope() {
+    fn a_failed_check_returns_the_bytes() {
         for bytes in [&b""[..], b"TBE2", &[b'x'; 500]] {
             assert_eq!(Verified::check(&key(), bytes.to_vec()).unwrap_err().bytes, bytes);
         }

@@ -1,11 +1,11 @@
-//! Versions of a table. A release writes the newest that it knows and reads the older ones as well, because envelopes
-//! of the release before may still be queued, and because two releases run side by side while one is rolled out. See
+//! Versions of a table. A release writes the newest version that it knows and also reads older ones. Envelopes of the
+//! release before may still be in Redis, and two releases run side by side during an upgrade. See
 //! docs/decisions/0021-versions-of-a-table.md.
 
 use super::{RUN, SPAN, Table};
 
-/// Versions before the newest. Each has the first columns of the one after it. A version may go from this list when no
-/// queue, no dead letter and no held envelope can have it any more.
+/// Versions before the newest. Each has the first columns of the version after it. A version may be removed from this
+/// list when no stream, no dead letter and no parked envelope can have it any more.
 pub(super) static OLDER: [Table; 2] = [before(&SPAN, 1, 1), before(&RUN, 1, 1)];
 
 /// A table at an earlier version, without the last `added` columns.
@@ -20,12 +20,12 @@ pub(crate) fn newest(table: &'static Table) -> &'static Table {
     table
 }
 
-/// The same. In a debug build, a process that has `TEST_TABLE_VERSION_MAX` in its environment behaves like a release
-/// that knows no later version, so that tests can run two releases side by side.
+/// The same, for debug builds: a process with `TEST_TABLE_VERSION_MAX` in its environment behaves like a release that
+/// knows no later version, so that tests can run two releases side by side.
 #[cfg(debug_assertions)]
 pub(crate) fn newest(table: &'static Table) -> &'static Table {
     use std::sync::LazyLock;
-    // It is no setting: a release build does not know it.
+    // Not one of the program's settings: a release build does not read it.
     #[allow(clippy::disallowed_methods)]
     static MAX: LazyLock<Option<u16>> = LazyLock::new(|| std::env::var("TEST_TABLE_VERSION_MAX").ok()?.parse().ok());
     match *MAX {

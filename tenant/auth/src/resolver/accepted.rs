@@ -1,15 +1,14 @@
-//! What argon2 has accepted, in a form that may be shared: a digest that only a process of this deployment can make.
+//! Secrets that argon2 has accepted, as digests that processes may share: only this deployment can create one.
 
 use std::fmt;
 
 use blake2::Blake2bMac;
 use blake2::digest::consts::U32;
 use blake2::digest::{FixedOutput, KeyInit, Mac};
+use stores::secret::{REDACTED, Secret};
 use subtle::ConstantTimeEq;
 
-use stores::secret::{REDACTED, Secret};
-
-/// Bytes of the key, and of what it makes.
+/// Bytes of the cache key, and of a digest.
 pub(super) const CACHE_KEY_BYTES: usize = 32;
 
 /// The secret of this deployment that shared digests are made with; see `deployment` in the registry.
@@ -17,7 +16,7 @@ pub(super) const CACHE_KEY_BYTES: usize = 32;
 pub struct CacheKey(Secret<[u8; CACHE_KEY_BYTES]>);
 
 impl CacheKey {
-    /// That key.
+    /// Wraps the bytes from the registry.
     pub const fn new(bytes: [u8; CACHE_KEY_BYTES]) -> Self {
         Self(Secret::new(bytes))
     }
@@ -34,7 +33,7 @@ impl CacheKey {
         mac.finalize_fixed().into()
     }
 
-    /// What stands for a secret that was accepted for a key.
+    /// The digest that stands for a secret accepted for that key.
     pub fn accept(&self, public_id: &str, secret: &str) -> AcceptedSecret {
         let digest = self.digest(b"accepted secret", &[public_id.as_bytes(), secret.as_bytes()]);
         AcceptedSecret { key: self.clone(), digest }
@@ -55,17 +54,17 @@ pub struct AcceptedSecret {
 }
 
 impl AcceptedSecret {
-    /// One that was read from where it was shared.
+    /// A digest that was read from the shared cache.
     pub(super) const fn new(key: CacheKey, digest: [u8; CACHE_KEY_BYTES]) -> Self {
         Self { key, digest }
     }
 
-    /// The digest, to be shared.
+    /// The digest, to be written to the shared cache.
     pub(super) const fn digest(&self) -> &[u8; CACHE_KEY_BYTES] {
         &self.digest
     }
 
-    /// Whether this is the secret. In constant time.
+    /// Whether this is the digest of `secret`. Compares in constant time.
     pub fn is(&self, public_id: &str, secret: &str) -> bool {
         self.key.accept(public_id, secret).digest.ct_eq(&self.digest).into()
     }

@@ -1,8 +1,8 @@
-//! What a resolver remembers: good keys in one bounded cache, and in another one, so that it cannot evict them, unknown
-//! ids, wrong secrets and failed look-ups.
+//! The caches of a resolver: valid keys in one bounded cache; unknown ids, wrong secrets and failed look-ups in
+//! another, so that these cannot evict valid keys.
 //!
-//! Secrets are kept only as BLAKE2b digests under a random key that lives as long as the process. Negatives are found
-//! by such digests as well, so nobody outside can aim at a slot.
+//! Secrets are kept only as BLAKE2b digests under a random key that lives as long as the process. The second cache is
+//! indexed by such digests as well, so that no client can aim at an entry.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,20 +24,20 @@ pub(super) type Digest = [u8; 32];
 pub(super) struct Entry {
     pub(super) record: KeyRecord,
     pub(super) context: Arc<TenantContext>,
-    /// Held by whoever runs argon2 for this entry.
+    /// Locked while a request runs argon2 for this entry.
     pub(super) turn: tokio::sync::Mutex<()>,
-    /// The secret that argon2 accepted elsewhere.
+    /// The digest of the secret that another process verified.
     pub(super) accepted: Option<AcceptedSecret>,
-    /// The digest of the secret that was accepted here.
+    /// The digest of the secret that this process verified.
     verified: OnceLock<Digest>,
-    /// When the question for it was asked.
+    /// When the look-up that found it began.
     asked_at: Duration,
     good_for: Duration,
 }
 
 impl Entry {
-    /// The answer to a question asked at `asked_at`. What argon2 said of `before` still holds if the hash has not
-    /// changed.
+    /// The answer to a look-up that began at `asked_at`. What argon2 accepted for `before` still holds if the hash has
+    /// not changed.
     pub(super) fn new(
         record: KeyRecord,
         before: Option<&Self>,
@@ -57,28 +57,28 @@ impl Entry {
         }
     }
 
-    /// Whether it may stand in while the registry cannot be asked.
+    /// Whether the entry may still be used while the registry cannot answer.
     pub(super) fn is_usable(&self, now: Duration) -> bool {
         now.saturating_sub(self.asked_at) < STALE_MAX
     }
 
-    /// Whether a secret of that digest is right; `None` when argon2 has not accepted any yet.
+    /// Whether the secret with that digest is right; `None` when argon2 has not accepted any yet.
     pub(super) fn verdict(&self, digest: &Digest) -> Option<bool> {
         self.verified.get().map(|verified| verified.ct_eq(digest).into())
     }
 
     pub(super) fn set_verified(&self, digest: Digest) {
-        // Only one secret has that hash, so whoever came first set the same.
+        // Only one secret has that hash, so a value set earlier is the same.
         let _same = self.verified.set(digest).is_err();
     }
 }
 
-/// Why something is refused without asking.
+/// Why a key is refused without a look-up.
 #[derive(Clone)]
 pub(super) enum Negative {
     /// An unknown id, or a wrong secret.
     Unknown,
-    /// A look-up that failed a moment ago.
+    /// A look-up that failed within the last [`super::FAILURE_TTL`].
     Unavailable(Arc<SourceError>),
 }
 
@@ -94,16 +94,16 @@ impl Negative {
 pub(super) struct KeyCache {
     keys: Cache<Box<str>, Arc<Entry>>,
     negatives: Cache<Digest, (Duration, Negative)>,
-    /// Rises with everything that is forgotten.
+    /// Grows with each forgotten key.
     generation: AtomicU64,
-    /// What was asked for before this is not fresh any more, in µs.
+    /// Entries of look-ups that began before this are not fresh any more, in µs.
     distrusted_us: AtomicU64,
     mac: Blake2bMac<U32>,
 }
 
 impl KeyCache {
     pub(super) fn new(keys_max: usize, negatives_max: usize) -> Self {
-        // A version 4 UUID is 122 bits from the operating system; two make a key nobody can guess.
+        // A version 4 UUID is 122 bits from the operating system; two make a key that cannot be guessed.
         let key = [*uuid::Uuid::new_v4().as_bytes(), *uuid::Uuid::new_v4().as_bytes()].concat();
         let mut padded = [0; 64];
         padded[..key.len()].copy_from_slice(&key);
@@ -116,7 +116,7 @@ impl KeyCache {
         }
     }
 
-    /// The digest of a secret or of a public id; the two have different lengths and cannot be mistaken.
+    /// The digest of a secret or of a public id; the two have different lengths, so their digests differ.
     pub(super) fn digest(&self, text: &str) -> Digest {
         self.digest_pair(text, "")
     }
@@ -133,19 +133,19 @@ impl KeyCache {
         self.keys.get(public_id)
     }
 
-    /// Whether an entry need not be asked for again.
+    /// Whether an entry may be used without another look-up.
     pub(super) fn is_fresh(&self, entry: &Entry, now: Duration) -> bool {
         let distrusted = Duration::from_micros(self.distrusted_us.load(Ordering::Acquire));
         now.saturating_sub(entry.asked_at) < entry.good_for && (entry.asked_at > distrusted || distrusted.is_zero())
     }
 
-    /// To be taken before a question is asked, and shown when its answer is kept.
+    /// Read this before a look-up, and pass it to [`Self::insert_key`] with the answer.
     pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Keeps an answer, unless anything was forgotten since its question was asked: it may be what must not be
-    /// remembered.
+    /// Stores an answer, unless any key was forgotten since its look-up began: the answer may be from before the
+    /// change.
     pub(super) fn insert_key(&self, public_id: &str, entry: Arc<Entry>, generation: u64) {
         self.keys.insert(public_id.into(), entry);
         if self.generation() != generation {

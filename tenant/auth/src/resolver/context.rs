@@ -5,33 +5,33 @@
 //!
 //! ```compile_fail,E0624
 //! // No constructor is visible from outside …
-//! let context = crate::context::TenantContext::new(todo!());
+//! let context = auth::context::TenantContext::new(todo!());
 //! ```
 //!
 //! ```compile_fail,E0451
 //! // … and no field is either.
-//! let context = crate::context::TenantContext { org_id: todo!(), ..todo!() };
+//! let context = auth::context::TenantContext { org_id: todo!(), ..todo!() };
 //! ```
 
-use model::org::OrgStatus;
 use std::sync::Arc;
 
 use model::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
 use model::meter::Meter;
-
-use super::{KeyRecord, ResolveError};
+use model::org::OrgStatus;
 use model::rate::Limit;
 use model::shard::Shard;
 
-/// What a key may be allowed to do, as written in `api_keys.scopes`.
+use super::{KeyRecord, ResolveError};
+
+/// The scopes of API keys, as written in `api_keys.scopes`.
 pub mod scope {
-    /// Send runs and spans.
+    /// To send runs and spans.
     pub const INGEST_WRITE: &str = "ingest:write";
-    /// Read the org's runs and spans.
+    /// To read the org's runs and spans.
     pub const TRACES_READ: &str = "traces:read";
-    /// Operate the installation: the operator listener's admin routes.
+    /// To operate the installation: the admin routes of the operators' listener.
     pub const ADMIN: &str = "admin:*";
-    /// Our own services: not rate limited, but metered.
+    /// For our own services: not rate limited, but metered.
     pub const INTERNAL: &str = "internal:*";
 }
 
@@ -50,17 +50,17 @@ pub struct Plan {
     pub org_burst: i32,
     /// Evaluations that the org may run at the same time.
     pub eval_slots: i32,
-    /// Limits per calendar month; a meter that is not named is counted and not limited.
+    /// Monthly limits; a meter that is missing here is counted and not limited.
     pub monthly: Box<[(Meter, i64)]>,
 }
 
 impl Plan {
-    /// What one key may send.
+    /// The rate limit of one key.
     pub const fn key_limit(&self) -> Limit {
         Limit::of_plan(self.rps, self.burst)
     }
 
-    /// What all keys of the org may send together.
+    /// The rate limit of all keys of the org together.
     pub const fn org_limit(&self) -> Limit {
         Limit::of_plan(self.org_rps, self.org_burst)
     }
@@ -72,12 +72,12 @@ impl Plan {
     }
 }
 
-/// The scopes of a key.
+/// The scopes that a key has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scopes(Box<[Box<str>]>);
 
 impl Scopes {
-    /// Those scopes.
+    /// Collects scopes, such as `ingest:write` or `admin:*`.
     pub fn new(scopes: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
         Self(scopes.into_iter().map(Into::into).collect())
     }
@@ -88,7 +88,7 @@ impl Scopes {
         self.0.iter().any(|held| **held == *needed || (area.is_some() && held.strip_suffix(":*") == area))
     }
 
-    /// Each scope.
+    /// Iterates over the scopes.
     pub fn iter(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|scope| &**scope)
     }
@@ -123,7 +123,7 @@ impl TenantContext {
         })
     }
 
-    /// The org.
+    /// The org that the key belongs to.
     pub const fn org_id(&self) -> OrgId {
         self.org_id
     }
@@ -133,7 +133,7 @@ impl TenantContext {
         self.workspace_id
     }
 
-    /// The key's project.
+    /// The project that the key belongs to.
     pub const fn project_id(&self) -> ProjectId {
         self.project_id
     }
@@ -148,12 +148,12 @@ impl TenantContext {
         &self.plan
     }
 
-    /// What the key may do.
+    /// The scopes of the key.
     pub const fn scopes(&self) -> &Scopes {
         &self.scopes
     }
 
-    /// Where the org stands.
+    /// The status of the org: whether it may send at present.
     pub const fn status(&self) -> OrgStatus {
         self.status
     }
@@ -163,12 +163,12 @@ impl TenantContext {
         self.shard.unwrap_or_else(|| Shard::home(self.org_id))
     }
 
-    /// Whether the org is about to go to another shard, and nothing may be appended meanwhile.
+    /// Whether the org is moving to another shard; until it has, appends for it are refused.
     pub const fn is_moving(&self) -> bool {
         self.is_moving
     }
 
-    /// Refuses unless the key holds `needed`, a constant of [`scope`].
+    /// Returns an error unless the key has the scope `needed`, a constant of [`scope`].
     pub fn require(&self, needed: &'static str) -> Result<(), ResolveError> {
         if self.scopes.allow(needed) { Ok(()) } else { Err(ResolveError::MissingScope { needed }) }
     }

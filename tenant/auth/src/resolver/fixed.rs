@@ -1,13 +1,14 @@
-//! The one key of a deployment that has only one org, known without any store.
+//! The one key of a deployment with only one org; it is checked without any store.
 
 use model::ids::ApiKeyId;
 use model::org::{DEFAULT_ORG, DEFAULT_PROJECT, DEFAULT_WORKSPACE, OrgStatus};
+use stores::secret::Secret;
 use uuid::Uuid;
 
 use super::context::{Plan, Scopes};
 use super::{AcceptedKey, Answer, KeyRecord, KeySource, Lookup, POSITIVE_TTL, Told};
-use crate::api_key::{self, HashError, KeyFormatError, PresentedKey};
-use stores::secret::Secret;
+use crate::api_key;
+use crate::api_key::{HashError, KeyFormatError, PresentedKey};
 
 /// The key that is in the settings and not in the registry.
 const FIXED_KEY: ApiKeyId = ApiKeyId(Uuid::from_u128(0x0000_0000_0000_4000_8000_0000_0000_0004));
@@ -22,16 +23,16 @@ pub struct FixedKey<S> {
 /// Why a key in the settings cannot be used.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 pub enum FixedKeyError {
-    /// It does not look like a key.
+    /// The setting does not have the form of a key.
     #[error(transparent)]
     Format(#[from] KeyFormatError),
-    /// Its hash could not be made.
+    /// The hash of the key could not be created.
     #[error(transparent)]
     Hash(#[from] HashError),
 }
 
 impl<S: KeySource> FixedKey<S> {
-    /// That key, if there is one, before those of `others`.
+    /// Checks `key`, if there is one, before asking `others`.
     pub fn new(key: Option<&Secret<String>>, others: S) -> Result<Self, FixedKeyError> {
         let Some(key) = key else { return Ok(Self { fixed: None, others }) };
         let presented = PresentedKey::parse(key.expose())?;

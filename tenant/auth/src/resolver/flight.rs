@@ -1,4 +1,4 @@
-//! One question at a time per key: whoever asks while an answer is under way waits for that one.
+//! One look-up at a time per key: requests that arrive meanwhile wait for its answer.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,8 +7,8 @@ use tokio::sync::watch;
 
 type Answer<V> = watch::Receiver<Option<V>>;
 
-/// Runs at most one future per key, and at most `max` in all. A future runs to its end even when everyone who waited
-/// for it has gone away, so it must be bounded in time.
+/// Runs at most one future per key, and at most `max` in all. A future runs to its end even when no request waits for
+/// it any more, so it must be bounded in time.
 pub(super) struct SingleFlight<V> {
     running: Arc<Mutex<HashMap<Box<str>, Answer<V>>>>,
     max: usize,
@@ -19,7 +19,7 @@ impl<V: Clone + Send + Sync + 'static> SingleFlight<V> {
         Self { running: Arc::default(), max }
     }
 
-    /// The future under way for `key`, or that of `make`, started now. `None` when too many run already.
+    /// The running future for `key`, or that of `make`, started now. `None` when `max` run already.
     pub(super) fn join<F>(&self, key: &str, make: impl FnOnce() -> F) -> Option<Flight<V>>
     where
         F: Future<Output = V> + Send + 'static,
@@ -35,7 +35,7 @@ impl<V: Clone + Send + Sync + 'static> SingleFlight<V> {
                 let future = make();
                 tokio::spawn(async move {
                     let value = future.await;
-                    // Leave the table first: who comes after this must ask anew.
+                    // Leave the table first: a later request must start a new look-up.
                     drop(landing);
                     sender.send_replace(Some(value));
                 });
@@ -46,17 +46,17 @@ impl<V: Clone + Send + Sync + 'static> SingleFlight<V> {
     }
 }
 
-/// A future that someone started.
+/// A running future.
 pub(super) struct Flight<V>(Answer<V>);
 
 impl<V: Clone> Flight<V> {
-    /// Its answer; `None` when it panicked.
+    /// The result of the future; `None` when it panicked.
     pub(super) async fn answer(mut self) -> Option<V> {
         self.0.wait_for(Option::is_some).await.ok().and_then(|value| value.clone())
     }
 }
 
-/// Takes a flight out of the table, also when it panics.
+/// Removes a flight from the table, also when it panics.
 struct Landing<V> {
     running: Arc<Mutex<HashMap<Box<str>, Answer<V>>>>,
     key: Box<str>,
@@ -69,7 +69,7 @@ impl<V> Drop for Landing<V> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // The table is whole at every point where a panic could happen.
+    // The table is consistent at every point where a panic could happen.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn many_ask_and_one_runs() {
+    async fn concurrent_callers_share_one_run() {
         let flights = SingleFlight::new(2);
         let runs = Arc::new(AtomicU32::new(0));
         let ask = |key: &'static str| {
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_leaves_nothing_behind() {
+    async fn a_panicking_run_does_not_block_the_next_caller() {
         let flights: SingleFlight<u32> = SingleFlight::new(1);
         assert_eq!(flights.join("a", || async { panic!("on purpose") }).unwrap().answer().await, None);
         assert_eq!(flights.join("a", || async { 7 }).unwrap().answer().await, Some(7));

@@ -1,20 +1,20 @@
-//! Keys out of Postgres.
+//! Looks keys up in Postgres.
 
 use model::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
 use model::meter::Meter;
+use model::org::PlaceStatus;
+use model::shard::Shard;
+use model::words::UnknownWord;
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row};
+use stores::secret::Secret;
 use time::OffsetDateTime;
 
 use super::context::{Plan, Scopes};
 use super::{Answer, CacheKey, KeyRecord, KeySource, Lookup, NEGATIVE_TTL, POSITIVE_TTL, SourceError};
-use model::org::PlaceStatus;
-use model::shard::Shard;
-use model::words::UnknownWord;
-use stores::secret::Secret;
 
 /// One key with its org, the workspace of its project, and its plan with the org's overrides merged in field by field:
-/// the one door that row-level security leaves open before the org is known.
+/// the only query that row-level security allows before the org is known.
 const FIND: &str = "\
     SELECT id, tenant_id, workspace_id, project_id, key_hash, scopes, expires_at, revoked_at IS NOT NULL AS revoked,
            tenant_status::text AS tenant_status, workspace_status::text AS workspace_status,
@@ -36,7 +36,7 @@ impl PostgresSource {
 }
 
 impl PostgresSource {
-    /// The key of that public id, and what digests of its secret are made with.
+    /// The key with that public id, and the deployment's cache key.
     pub(super) async fn read(&self, public_id: &str) -> Result<Option<(KeyRecord, CacheKey)>, SourceError> {
         let row = sqlx::query(FIND).bind(public_id).fetch_optional(&self.pool).await?;
         let Some(row) = row else { return Ok(None) };
@@ -92,7 +92,7 @@ fn record(row: &PgRow) -> Result<KeyRecord, SourceError> {
     })
 }
 
-/// The limits of the meters that ingest knows; others are not its business.
+/// The limits of the meters that ingest knows; it ignores others.
 fn monthly(row: &PgRow) -> Result<Box<[(Meter, i64)]>, SourceError> {
     let (names, limits) = (row.try_get::<Vec<String>, _>("meters")?, row.try_get::<Vec<i64>, _>("monthly_limits")?);
     let known = |name: &str| Meter::INGEST.into_iter().find(|meter| meter.as_str() == name);

@@ -1,12 +1,12 @@
 //! The cache that the fleet shares: Redis in front of Postgres.
 //!
-//! A value under `apikey:<public_id>` says what Postgres said of a key, also that there is none, and until when that
-//! holds. It has a digest under the deployment's cache key, which lives in Postgres alone. So whoever can write to
-//! Redis can make us ask Postgres, and can bring back what was said before for as long as it would have held:
+//! A value under `apikey:<public_id>` holds the answer of Postgres about a key, also that there is none, and until when
+//! it is valid. It has a digest under the deployment's cache key, which only Postgres stores. So an attacker who can
+//! write to Redis can make us ask Postgres, and can restore an earlier answer for as long as it would have been valid:
 //! [`POSITIVE_TTL`] at most.
 //!
-//! A change in the registry puts a marker in its place (`crate::invalidate`). While that is there, everybody asks
-//! Postgres and nobody writes: a process that has read the old row before the change cannot bring it back.
+//! A change in the registry replaces the value by a marker (`crate::invalidate`). While the marker is there, every
+//! process asks Postgres and none writes here: so a process that read the old row before the change cannot restore it.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -14,8 +14,14 @@ use std::time::{Duration, Instant};
 
 use metrics::counter;
 use model::ids::{ApiKeyId, OrgId, ProjectId, WorkspaceId};
+use model::meter::Meter;
+use model::shard::Shard;
 use redis::{Script, SetExpiry, SetOptions};
 use serde::{Deserialize, Serialize};
+use stores::clock::{Clock, SystemClock};
+use stores::keys::RedisKey;
+use stores::redis::Redis;
+use stores::secret::Secret;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
@@ -26,26 +32,21 @@ use super::{
     PostgresSource, SourceError, Told,
 };
 use crate::invalidate::ASK_POSTGRES;
-use model::meter::Meter;
-use model::shard::Shard;
-use stores::clock::{Clock, SystemClock};
-use stores::keys::RedisKey;
-use stores::redis::Redis;
-use stores::secret::Secret;
 
-/// How many look-ups of one process may be at Postgres. The others wait for their turn, as long as a look-up may take.
+/// How many look-ups of one process may query Postgres at the same time. The others wait, as long as a look-up may
+/// take.
 pub(super) const POSTGRES_LOOKUPS_MAX: usize = 32;
 /// How long Redis may take to answer before Postgres is asked instead.
 const READ_TIMEOUT: Duration = Duration::from_millis(500);
-/// The layout of a value: this byte, the digest of the rest, until when it holds in Unix milliseconds as an i64, the
-/// record as JSON; nothing in place of the record if there is no such key.
+/// The layout of a value: this byte, the digest of the rest, the end of its validity in Unix milliseconds as an i64,
+/// the record as JSON; no record if there is no such key.
 const VERSION: u8 = 2;
 
-/// Redis, then Postgres.
+/// Looks keys up in Redis, then in Postgres.
 pub struct SharedSource {
     redis: Redis,
     postgres: PostgresSource,
-    /// Known as soon as Postgres has answered once; until then nothing in Redis can be trusted.
+    /// Known as soon as Postgres has answered once; before that, no value in Redis can be verified.
     cache_key: OnceLock<CacheKey>,
     at_postgres: Semaphore,
     clock: Arc<dyn Clock>,
@@ -57,24 +58,24 @@ impl fmt::Debug for SharedSource {
     }
 }
 
-/// What is in Redis about a key.
+/// The content of Redis for a key.
 enum Cached {
-    /// What can be used.
+    /// A valid answer.
     Known(Answer),
-    /// Nothing; what Postgres says is to be left there.
+    /// Nothing; write the answer of Postgres there.
     Nothing,
-    /// Nothing that can be used, and nothing is to be left there.
+    /// Nothing usable; do not write the answer of Postgres there.
     AskPostgres,
 }
 
 impl SharedSource {
-    /// That Redis in front of that Postgres.
+    /// A source that asks `redis` first, then `postgres`.
     pub fn new(redis: Redis, postgres: PostgresSource) -> Self {
         let at_postgres = Semaphore::new(POSTGRES_LOOKUPS_MAX);
         Self { redis, postgres, cache_key: OnceLock::new(), at_postgres, clock: Arc::new(SystemClock::new()) }
     }
 
-    /// By that clock.
+    /// Uses that clock instead of the system clock.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         Self { clock, ..self }
@@ -97,12 +98,12 @@ impl SharedSource {
         if value == ASK_POSTGRES {
             return Cached::AskPostgres;
         }
-        // Not known yet how to check it, or not ours, or not any more: Postgres will tell. What is there stays.
+        // The cache key is not known yet, or the value is not ours, or no longer valid: ask Postgres. The value stays.
         let Some(found) = self.cache_key.get().and_then(|key| decode(key, public_id, &value)) else {
             return Cached::AskPostgres;
         };
-        // Redis may let it go earlier, and not later. A clock that is behind the writer's makes nothing hold for longer
-        // than it could have at most.
+        // Redis may delete it earlier, but not later. A clock behind the writer's cannot extend an answer beyond the
+        // usual limit.
         let most = if found.record.is_some() { POSITIVE_TTL } else { NEGATIVE_TTL };
         let left_ms = u64::try_from(found.until_unix_ms.saturating_sub(self.clock.unix_ms())).unwrap_or_default();
         let good_for = Duration::from_millis(left_ms.min(u64::try_from(ttl_ms).unwrap_or(u64::MAX))).min(most);
@@ -125,7 +126,7 @@ impl SharedSource {
             None => (None, NEGATIVE_TTL),
         };
         let good_for = ttl.saturating_sub(asked.elapsed());
-        // A process that has seen no key yet cannot say of one that there is none, so that others believe it.
+        // A process without the cache key cannot sign that a key does not exist.
         if let (true, Some(key)) = (leave && !good_for.is_zero(), self.cache_key.get()) {
             let until = self.clock.unix_ms().saturating_add(i64::try_from(good_for.as_millis()).unwrap_or(i64::MAX));
             if let Some(value) = encode(key, public_id, until, record, None) {
@@ -138,7 +139,7 @@ impl SharedSource {
         })
     }
 
-    /// Writes only where nothing is. Best effort.
+    /// Writes only where there is no value. Best effort.
     async fn leave(&self, public_id: &str, value: Vec<u8>, ttl: Duration) {
         let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(1).max(1);
         let options =
@@ -164,7 +165,7 @@ impl KeySource for SharedSource {
         })
     }
 
-    /// Puts the digest of the secret beside the record, if the record is still what is there.
+    /// Adds the digest of the secret to the record, if the record in Redis is still the same.
     fn accepted<'a>(&'a self, key: AcceptedKey<'a>) -> Told<'a> {
         const REPLACE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
             redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end return 0";
@@ -214,16 +215,16 @@ struct Stored {
     accepted: Option<[u8; CACHE_KEY_BYTES]>,
 }
 
-/// What a value says.
+/// A parsed value.
 struct Found {
-    /// Until when it holds, in Unix milliseconds.
+    /// The end of its validity, in Unix milliseconds.
     until_unix_ms: i64,
     /// `None`: there is no such key.
     record: Option<KeyRecord>,
     accepted: Option<AcceptedSecret>,
 }
 
-/// `None` only if a record cannot be written as JSON, which none is.
+/// `None` only if a record cannot be written as JSON, which does not happen.
 fn encode(
     key: &CacheKey,
     public_id: &str,
@@ -263,7 +264,7 @@ fn to_json(record: &KeyRecord, accepted: Option<&AcceptedSecret>) -> Option<Vec<
     serde_json::to_vec(&stored).ok()
 }
 
-/// `None` for anything that this deployment has not written in this version.
+/// `None` for a value that this deployment has not written in this version.
 fn decode(key: &CacheKey, public_id: &str, value: &[u8]) -> Option<Found> {
     let (version, rest) = value.split_first()?;
     let (digest, said) = rest.split_at_checked(CACHE_KEY_BYTES)?;
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_written_by_this_deployment_is_not_read() {
+    fn a_foreign_or_altered_cache_record_is_not_read() {
         let key = CacheKey::new([1; CACHE_KEY_BYTES]);
         for record in [Some(&record()), None] {
             let value = encode(&key, "id", 7, record, None).unwrap();
@@ -381,7 +382,7 @@ mod tests {
                 assert!(decode(&key, "id", &value[..index]).is_none(), "cut off at byte {index}");
             }
         }
-        // What releases before this one wrote for a key that there is not.
+        // What earlier releases wrote for a key that does not exist.
         assert!(decode(&key, "id", b"0").is_none());
     }
 }

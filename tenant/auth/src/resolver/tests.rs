@@ -1,16 +1,16 @@
-//! Tests against a source that counts, lies and fails on demand.
+//! Tests with a source of keys that counts look-ups, gives wrong answers and fails on demand.
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
+use stores::clock::ManualClock;
+use stores::secret::Secret;
 use uuid::Uuid;
 
 use super::*;
 use crate::api_key::{IssuedKey, KEY_LEN, SECRET_LEN};
-use stores::clock::ManualClock;
-use stores::secret::Secret;
 
-/// One key, which a test may change, and a switch that takes the registry down.
+/// One key, which a test can change, and a switch that makes the registry fail.
 struct Registry {
     record: Mutex<Option<KeyRecord>>,
     public_id: String,
@@ -150,7 +150,7 @@ async fn a_wrong_secret_that_comes_first_is_verified_once_and_does_not_shut_out_
 }
 
 #[tokio::test]
-async fn an_unknown_id_is_asked_for_once_in_30_seconds_whatever_the_secret() {
+async fn an_unknown_key_id_is_looked_up_once_in_30_seconds_for_any_secret() {
     let world = World::new();
     let unknown = |n: u32| format!("tb_{:024x}.{n:064x}", 7);
     for n in 0..10 {
@@ -190,7 +190,7 @@ async fn expiry_is_checked_on_every_hit() {
 }
 
 #[tokio::test]
-async fn revocation_and_freezing_hold_after_the_ttl_and_are_told_to_the_holder_only() {
+async fn revocation_and_freezing_apply_after_the_ttl_and_are_told_only_to_the_key_holder() {
     let world = World::new();
     world.resolve().await.unwrap();
     world.change(|record| record.revoked = true);
@@ -232,14 +232,14 @@ async fn while_the_registry_is_down_known_keys_work_and_others_are_not_called_un
 }
 
 #[tokio::test]
-async fn a_broken_hash_is_our_fault_and_not_the_clients() {
+async fn a_broken_stored_hash_is_reported_as_unavailable() {
     let world = World::new();
     world.change(|record| record.hash = Secret::new("$argon2id$broken".to_owned()));
     assert!(matches!(world.resolve().await, Err(ResolveError::Unavailable(_))));
 }
 
 #[tokio::test]
-async fn a_scope_that_is_missing_is_named() {
+async fn a_missing_scope_is_named() {
     let context = World::new().resolve().await.unwrap();
     assert!(context.require(context::scope::INGEST_WRITE).is_ok());
     let error = context.require(context::scope::TRACES_READ).unwrap_err();

@@ -1,25 +1,24 @@
-//! Hearing of changes: every process listens to announcements, and polls their number in case it did not hear one.
+//! Learns of changed keys: every process subscribes to announcements, and polls their number in case one was lost.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use metrics::counter;
 use redis::RedisError;
+use stores::keys::RedisKey;
+use stores::redis::{Redis, Subscription};
+use stores::secret::SecretUrl;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::Resolver;
 use crate::invalidate::Announcement;
-use stores::keys::RedisKey;
-use stores::redis::{Redis, Subscription};
-use stores::secret::SecretUrl;
 
-/// How often the number of announcements is polled. An announcement that is not heard holds at the second poll after
-/// it.
+/// How often the number of announcements is polled. A lost announcement takes effect at the second poll after it.
 pub const POLL_EVERY: Duration = Duration::from_secs(1);
-/// The pause before listening is tried again.
+/// The pause before subscribing is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_millis(250);
-/// Announcements heard ahead of a poll, at most. With more the poll simply trusts nothing.
+/// The most announcements received ahead of a poll. Beyond it, the poll distrusts every entry.
 const HEARD_MAX: usize = 10_000;
 
 /// Keeps a resolver up to date until `stop`.
@@ -40,7 +39,7 @@ pub async fn watch(resolver: Resolver, url: SecretUrl, redis: Redis, mut stop: w
             ticks.tick().await;
             let epoch: Result<Option<u64>, RedisError> =
                 redis::cmd("GET").arg(RedisKey::api_key_epoch()).query_async(&mut redis.clone()).await;
-            // While Redis is away nothing can be announced; entries end by themselves.
+            // While Redis is away no change can be announced; entries expire by themselves.
             let Ok(epoch) = epoch else { continue };
             if heard.lock().await.missed(epoch.unwrap_or(0)) {
                 counter!("tracebility_key_announcements_missed_total").increment(1);
@@ -68,14 +67,14 @@ async fn listen(resolver: &Resolver, url: &SecretUrl, heard: &tokio::sync::Mutex
     Ok(())
 }
 
-/// Which announcements have been heard, and whether those are all.
+/// Which announcements have arrived, and whether any is missing.
 #[derive(Debug, Default)]
 struct Heard {
-    /// All up to this one are dealt with; `None` before the first poll.
+    /// All announcements up to this number are processed; `None` before the first poll.
     all_to: Option<u64>,
-    /// Those beyond it.
+    /// Announcements with a higher number that have arrived.
     beyond: BTreeSet<u64>,
-    /// The number at which the last poll found some missing: they may have been under way.
+    /// The number at which the last poll found some missing: they may have been on their way.
     late: Option<u64>,
 }
 
@@ -86,11 +85,11 @@ impl Heard {
         }
     }
 
-    /// Whether there are announcements that were not heard, given their number now. Those that are new since the last
-    /// poll have until the next one.
+    /// Whether announcements are missing, given their present number. Those since the last poll may still arrive until
+    /// the next one.
     fn missed(&mut self, now: u64) -> bool {
         let Some(mut all_to) = self.all_to else {
-            // Nothing was in the cache before the first poll that an earlier announcement could mean.
+            // Before the first poll the cache was empty, so earlier announcements concern no entry.
             self.all_to = Some(now);
             return false;
         };
@@ -98,7 +97,7 @@ impl Heard {
             all_to += 1;
         }
         self.all_to = Some(all_to);
-        // A smaller number than before: Redis has lost what it had, and perhaps an announcement with it.
+        // A smaller number than before: Redis has lost its data, and perhaps an announcement with it.
         let missed = now < all_to || self.late.is_some_and(|late| all_to < late);
         if missed {
             self.all_to = Some(now);
@@ -116,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_heard_by_the_second_poll_is_missed() {
+    fn an_announcement_not_heard_by_the_second_poll_counts_as_missed() {
         let mut heard = Heard::default();
         assert!(!heard.missed(5), "what was announced before the start means nothing here");
         heard.hear(6);
@@ -131,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redis_that_forgot_is_noticed() {
+    fn a_redis_that_lost_its_epoch_is_noticed() {
         let mut heard = Heard::default();
         assert!(!heard.missed(100));
         assert!(heard.missed(0));

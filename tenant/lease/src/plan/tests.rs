@@ -12,10 +12,10 @@ fn names(from: &[&str]) -> Vec<String> {
     from.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Any state at all: everybody who sees it wants another part of it, all parts are it, they are even, and no
-/// distribution would move fewer.
+/// Checks one state: when all workers that read it follow their plans, every shard has exactly one owner, the shares
+/// are even, and no other distribution would move fewer shards.
 #[test]
-fn every_shard_is_meant_for_one_and_as_few_as_possible_move() {
+fn the_plan_gives_every_shard_one_owner_with_the_fewest_moves() {
     let mut random = StdRng::seed_from_u64(6);
     for _ in 0..2_000 {
         let members = names(&NAMES[..random.random_range(1..=NAMES.len())]);
@@ -39,7 +39,7 @@ fn every_shard_is_meant_for_one_and_as_few_as_possible_move() {
     }
 }
 
-/// Everybody keeps an even share of what it has, and as many as there are larger shares keep one more.
+/// Every worker keeps an even share of its shards; as many workers as there are larger shares keep one more.
 fn most_that_can_stay(members: &[String], holders: &Holders) -> usize {
     let (share, larger) = (usize::from(SHARDS) / members.len(), usize::from(SHARDS) % members.len());
     let holding = members.iter().map(|member| holders.iter().flatten().filter(|holder| *holder == member).count());
@@ -65,23 +65,23 @@ fn a_worker_that_joins_takes_only_its_share() {
     assert_eq!(plan("c", &members, &[], &holders).try_for.len(), 5);
 }
 
-/// Two had eight each when a third came. One has given up its two already, the other is still at it: that must not look
-/// as if the first had too many again.
+/// Two workers had eight shards each when a third joined. One has given up its two, the other is still doing so: the
+/// first must not appear to have too many again.
 #[test]
-fn who_has_given_up_enough_keeps_the_rest() {
+fn a_worker_that_released_its_excess_keeps_the_rest() {
     let holders: Holders = std::array::from_fn(|n| Some(if n < 6 { "a" } else { "b" }.to_owned()).filter(|_| n < 14));
     let held: Vec<Shard> = Shard::all().take(6).collect();
     assert_eq!(plan("a", &names(&["a", "b", "c"]), &held, &holders), Plan::default());
 }
 
-/// Ticks that a lease lives, and a member that is not heard.
+/// How many ticks a lease runs, and a silent member counts as alive.
 const TTL: u64 = 6;
-/// Ticks that giving up a shard takes at most.
+/// How many ticks giving up a shard takes at most.
 const DRAIN_MAX: u64 = 4;
-/// Ticks after the last change until all is even: silence is noticed, the last shard given up, and taken.
+/// Ticks after the last change until the shares are even: the silence is noticed, the last shard given up and taken.
 const SETTLED_AFTER: u64 = TTL + DRAIN_MAX + 6;
 
-/// Redis, as far as it matters here.
+/// A model of Redis with only what the plan needs.
 #[derive(Default)]
 struct World {
     now: u64,
@@ -92,9 +92,9 @@ struct World {
 #[derive(Default)]
 struct Worker {
     name: String,
-    /// Until when it relies on the lease, and when it has finished what it does there, once it gives up.
+    /// Until when the worker relies on the lease, and when it has finished its work, once it gives up the shard.
     held: BTreeMap<Shard, (u64, Option<u64>)>,
-    /// What it saw at its last look.
+    /// The state that the worker read last.
     seen: Option<(Vec<String>, Holders)>,
     stands_still_until: u64,
     gave_up: u64,
@@ -124,7 +124,8 @@ impl World {
 }
 
 impl Worker {
-    /// Renews, and does what was planned from an older look; then looks. So every plan is made of something old.
+    /// Renews and follows the plan made from an earlier reading; then reads again. So every plan is made from an old
+    /// state.
     fn tick(&mut self, world: &mut World, random: &mut StdRng) {
         let now = world.now;
         let name = self.name.clone();
@@ -159,10 +160,10 @@ impl Worker {
     }
 }
 
-/// Workers join, leave, crash and stand still, in any order; each acts on what it saw a while ago. At no time do two
-/// rely on one shard, and soon after the last change all shards are held evenly and none moves any more.
+/// Workers join, leave, crash and are suspended, in any order; each acts on an old state. At no time do two workers
+/// rely on one shard, and soon after the last change the shares are even and no shard moves any more.
 #[test]
-fn any_history_becomes_even() {
+fn shards_become_evenly_shared_after_any_history() {
     for seed in 0..1_000 {
         let mut random = StdRng::seed_from_u64(seed);
         let (mut world, mut workers) = (World::default(), Vec::<Worker>::new());

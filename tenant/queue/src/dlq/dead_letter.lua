@@ -1,9 +1,9 @@
--- Moves entries of a stream to its dead letters, all of them or none. Begins the scripts that need it.
+-- Moves entries of a stream to its dead letters, all of them or none. Prepended to the scripts that need it.
 --
--- `entries` is {id, description, id, description, …}. Returns false when there is no room; an entry that is not in the stream any
--- more is passed over. What is added is no more than what goes, but for the description, so a full Redis may do it.
--- Entries are read twice, one at a time: all of a batch's at once would be in memory beyond `maxmemory`.
--- Of an entry that somebody else has written, with more fields than Lua can pass on, the first FIELDS_MAX are kept.
+-- `entries` is {id, description, id, description, …}. Returns false when there is no room; skips entries that are no
+-- longer in the stream. Apart from the descriptions it adds no more than it deletes, so it may run on a full Redis. It
+-- reads each entry twice, one at a time: reading a whole batch at once could exceed `maxmemory`. Of an entry with more
+-- fields than Lua can pass on, which another program must have written, it keeps the first FIELDS_MAX.
 local FIELDS_MAX = 1000
 
 local function dead_letter(stream, letters, size, cap, entries)

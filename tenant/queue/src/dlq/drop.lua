@@ -1,8 +1,8 @@
--- Throws a dead letter away and counts its items; without a third key it counts nothing.
+-- Drops a dead letter and counts its items; without a third key it counts nothing.
 --
 -- KEYS  1  …:dlq    2  …:dlq:bytes    3  …:dlq:dropped:<hour>    hash: org -> items
 -- ARGV  1  the letter's id    2  the org    3  its items    4  how long the sum is kept, in s
--- Reply {1 or 0: whether there was such a letter, the sum of the org}
+-- Reply {1 or 0: whether the letter existed, the sum of the org}
 
 local found = take(KEYS[1], KEYS[2], ARGV[1])
 if not KEYS[3] then

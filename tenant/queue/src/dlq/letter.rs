@@ -1,69 +1,69 @@
-//! What a dead letter is, and how it is named.
+//! Dead letters and their names.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use model::entry_id::EntryId;
 use model::ids::OrgId;
+use model::shard::Shard;
 use model::trace::UnixNanos;
+use model::words;
 use serde::{Deserialize, Serialize, Serializer};
+use stores::keys::RedisKey;
 use thiserror::Error;
 use wire::envelope::{DecodeError, ENVELOPE_FIELD, EnvelopeKey, Verified, claimed_received_at};
 
 use super::LEGACY_FIELD;
-use model::entry_id::EntryId;
-use model::shard::Shard;
-use model::words;
-use stores::keys::RedisKey;
 
-/// Nanoseconds of an hour.
+/// One hour in nanoseconds.
 const HOUR_NS: i64 = 3_600_000_000_000;
-/// Milliseconds of an hour.
+/// One hour in milliseconds.
 const HOUR_MS: i64 = 3_600_000;
 
 words! {
-    /// Why an envelope is a dead letter.
+    /// Why an envelope became a dead letter.
     #[derive(Deserialize)]
     #[serde(rename_all = "snake_case")]
     Reason, "reason" {
-        /// It is not an envelope that this release can read.
+        /// This release cannot read it as an envelope.
         Unreadable = "unreadable",
-        /// It was not written by this deployment, or was changed since. Nothing that it says is believed.
+        /// This deployment did not write it, or it was changed since. None of its content is trusted.
         Unauthenticated = "unauthenticated",
-        /// ClickHouse will never take its rows of a table.
+        /// ClickHouse will never accept its rows for some table.
         Refused = "refused",
-        /// Worker after worker crashed as soon as it looked at it.
+        /// One worker after another crashed while processing it.
         CrashedWorker = "crashed_worker",
-        /// Nobody knows its project, which alone says whose it is.
+        /// Its project is unknown, so its org is unknown as well.
         UnknownProject = "unknown_project",
-        /// It names an org or a workspace that its project is not in.
+        /// It names an org or a workspace that its project does not belong to.
         WrongOrg = "wrong_org",
     }
 }
 
-/// What is known of a dead letter beside its bytes.
+/// The description of a dead letter, stored beside its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Description {
-    /// Its id in the stream that it comes from.
+    /// The entry's id in the stream that it comes from.
     pub entry: String,
-    /// Whose it is; none if that is not known for certain.
+    /// The org that sent it; `None` if that is not certain.
     pub org: Option<OrgId>,
-    /// Since when it is dead, in milliseconds since the Unix epoch.
+    /// When it became a dead letter, in milliseconds since the Unix epoch.
     pub since_ms: i64,
-    /// Why.
+    /// Why the entry became a dead letter.
     pub reason: Reason,
-    /// ClickHouse's code; 0 when there is none.
+    /// ClickHouse's error code; 0 if ClickHouse was not the cause.
     pub code: u32,
-    /// More about it, at most [`super::DETAIL_CHARS_MAX`] characters.
+    /// Details of the reason, at most [`super::DETAIL_CHARS_MAX`] characters.
     pub detail: String,
-    /// The tables that lack its rows, by number; empty if all do.
+    /// The numbers of the tables that lack its rows; empty if all do.
     pub tables: Vec<u8>,
     /// Runs and spans in it, as they are billed.
     pub items: u64,
 }
 
 impl Description {
-    /// Of a letter that has none which can be read.
+    /// For a dead letter without a readable description.
     pub(super) fn missing(entry: EntryId) -> Self {
         Self {
             entry: String::new(),
@@ -78,22 +78,22 @@ impl Description {
     }
 }
 
-/// Whose dead letters: a shard's, or the legacy stream's.
+/// Which dead letters: those of a shard, or of the legacy stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Source {
-    /// Of that shard.
+    /// The dead letters of a shard.
     Shard(Shard),
-    /// Of the stream of envelopes written before tenancy.
+    /// The dead letters of the legacy stream.
     Legacy,
 }
 
 impl Source {
-    /// Every source, in order.
+    /// All sources, in order.
     pub fn all() -> impl Iterator<Item = Self> {
         Shard::all().map(Self::Shard).chain([Self::Legacy])
     }
 
-    /// The field of an entry that holds the envelope.
+    /// The field of a stream's entry that holds the envelope.
     pub const fn field(self) -> &'static str {
         match self {
             Self::Shard(_) => ENVELOPE_FIELD,
@@ -140,83 +140,83 @@ impl Serialize for Source {
 
 /// The name of a dead letter: `<shard>/<id>`, or `legacy/<id>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LetterId {
-    /// Whose dead letters it is among.
+pub struct DeadLetterId {
+    /// The source that the dead letter belongs to.
     pub source: Source,
-    /// Where in their stream.
+    /// Its id in the source's stream of dead letters.
     pub entry: EntryId,
 }
 
-impl fmt::Display for LetterId {
+impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.source, self.entry)
     }
 }
 
-impl Serialize for LetterId {
+impl Serialize for DeadLetterId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-/// A text that names no dead letter.
+/// The text is not a name of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("is no dead letter's id, such as 7/1795241935570-0 or legacy/1795241935570-0")]
-pub struct BadLetterId;
+pub struct BadDeadLetterId;
 
-impl FromStr for LetterId {
-    type Err = BadLetterId;
+impl FromStr for DeadLetterId {
+    type Err = BadDeadLetterId;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (source, entry) = text.split_once('/').ok_or(BadLetterId)?;
+        let (source, entry) = text.split_once('/').ok_or(BadDeadLetterId)?;
         let source = match source {
             "legacy" => Source::Legacy,
-            number => Source::Shard(number.parse().ok().and_then(Shard::new).ok_or(BadLetterId)?),
+            number => Source::Shard(number.parse().ok().and_then(Shard::new).ok_or(BadDeadLetterId)?),
         };
         // Without its second half it would be another id, perhaps of another letter.
         let whole = entry.contains('-').then(|| entry.parse().ok()).flatten();
-        Ok(Self { source, entry: whole.ok_or(BadLetterId)? })
+        Ok(Self { source, entry: whole.ok_or(BadDeadLetterId)? })
     }
 }
 
 /// A dead letter without its bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
-    /// Its name.
-    pub id: LetterId,
-    /// What is known of it.
+    /// The name of the dead letter.
+    pub id: DeadLetterId,
+    /// The reason, the org and the items of the dead letter.
     #[serde(flatten)]
     pub description: Description,
-    /// How much of the room for dead letters it takes.
+    /// How many bytes it takes of the shard's limit for dead letters.
     pub bytes: u64,
-    /// When the edge read its request, as it says itself; none if it cannot be read.
+    /// When the API read its request, by the envelope itself; `None` if it is unreadable.
     pub received_at: Option<UnixNanos>,
 }
 
 impl Listed {
-    /// `head` are the envelope's first bytes.
-    pub(super) fn new(id: LetterId, description: &str, bytes: u64, head: &[u8]) -> Self {
+    /// `head` is the start of the envelope.
+    pub(super) fn new(id: DeadLetterId, description: &str, bytes: u64, head: &[u8]) -> Self {
         let description = serde_json::from_str(description).unwrap_or_else(|_| Description::missing(id.entry));
         Self { id, description, bytes, received_at: claimed_received_at(head) }
     }
 
-    /// The hour since the Unix epoch that its items are counted in: when they were received, or as near as is known.
+    /// The hour, since the Unix epoch, that its items count in: when they were received, or the nearest known time.
     pub fn hour(&self) -> i64 {
         self.received_at.map_or_else(|| self.description.since_ms.div_euclid(HOUR_MS), |at| at.div_euclid(HOUR_NS))
     }
 }
 
-/// A dead letter.
+/// A dead letter with its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
-    /// All but its bytes.
+pub struct DeadLetter {
+    /// Everything except the bytes.
     pub listed: Listed,
-    /// The envelope as it came; JSON in the legacy stream.
+    /// The original envelope; JSON if from the legacy stream.
     pub content: Vec<u8>,
 }
 
-impl Letter {
-    /// What is to be sent again: the tables that lack its rows. Fails if no worker could read it.
+impl DeadLetter {
+    /// The envelope to replay, limited to the tables that lack its rows. Fails if no worker could read it.
     pub fn missing_rows(&self, key: &EnvelopeKey) -> Result<Cow<'_, [u8]>, Unreadable> {
         if self.listed.id.source == Source::Legacy {
             serde_json::from_slice::<serde::de::IgnoredAny>(&self.content)?;
@@ -231,13 +231,13 @@ impl Letter {
     }
 }
 
-/// Why nothing could be done with a letter's bytes but keeping them.
+/// Why the bytes of a dead letter cannot be processed, only kept.
 #[derive(Debug, Error)]
 pub enum Unreadable {
-    /// Not an envelope of this release.
+    /// This release cannot decode the envelope.
     #[error(transparent)]
     Envelope(#[from] DecodeError),
-    /// Not JSON.
+    /// The content is not JSON.
     #[error("not JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
@@ -247,12 +247,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_read_as_they_are_written() {
+    fn dead_letter_ids_read_back() {
         for name in ["0/1795241935570-0", "15/1-12", "legacy/1795241935570-3"] {
-            assert_eq!(name.parse::<LetterId>().unwrap().to_string(), name);
+            assert_eq!(name.parse::<DeadLetterId>().unwrap().to_string(), name);
         }
         for bad in ["", "7", "16/1-0", "7/", "7/1", "7/x-1", "old/1-0", "7/1-0/2", "/1-0"] {
-            assert_eq!(bad.parse::<LetterId>(), Err(BadLetterId), "{bad}");
+            assert_eq!(bad.parse::<DeadLetterId>(), Err(BadDeadLetterId), "{bad}");
         }
         assert_eq!(Source::all().count(), 17);
     }
@@ -266,11 +266,11 @@ mod tests {
     }
 
     #[test]
-    fn a_letter_of_somebody_else_is_listed() {
-        let id: LetterId = "legacy/7200001-0".parse().unwrap();
+    fn a_dead_letter_with_an_unknown_description_is_listed() {
+        let id: DeadLetterId = "legacy/7200001-0".parse().unwrap();
         let listed = Listed::new(id, "not ours", 10, b"{");
         assert_eq!((listed.description.reason, listed.description.items, listed.hour()), (Reason::Unreadable, 0, 2));
-        let letter = Letter { listed, content: b"{\"a\":".to_vec() };
+        let letter = DeadLetter { listed, content: b"{\"a\":".to_vec() };
         let key = EnvelopeKey::new(&[1; wire::envelope::ENVELOPE_KEY_BYTES]);
         assert!(letter.missing_rows(&key).is_err());
     }

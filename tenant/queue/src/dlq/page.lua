@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Lists dead letters, without most of their bytes.
+-- Lists dead letters, with only the first of their bytes.
 --
 -- KEYS  1  …:dlq
 -- ARGV  1  from which id, "-" or "(<id>"    2  up to which id, or "+"    3  how many    4  the field of the envelope
@@ -7,7 +7,7 @@
 -- Reply {id of the last letter of all or "", {id, description or "", bytes, first bytes of the envelope}, …}    fewer than asked
 -- for when they are large, but none only at the end
 --
--- One letter at a time: it may be large, and all of a range would be in memory at once.
+-- One letter at a time: letters may be large, and a whole range would be in memory at once.
 
 local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
 local page, from, looked_at = {last and last[1] or ''}, ARGV[1], 0

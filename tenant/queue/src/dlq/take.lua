@@ -1,6 +1,6 @@
--- Takes a letter out of the dead letters, and its bytes out of their sum. Begins the scripts that need it.
+-- Deletes a dead letter, and subtracts its bytes from the sum. Prepended to the scripts that need it.
 --
--- False when there is no such letter. What goes is more than what comes, so a full Redis may do it.
+-- Returns false when there is no such letter. It frees more memory than it uses, so it may run on a full Redis.
 local function take(letters, size, id)
     local letter = redis.call('XRANGE', letters, id, id)[1]
     if not letter then

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
--- Gives an evaluation slot back.
+-- Releases an evaluation slot.
 --
 -- KEYS  1  {org}:eval:concurrency   zset: holder -> deadline, µs
 -- ARGV  1  the holder
--- Reply 1  given back      0  it was not held any more: its deadline was over
+-- Reply 1  released      0  it was no longer held: the deadline had passed
 --
--- Runs on a full Redis too (allow-oom): it only frees memory.
+-- Also runs on a full Redis (allow-oom): it only frees memory.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

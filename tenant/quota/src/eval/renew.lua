@@ -1,12 +1,12 @@
 #!lua flags=allow-oom
--- Gives a holder of an evaluation slot more time, if it still holds it.
+-- Extends the deadline of an evaluation slot, if the holder still has it.
 --
 -- KEYS  1  {org}:eval:concurrency   zset: holder -> deadline, µs
 -- ARGV  1  the holder      2  how long it may hold the slot from now, µs
--- Reply 1  renewed      0  its deadline was over: the slot may be another's
+-- Reply 1  renewed      0  the deadline had passed: another holder may have the slot
 --
--- Runs on a full Redis too (allow-oom): it changes a number that is there, and an evaluation under way should not lose
--- its slot to somebody else's backlog.
+-- Also runs on a full Redis (allow-oom): it changes an existing number, and a running evaluation should not lose its
+-- slot because of another org's backlog.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

@@ -1,9 +1,10 @@
--- When the oldest entry of a shard was appended, in ms: up to there everything was inserted. Now, if there is none.
+-- When the oldest entry of a shard was appended, in ms: everything before it is stored. Now, if there is no entry.
 --
 -- KEYS  1  the shard's stream
 -- Reply ms since the Unix epoch
 --
--- By the clock that stamps the entries. A script, because a command would send the whole entry with its id. Writes nothing.
+-- By the clock that stamps the entries. A script, because a command would return the whole entry with its id. Writes
+-- nothing.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -1,26 +1,26 @@
--- Sets the counters of an org's meters for a period anew: what is billed of what was received before a minute, plus what
--- was let pass from that minute on and is not known to be billed.
+-- Sets the counters of an org's meters for a period: the billed usage received before a minute, plus the charges from
+-- that minute on, which may not be billed yet.
 --
 -- KEYS  1  {org}:quota:<period>:recent       hash, "<minute>:<meter>" -> accepted; "w" -> the minute of the last re-base
 --       2  {org}:quota:over:<period>         the meters that are at their limit or over it, with commas; absent: none.
 --                                            One that is over has a "!", and then a space and the org's policy follow
 --       3… {org}:quota:<period>:<meter>      one per meter
 -- ARGV  1  the minute (Unix time / 60)       2  how long counters live, s
---       3  what becomes of what is over: "park" or "drop"
+--       3  what happens to data over the limits: "park" or "drop"
 --       4… per meter three: its name, what is billed, and the limit that refuses (-1: none)
--- Reply {}                                               an older minute than the last: nothing was done
+-- Reply {}                                               the minute is older than the last: nothing was changed
 --       {counter before, counter after, before, after…}  two per meter
 --
--- Minutes before the given one are forgotten: they are billed, or were never stored. Running it twice changes nothing, and
--- requests cannot come in between, because Redis runs one script at a time. Not allowed in a Redis that is full
--- (allow-oom): then nothing is let pass either, and counters that stand still are right.
+-- Minutes before the given one are deleted: they are billed, or were never stored. Running it twice changes nothing,
+-- and no request can come in between, because Redis runs one script at a time. Not allowed on a full Redis (no
+-- allow-oom): then no request is admitted either, and unchanged counters are right.
 
 local minute, ttl = tonumber(ARGV[1]), ARGV[2]
 if minute < tonumber(redis.call('HGET', KEYS[1], 'w') or 0) then
     return {}
 end
 
--- What lives already keeps the end of its life.
+-- An existing key keeps its expiry.
 local function live(key)
     if redis.call('TTL', key) == -1 then
         redis.call('EXPIRE', key, ttl)

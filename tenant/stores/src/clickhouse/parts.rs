@@ -1,7 +1,8 @@
-//! How near our tables are to having too many parts.
+//! How close our tables are to having too many parts.
 //!
-//! Every insert makes a part of each partition that it touches, and merges take them together again. Where merges fall
-//! behind, ClickHouse first delays inserts and then refuses them. Who asks here can insert less often before that.
+//! Every insert creates a part in each partition that it touches, and merges combine them. Where merges fall behind,
+//! ClickHouse first delays inserts and then refuses them. The insert throttle asks here, to insert less often before
+//! that.
 
 use wire::tables::Table;
 
@@ -9,35 +10,35 @@ use super::Records;
 use super::records::within;
 use super::refusal::InsertError;
 
-/// The partition of our tables that has the most parts for what it may have.
+/// The partition of our tables that is closest to its limit of parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fullest {
-    /// Of which table.
+    /// The name of the table.
     pub table: String,
-    /// Which partition of it.
+    /// The name of the partition.
     pub partition: String,
-    /// Its active parts.
+    /// The number of its active parts.
     pub parts: u64,
-    /// From how many on ClickHouse delays inserts; 0 for never.
+    /// ClickHouse delays inserts from this number of parts on; 0 for never.
     pub delayed_from: u64,
-    /// From how many on ClickHouse refuses inserts; 0 for never.
+    /// ClickHouse refuses inserts from this number of parts on; 0 for never.
     pub refused_from: u64,
 }
 
 impl Fullest {
-    /// How much of what it may have it has: inserts are refused at 1.
+    /// Parts divided by [`Fullest::refused_from`]: ClickHouse refuses inserts at 1.
     pub fn share(&self) -> f64 {
         if self.refused_from == 0 { 0.0 } else { self.parts as f64 / self.refused_from as f64 }
     }
 }
 
 impl Records {
-    /// The partition with the most parts for what it may have, on the server that answers. `None` while our tables are
+    /// The partition that is closest to its limit of parts, on the server that answers. `None` while our tables are
     /// empty.
     ///
     /// Needs `SELECT` on `system.parts` and `system.merge_tree_settings`.
     pub async fn fullest_partition(&self) -> Result<Option<Fullest>, InsertError> {
-        // What a table has of its own is only in its definition.
+        // The settings of a single table are only in its definition.
         const SQL: &str = "WITH
               (SELECT toUInt64(value) FROM system.merge_tree_settings WHERE name = 'parts_to_delay_insert') AS delayed,
               (SELECT toUInt64(value) FROM system.merge_tree_settings WHERE name = 'parts_to_throw_insert') AS refused

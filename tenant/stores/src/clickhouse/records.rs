@@ -1,7 +1,7 @@
-//! What services ask and tell ClickHouse beside ingest: what was billed, and what was done.
+//! What services read from and write to ClickHouse, apart from ingest: billed usage, and the audit trail.
 //!
-//! A few named questions, each with a bounded answer; parameters are the server's own, never text in a query. Audit
-//! rows are few, so they are sent as JSON.
+//! A few named queries, each with a bounded answer. ClickHouse binds their parameters; no query contains them as text.
+//! Audit rows are few, so they are sent as JSON.
 
 // As in the parent module.
 #![allow(clippy::disallowed_types)]
@@ -22,65 +22,65 @@ use uuid::Uuid;
 
 use super::{ClickHouseUrl, InsertError};
 
-/// How long one question, or one insert of audit rows, may take.
+/// How long one query, or one insert of audit rows, may take.
 pub const QUERY_DEADLINE: Duration = Duration::from_secs(30);
-/// The most orgs, or events, that one question names. A name is 39 bytes of a URL.
+/// The most orgs or events in one query. Each takes 39 bytes of the URL.
 pub const NAMES_MAX: usize = 1_000;
-/// The version of the columns that audit rows are written with.
+/// The schema version that audit rows are written with.
 const AUDIT_SCHEMA_VERSION: u16 = 1;
 
-/// What an org was billed for.
+/// How much of a meter an org was billed for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Billed {
-    /// Whom.
+    /// The org that was billed.
     pub org_id: OrgId,
-    /// Of which meter; there may be some that this build does not know.
+    /// The name of the meter, which this build may not know.
     pub meter: String,
-    /// How much.
+    /// The billed amount, in units of the meter.
     pub quantity: u64,
 }
 
 /// A row of `audit_log`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuditRow {
-    /// The same as in the outbox.
+    /// The id of the event in the outbox.
     pub event_id: Uuid,
-    /// Whose; the zero id for nobody's.
+    /// The org that the event concerns; the zero id if it concerns none.
     pub org_id: OrgId,
-    /// When it happened.
+    /// When the event happened.
     pub event_time: OffsetDateTime,
-    /// What was done.
+    /// The type of the event.
     pub event_type: String,
-    /// Who did it.
+    /// The person or program that caused the event.
     pub actor: String,
-    /// To what.
+    /// What the event changed.
     pub target: String,
-    /// Its detail, as JSON.
+    /// Details of the event, as JSON.
     pub detail: String,
 }
 
 /// A row of `audit_reconciliation_gap`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Gap {
-    /// The run that found it.
+    /// The id of the reconciliation run that found the gap.
     pub detection_id: Uuid,
-    /// When.
+    /// When the gap was found.
     #[serde(with = "time::serde::rfc3339")]
     pub detected_at: OffsetDateTime,
-    /// What is missing.
+    /// The id of the event that was missing from `audit_log`.
     pub event_id: Uuid,
-    /// Whose.
+    /// The org that the event concerns; the zero id if it concerns none.
     pub org_id: OrgId,
-    /// When it happened.
+    /// When the event happened.
     #[serde(with = "time::serde::rfc3339")]
     pub event_time: OffsetDateTime,
-    /// What was done.
+    /// The type of the event.
     pub event_type: String,
-    /// Whether it is there again.
+    /// Whether the event has been copied again.
     pub is_repaired: bool,
 }
 
-/// The way to these questions. Cheap to clone.
+/// Runs these queries. Cheap to clone.
 #[derive(Clone)]
 pub struct Records {
     pub(super) client: Client,
@@ -100,13 +100,14 @@ impl Records {
             .client()
             .with_setting("async_insert", "0")
             .with_setting("insert_deduplicate", "1")
-            // The status line is sent when all is done, so that a failure half-way is one.
+            // The status line is sent at the end, so that a failure half-way is reported as an error.
             .with_setting("wait_end_of_query", "1")
             .with_setting("max_execution_time", QUERY_DEADLINE.as_secs().to_string());
         Self { client }
     }
 
-    /// What those orgs, at most [`NAMES_MAX`], were billed for in a period, of what was received before that time.
+    /// The usage that those orgs, at most [`NAMES_MAX`], were billed for in a period, for items received before
+    /// `before`.
     pub async fn billed(&self, period: u32, before: UnixNanos, orgs: &[OrgId]) -> Result<Vec<Billed>, InsertError> {
         const TABLE: &str = "billing_meter";
         // A period is a partition. FINAL, because an envelope may have been inserted twice.
@@ -128,7 +129,7 @@ impl Records {
         billed.collect()
     }
 
-    /// Whether a table has rows of what an org sent at that time. For who does not know what came of an insert.
+    /// Whether a table has rows that an org sent at that time. For a caller that does not know the result of an insert.
     pub async fn has_rows(&self, table: &'static str, org: OrgId, received_at: UnixNanos) -> Result<bool, InsertError> {
         const SQL: &str = "SELECT count() FROM {table:Identifier} WHERE org_id = {org:UUID}
               AND received_at = fromUnixTimestamp64Nano({received_at:Int64}, 'UTC')";
@@ -137,8 +138,8 @@ impl Records {
         Ok(rows > 0)
     }
 
-    /// Whether a table is replicated. Then a token and the rows that it is of are one transaction in Keeper; otherwise
-    /// a crash can leave the one without the other.
+    /// Whether a table is replicated. If so, Keeper stores a token and its rows in one transaction; otherwise a crash
+    /// can keep one and lose the other.
     pub async fn is_replicated(&self, table: &'static str) -> Result<bool, InsertError> {
         const SQL: &str = "SELECT count() FROM system.tables
               WHERE database = currentDatabase() AND name = {table:String} AND match(engine, '^(Replicated|Shared)')";
@@ -146,7 +147,7 @@ impl Records {
         Ok(replicated > 0)
     }
 
-    /// Writes events in one block. The same `token` is written once.
+    /// Inserts events in one block. ClickHouse stores the same `token` only once.
     pub async fn insert_events(&self, rows: &[AuditRow], token: &str) -> Result<(), InsertError> {
         const SQL: &str =
             "INSERT INTO audit_log (event_id, org_id, event_time, event_type, actor, target, detail, source,
@@ -164,7 +165,7 @@ impl Records {
         self.insert("audit_log", SQL, lines, token).await
     }
 
-    /// Which of those events, at most [`NAMES_MAX`], which happened between the two times, are in `audit_log`.
+    /// Which of those events, at most [`NAMES_MAX`], are in `audit_log`. All of them happened between the two times.
     pub async fn find_events(
         &self,
         ids: &[Uuid],
@@ -172,7 +173,7 @@ impl Records {
         to: OffsetDateTime,
     ) -> Result<HashSet<Uuid>, InsertError> {
         const TABLE: &str = "audit_log";
-        // Whether once or twice does not matter, so no FINAL.
+        // An event stored twice counts as found, so no FINAL.
         const SQL: &str = "SELECT DISTINCT toString(event_id) FROM audit_log
               WHERE event_id IN {ids:Array(UUID)} AND event_time >= fromUnixTimestamp64Nano({from:Int64}, 'UTC')
                 AND event_time <= fromUnixTimestamp64Nano({to:Int64}, 'UTC')";
@@ -182,7 +183,7 @@ impl Records {
         found.iter().map(|id| id.parse().map_err(|_| unexpected(TABLE))).collect()
     }
 
-    /// Writes what was found missing. The same gap of the same run is replaced.
+    /// Stores gaps. A second row for the same gap and run replaces the first.
     pub async fn insert_gaps(&self, gaps: &[Gap]) -> Result<(), InsertError> {
         const SQL: &str =
             "INSERT INTO audit_reconciliation_gap (detection_id, detected_at, event_id, org_id, event_time,
@@ -196,11 +197,11 @@ impl Records {
             });
             lines.extend_from_slice(format!("{line}\n").as_bytes());
         }
-        // Every write its own token: nothing of it may be taken for a retry.
+        // Every write has its own token, so that ClickHouse drops none as a repetition.
         self.insert("audit_reconciliation_gap", SQL, lines, &Uuid::new_v4().to_string()).await
     }
 
-    /// The gaps found last, newest first; at most `limit`.
+    /// The latest gaps, newest first; at most `limit`.
     pub async fn gaps(&self, limit: u32) -> Result<Vec<Gap>, InsertError> {
         const TABLE: &str = "audit_reconciliation_gap";
         const SQL: &str = "SELECT toString(detection_id), toUnixTimestamp64Nano(detected_at), toString(event_id),
@@ -239,7 +240,7 @@ impl Records {
         let mut insert = self
             .client
             .insert_formatted_with(sql)
-            // One block, so that one token is for all of it.
+            // One block, so that one token covers all rows.
             .with_setting("input_format_parallel_parsing", "0")
             .with_setting("insert_deduplication_token", token)
             .with_timeouts(Some(QUERY_DEADLINE), Some(QUERY_DEADLINE));
@@ -275,7 +276,7 @@ fn nanos(time: OffsetDateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 
-/// As ClickHouse reads a time in UTC.
+/// A time in UTC, in ClickHouse's format.
 fn timestamp(time: OffsetDateTime) -> String {
     const FORMAT: &[time::format_description::BorrowedFormatItem<'_>] =
         format_description!("[year]-[month]-[day] [hour]:[minute]:[second].[subsecond digits:9]");

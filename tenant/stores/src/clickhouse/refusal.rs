@@ -1,30 +1,29 @@
-//! What ClickHouse's refusals mean for what to do next.
+//! What to do next when ClickHouse refuses an insert.
 //!
-//! Every code is looked up in one table. A code that is not in it is [`Refusal::Unknown`], and so are those in it that
-//! may come of the rows as well as of the way they took: they are tried again first, and only then taken for the rows'
-//! fault.
+//! One table classifies every known error code. A code that is not in it is [`Refusal::Unknown`], and so are codes that
+//! either the rows or the connection can cause: the insert is retried some times first, and only then are the rows
+//! taken to be the cause.
 
+use Refusal::{Outage, Permanent, Unknown};
 use thiserror::Error;
 use wire::tables::CLOSED;
 
-use Refusal::{Outage, Permanent, Unknown};
-
-/// What a refusal says about what to do next.
+/// What to do next after a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// ClickHouse, or the way to it, does not work now, or is not set up as it must be. No row is at fault, and the
-    /// same insert will succeed once that is mended: try again for as long as it takes, and acknowledge nothing
+    /// ClickHouse, or the connection to it, does not work at present, or is not set up correctly. The rows are not the
+    /// cause, and the same insert will succeed once that is mended: retry for as long as it takes, and delete no entry
     /// meanwhile.
     Outage,
-    /// These bytes will never be accepted, whoever sends them and whenever: find the envelope that they are from.
+    /// ClickHouse will never accept these bytes: find the envelope that they came from.
     Permanent,
-    /// Not known to be either: try again some times, then treat it as permanent.
+    /// Neither is certain: retry some times, then treat it as permanent.
     Unknown,
     /// The caller's right to insert ended before the last byte was sent. Nothing was stored.
     Abandoned,
 }
 
-/// Every code that is known, with its name and what it means. Sorted by code.
+/// Every known code with its name and class. Sorted by code.
 const CODES: [(u32, &str, Refusal); 78] = [
     // A body that ends too early: the rows may be torn, and so may the connection, where something between us and the
     // server passes on what it got.
@@ -47,7 +46,7 @@ const CODES: [(u32, &str, Refusal); 78] = [
     (69, "ARGUMENT_OUT_OF_BOUND", Permanent),
     (70, "CANNOT_CONVERT_TYPE", Permanent),
     (72, "CANNOT_PARSE_NUMBER", Permanent),
-    // The disk.
+    // Disk errors.
     (74, "CANNOT_READ_FROM_FILE_DESCRIPTOR", Outage),
     (75, "CANNOT_WRITE_TO_FILE_DESCRIPTOR", Outage),
     (76, "CANNOT_OPEN_FILE", Outage),
@@ -62,7 +61,7 @@ const CODES: [(u32, &str, Refusal); 78] = [
     (164, "READONLY", Outage),
     (173, "CANNOT_ALLOCATE_MEMORY", Outage),
     (190, "SIZES_OF_ARRAYS_DONT_MATCH", Permanent),
-    // Who we are: credentials and grants are changed by people, and changed back.
+    // Credentials and grants: an operator changes them, and can change them back.
     (192, "UNKNOWN_USER", Outage),
     (193, "WRONG_PASSWORD", Outage),
     (194, "REQUIRED_PASSWORD", Outage),
@@ -75,7 +74,7 @@ const CODES: [(u32, &str, Refusal); 78] = [
     (209, "SOCKET_TIMEOUT", Outage),
     (210, "NETWORK_ERROR", Outage),
     (218, "TABLE_IS_DROPPED", Outage),
-    // What a cluster needs.
+    // Errors of a cluster and its Keeper.
     (225, "NO_ZOOKEEPER", Outage),
     (236, "ABORTED", Outage),
     // The server's memory, or the limit on one query: the inserts of many are smaller when they are fewer.
@@ -88,7 +87,7 @@ const CODES: [(u32, &str, Refusal); 78] = [
     (285, "TOO_FEW_LIVE_REPLICAS", Outage),
     (286, "UNSATISFIED_QUORUM_FOR_PREVIOUS_WRITE", Outage),
     (291, "DATABASE_ACCESS_DENIED", Outage),
-    // Stored or not, the same token tells.
+    // Stored or not: a retry with the same token is safe.
     (319, "UNKNOWN_STATUS_OF_INSERT", Outage),
     (321, "VALUE_IS_OUT_OF_RANGE_OF_DATA_TYPE", Permanent),
     (349, "CANNOT_INSERT_NULL_IN_ORDINARY_COLUMN", Permanent),
@@ -114,7 +113,7 @@ const CODES: [(u32, &str, Refusal); 78] = [
     // Despite its name a setting, which an operator can set back.
     (774, "TABLE_IS_PERMANENTLY_READ_ONLY", Outage),
     (999, "KEEPER_EXCEPTION", Outage),
-    // Whatever escaped in C++: it may be the disk, and it may be the rows.
+    // An exception that ClickHouse does not classify: the disk may be the cause, or the rows.
     (1000, "POCO_EXCEPTION", Unknown),
     (1001, "STD_EXCEPTION", Unknown),
     (1002, "UNKNOWN_EXCEPTION", Unknown),
@@ -123,12 +122,12 @@ const CODES: [(u32, &str, Refusal); 78] = [
 /// A row that the table's constraints refuse.
 const VIOLATED_CONSTRAINT: u32 = 469;
 
-/// Every code that is known, with the name that ClickHouse has for it and what it means.
+/// Every known code, with ClickHouse's name for it and its class.
 pub fn known_codes() -> impl Iterator<Item = (u32, &'static str, Refusal)> {
     CODES.into_iter()
 }
 
-/// Why an insert, or a question, failed.
+/// Why an insert or a query failed.
 #[derive(Clone, Debug, Error)]
 #[error("clickhouse refused {}: {message}", if table.is_empty() { "a ping" } else { table })]
 pub struct InsertError {
@@ -144,27 +143,27 @@ impl InsertError {
         let message = error.to_string();
         let code = exception_code(&message);
         let class = match (error, code) {
-            // A migration holds the table's writers up for a moment; the same rows will do afterwards.
+            // A migration blocks writes to the table for a moment; the same rows succeed afterwards.
             (_, Some(VIOLATED_CONSTRAINT)) if message.contains(CLOSED) => Outage,
             (_, Some(code)) => class_of(code),
-            // Nothing of ClickHouse's own in it: the connection, or a proxy's answer.
+            // No code of ClickHouse: the connection failed, or a proxy answered.
             (Error::Network(_) | Error::TimedOut | Error::BadResponse(_), None) => Outage,
             (_, None) => Unknown,
         };
         Self { table, code, class, message }
     }
 
-    /// A refusal of ours, before anything was stored.
+    /// An error that we detected ourselves, before anything was stored.
     pub(super) const fn ours(table: &'static str, class: Refusal, message: String) -> Self {
         Self { table, code: None, class, message }
     }
 
-    /// ClickHouse's error code, when it was ClickHouse that answered.
+    /// ClickHouse's error code; `None` if the error did not come from ClickHouse.
     pub const fn code(&self) -> Option<u32> {
         self.code
     }
 
-    /// What to do next.
+    /// What to do next; see [`Refusal`].
     pub const fn refusal(&self) -> Refusal {
         self.class
     }

@@ -1,4 +1,4 @@
-//! How many items there are by org and hour: of those that are stored, and of those that an API has answered for.
+//! Counts of items by org and hour: items that are stored, and items that an API process answered with a 2xx.
 
 use model::ids::OrgId;
 use uuid::Uuid;
@@ -6,48 +6,48 @@ use uuid::Uuid;
 use super::InsertError;
 use super::records::{Records, unexpected, within};
 
-/// Rows of one insert of what was answered.
+/// The most rows in one insert into `answered`.
 const ANSWERED_ROWS: usize = 10_000;
 
-/// Which items.
+/// Which items to count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tally {
-    /// Runs and spans that are billed. Read without FINAL: what was stored twice is to be seen.
+    /// Billed runs and spans. Read without FINAL, so that items stored twice count twice.
     Stored,
     /// Runs and spans that were answered with a 2xx.
     Answered,
 }
 
-/// Whose.
+/// Which orgs to count.
 #[derive(Clone, Copy, Debug)]
 pub enum TallyOf<'a> {
-    /// Every org's.
+    /// All orgs.
     Everyone,
-    /// That org's.
+    /// One org.
     Org(OrgId),
-    /// Of the orgs of those buckets ([`ledger`]).
+    /// The orgs of those buckets ([`ledger`]).
     Buckets(&'a [u16]),
 }
 
-/// Items of an org in an hour.
+/// The number of items of an org in an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OrgTally {
-    /// Whose.
+    /// The org that sent the items.
     pub org_id: OrgId,
-    /// Hours since the Unix epoch, of when they were received.
+    /// The hour in which the items were received, in hours since the Unix epoch.
     pub hour: i64,
-    /// How many.
+    /// The number of items.
     pub items: u64,
 }
 
-/// The last ten bits of an org's id, as in `ledger::balance`.
+/// The bucket of an org: the last ten bits of its id, as in `ledger::balance`.
 macro_rules! bucket {
     () => {
         "bitAnd(reinterpretAsUInt16(reverse(substring(UUIDToNum(org_id), 15, 2))), 1023)"
     };
 }
-/// Items of hours. `received_at` is compared with the hours' ends as well, which tell whole parts that need not be
-/// read.
+/// Items of the given hours. The query compares `received_at` with the limits of the hours as well, so that ClickHouse
+/// can skip whole parts.
 macro_rules! stored {
     () => {
         " FROM billing_meter WHERE meter = 'span_ingested'
@@ -56,7 +56,7 @@ macro_rules! stored {
             AND toInt64(intDiv(toUnixTimestamp(received_at), 3600)) IN {hours:Array(Int64)}"
     };
 }
-/// FINAL: of what a process has written of an hour, the largest counts.
+/// FINAL: for each process and hour, the largest count wins.
 macro_rules! answered {
     () => {
         " FROM answered FINAL WHERE hour >= fromUnixTimestamp64Second({from:Int64}, 'UTC')
@@ -108,7 +108,7 @@ impl Tally {
 }
 
 impl Records {
-    /// Items by org, of those hours since the Unix epoch; at most `limit` orgs and hours.
+    /// Number of items by org and hour, for those hours since the Unix epoch; at most `limit` rows.
     pub async fn tally_orgs(
         &self,
         tally: Tally,
@@ -135,7 +135,7 @@ impl Records {
         rows.collect()
     }
 
-    /// Items by bucket of orgs and hour, of those hours since the Unix epoch.
+    /// Number of items by bucket of orgs and hour, for those hours since the Unix epoch.
     pub async fn tally_buckets(&self, tally: Tally, hours: &[i64]) -> Result<Vec<(u16, i64, u64)>, InsertError> {
         let sql = match tally {
             Tally::Stored => STORED_OF_BUCKETS,
@@ -150,8 +150,8 @@ impl Records {
         query.param("from", first.saturating_mul(3600)).param("until", last.saturating_add(1).saturating_mul(3600))
     }
 
-    /// Writes down how much a process has answered for so far, per org and hour. A smaller count than was written
-    /// before changes nothing, so it may be repeated.
+    /// Stores how many items a process has answered so far, per org and hour. A count smaller than the stored one
+    /// changes nothing, so the call may be repeated.
     pub async fn insert_answered(&self, process: Uuid, counts: &[(OrgId, i64, u64)]) -> Result<(), InsertError> {
         const SQL: &str = "INSERT INTO answered (hour, org_id, process, items, schema_version) FORMAT JSONEachRow";
         for some in counts.chunks(ANSWERED_ROWS) {
@@ -163,7 +163,7 @@ impl Records {
                 });
                 lines.extend_from_slice(format!("{line}\n").as_bytes());
             }
-            // Every write its own token: nothing of it may be taken for a retry.
+            // Every write has its own token, so that ClickHouse drops none as a repetition.
             self.insert("answered", SQL, lines, &Uuid::new_v4().to_string()).await?;
         }
         Ok(())

@@ -1,12 +1,13 @@
 #!lua flags=no-writes
--- Reads entries of a stream in order, until they are so many or so many bytes.
+-- Reads entries of a stream in order, until a number of entries or bytes is reached.
 --
 -- KEYS  1  the stream
 -- ARGV  1  from which id    2  up to which id, or "+"    3  how many entries    4  how many bytes
 --       5  an entry larger than so many bytes is the last    6  the field
 -- Reply {1 when there may be more, otherwise 0; id, value of the field or "", id, value, …}
 --
--- One entry at a time: how large one is, Redis says only by reading it, and a command with a COUNT reads all of them first.
+-- One entry at a time: Redis reports the size of an entry only by reading it, and a command with a COUNT reads all
+-- first.
 
 local entries, limit, large = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local reply, from, bytes = {1}, ARGV[1], 0

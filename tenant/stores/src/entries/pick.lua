@@ -1,5 +1,5 @@
 #!lua flags=no-writes
--- Reads certain entries of a stream, in the order in which they are named, until they are so many bytes.
+-- Reads the named entries of a stream in the given order, until a number of bytes is reached.
 --
 -- KEYS  1  the stream
 -- ARGV  1  how many bytes    2  the field    3… ids

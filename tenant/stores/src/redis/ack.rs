@@ -1,4 +1,4 @@
-//! What has to have happened before a request is acknowledged.
+//! What must happen before a request is acknowledged.
 //!
 //! | class | before the answer | the servers must have |
 //! | --- | --- | --- |
@@ -10,40 +10,39 @@
 
 use std::time::Duration;
 
+use model::words;
 use redis::{Cmd, Value};
 
-use model::words;
-
 words! {
-    /// What an acknowledgement stands for.
+    /// What an acknowledgement promises.
     AckClass, "ack class" {
-        /// Redis has replied.
+        /// Redis has replied to the append.
         Queued = "queued",
-        /// It is on a disk.
+        /// The primary and the configured number of replicas have it on disk.
         Fsynced = "fsynced",
-        /// It is in the memory of replicas.
+        /// The configured number of replicas have it in memory.
         Replicated = "replicated",
     }
 }
 
-/// What the operator asks for.
+/// The operator's settings for acknowledgements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AckPolicy {
-    /// The class.
+    /// What an acknowledgement promises.
     pub class: AckClass,
-    /// How many replicas must have it, too. 0 for `queued`, at least 1 for `replicated`.
+    /// How many replicas must have the write as well. 0 for `queued`, at least 1 for `replicated`.
     pub replicas: u8,
-    /// How long disks and replicas are waited for.
+    /// How long to wait for disks and replicas.
     pub timeout: Duration,
 }
 
 impl AckPolicy {
-    /// Waits for nothing but the reply.
+    /// No wait: the reply of Redis is enough.
     pub const QUEUED: Self = Self { class: AckClass::Queued, replicas: 0, timeout: Duration::ZERO };
     /// The most replicas that can be asked for.
     pub const REPLICAS_MAX: u8 = 8;
 
-    /// A class with so many replicas; none given: 1 for `replicated`, else 0. The error says what does not fit.
+    /// A policy; without `replicas`, 1 for `replicated` and 0 otherwise. The error says what is invalid.
     pub fn new(class: AckClass, replicas: Option<u8>, timeout: Duration) -> Result<Self, &'static str> {
         match (class, replicas) {
             (AckClass::Queued, Some(1..)) => Err("is for TRACEBILITY_ACK=fsynced or replicated, not for queued"),
@@ -54,12 +53,12 @@ impl AckPolicy {
     }
 }
 
-/// What is waited for after Redis has replied, where the reply alone does not give the class.
+/// What to wait for after the reply of Redis, where the reply alone does not give the ack class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// The disk of the primary, and those of so many replicas: `WAITAOF 1 n`.
     Disks {
-        /// How many replicas.
+        /// How many replicas must have fsynced, besides the primary.
         replicas: u8,
     },
     /// The memory of so many replicas: `WAIT n`.
@@ -69,7 +68,7 @@ pub enum Wait {
 impl Wait {
     /// The command that waits for what was written before it on its connection.
     pub(super) fn command(self, timeout: Duration) -> Cmd {
-        // 0 would be for ever.
+        // 0 would wait forever.
         let timeout_ms = timeout.as_millis().max(1) as u64;
         match self {
             Self::Disks { replicas } => redis::cmd("WAITAOF").arg(1).arg(replicas).arg(timeout_ms).to_owned(),
@@ -77,7 +76,7 @@ impl Wait {
         }
     }
 
-    /// Whether the reply says that it was given; why not, otherwise.
+    /// Whether the reply confirms the wait; the error says why not.
     pub(super) fn check(self, reply: &Value) -> Result<(), String> {
         let (is_fsynced, confirmed, wanted) = match (self, reply) {
             (_, Value::ServerError(error)) => return Err(error.to_string()),

@@ -1,9 +1,9 @@
-//! Writes that are confirmed by a disk or by replicas before anybody is told of them.
+//! Writes that are confirmed by a disk or by replicas before the caller gets a reply.
 //!
 //! `WAIT` and `WAITAOF` wait for what was written before them *on their own connection*, and block it. So a write and
-//! its wait go together, on one of a few connections that nothing else uses. Writes that come while those are busy
-//! gather, and go out together: one transaction, and one wait for all of them. Nothing else proves it: after a
-//! failover, a wait on a new connection would be answered by a server that has never seen the write.
+//! its wait use the same connection, one of a few that nothing else uses. Writes that arrive while those are busy are
+//! collected and sent together: one transaction, and one wait for all of them. A wait on another connection would prove
+//! nothing: after a failover, a server that has never seen the write would answer it.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
+use model::shard::{SHARDS, Shard};
 use redis::aio::ConnectionLike;
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, Value};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -19,38 +20,37 @@ use super::ack::{AckClass, Wait};
 use super::readiness::{ConnectError, Readiness};
 use super::{Redis, connect_waiting};
 use crate::secret::SecretUrl;
-use model::shard::{SHARDS, Shard};
 
-/// Connections that wait, for whoever appends: so many waits are under way at the same time.
+/// Connections that block in a wait, for a process that appends. So many waits can run at the same time.
 pub const APPENDING: usize = 4;
-/// The same for a worker, of which every shard may write a batch down.
+/// The same for a worker: every shard may write an intent at the same time.
 pub const ANNOUNCING: usize = SHARDS as usize;
-/// Writes that share one wait.
+/// The most writes that share one wait.
 pub const ROUND_WRITES_MAX: usize = 256;
-/// Bytes of them, unless one alone has more.
+/// The most bytes of the writes that share one wait, unless a single write is larger.
 pub const ROUND_BYTES_MAX: usize = 8 << 20;
-/// Writes that wait at the same time. Further ones are refused.
+/// Writes that wait at the same time. Further ones fail with [`ConfirmError::Busy`].
 pub const WAITING_MAX: usize = 8_192;
 
 /// Why a write is not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfirmError {
-    /// Redis refused it, or did not answer. After an answer that was lost it may be there.
+    /// Redis refused the write or did not answer. If the reply was lost, the write may have happened.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// It is there, and the wait for disks or replicas was not met: a crash may lose it.
+    /// The write happened, but the disks or replicas did not confirm it in time: a crash may lose it.
     #[error("written, but not confirmed: {0}")]
     Unconfirmed(String),
-    /// Too many wait already. Nothing was written.
+    /// [`WAITING_MAX`] writes wait already. Nothing was written.
     #[error("{WAITING_MAX} writes wait for their confirmation already")]
     Busy,
 }
 
-/// Writes confirmed by the class that the operator asks for. Cheap to clone; clones share the connections.
+/// Confirms writes by the configured ack class. Cheap to clone; clones share the connections.
 #[derive(Clone)]
 pub struct Confirmer {
     readiness: Readiness,
-    /// `None` where no class ever waits.
+    /// `None` where no ack class needs a wait.
     waiting: Option<Arc<Waiting>>,
 }
 
@@ -62,19 +62,19 @@ impl fmt::Debug for Confirmer {
 
 struct Waiting {
     timeout: Duration,
-    /// Writes of one group may go out together.
+    /// Writes of one group may share a transaction: on a cluster there is one group per shard.
     groups: Vec<Mutex<Group>>,
     idle: Mutex<Vec<Redis>>,
     /// One permit per idle connection.
     is_idle: Arc<Semaphore>,
-    /// One permit per write.
+    /// One permit per waiting write, [`WAITING_MAX`] in all.
     room: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct Group {
     writes: VecDeque<Write>,
-    /// Somebody waits for a connection to send them on.
+    /// A task waits for a connection to send these writes.
     is_led: bool,
 }
 
@@ -89,15 +89,15 @@ struct Write {
 type Done = oneshot::Sender<Result<Vec<Value>, ConfirmError>>;
 
 impl Confirmer {
-    /// Confirms by what `readiness` asks for, on so many connections. No I/O happens here. To be called within a tokio
-    /// runtime.
+    /// Confirms by the policy of `readiness`, on so many connections. No I/O happens here. Must be called within a
+    /// tokio runtime.
     pub fn new(url: &SecretUrl, readiness: Readiness, connections: usize) -> Result<Self, ConnectError> {
         let policy = readiness.policy();
         if policy.class == AckClass::Queued {
             return Ok(Self { readiness, waiting: None });
         }
         let idle = (0..connections).map(|_| connect_waiting(url, policy.timeout)).collect::<Result<Vec<_>, _>>()?;
-        // On a cluster a transaction is of one slot.
+        // On a cluster, all keys of a transaction must be in one slot.
         let groups = if idle.iter().any(Redis::is_cluster) { usize::from(SHARDS) } else { 1 };
         let waiting = Waiting {
             timeout: policy.timeout,
@@ -109,18 +109,18 @@ impl Confirmer {
         Ok(Self { readiness, waiting: Some(Arc::new(waiting)) })
     }
 
-    /// The class that a write is acknowledged with.
+    /// The ack class of a confirmed write.
     pub fn class(&self) -> AckClass {
         self.readiness.policy().class
     }
 
-    /// What a write has to wait for; `None` if its reply says enough. An error if nothing may be acknowledged.
+    /// What a write has to wait for; `None` if its reply is enough. An error if no request may be acknowledged.
     pub async fn wait(&self) -> Result<Option<Wait>, Arc<ConnectError>> {
         self.readiness.wait().await
     }
 
-    /// Sends commands of so many bytes, whose keys are in the slot of that shard, as part of a transaction, and waits.
-    /// Their replies, of which each may be an error.
+    /// Sends commands as part of a transaction, and waits. All their keys must be in the slot of `shard`; `bytes` is
+    /// their size. Returns their replies, each of which may be an error.
     pub async fn write(
         &self,
         shard: Shard,
@@ -142,7 +142,7 @@ impl Confirmer {
         is_done.await.unwrap_or(Err(ConfirmError::Unconfirmed("the process is ending".to_owned())))
     }
 
-    /// Sends one command that may be repeated, and waits. It is in no transaction: a full Redis refuses those.
+    /// Sends one idempotent command, and waits. It uses no transaction, because a full Redis refuses those.
     pub async fn write_alone(&self, wait: Wait, command: Cmd) -> Result<Value, ConfirmError> {
         let waiting = self.waiting()?;
         let mut leased = waiting.connection().await?;
@@ -172,7 +172,7 @@ pub struct ConfirmedConnection {
 }
 
 impl ConfirmedConnection {
-    /// Confirms by what the confirmer says; where the reply says enough, the command goes over `redis`.
+    /// Confirms as `confirmer` requires; where the reply is enough, the command goes over `redis`.
     pub const fn new(redis: Redis, confirmer: Confirmer) -> Self {
         Self { redis, confirmer }
     }
@@ -194,7 +194,7 @@ impl ConnectionLike for ConfirmedConnection {
         Box::pin(self.confirmed(command))
     }
 
-    /// Refused: nobody needs pipelines that are confirmed.
+    /// Always fails: no caller needs confirmed pipelines.
     fn req_packed_commands<'a>(
         &'a mut self,
         _pipeline: &'a Pipeline,
@@ -210,7 +210,7 @@ impl ConnectionLike for ConfirmedConnection {
     }
 }
 
-/// `tracebility_ack_unconfirmed_total`: waits that were not met in time.
+/// `tracebility_ack_unconfirmed_total`: waits that failed or timed out.
 fn unconfirmed(why: String) -> ConfirmError {
     counter!("tracebility_ack_unconfirmed_total").increment(1);
     ConfirmError::Unconfirmed(why)
@@ -220,7 +220,7 @@ fn unexpected() -> RedisError {
     RedisError::from((redis::ErrorKind::UnexpectedReturnType, "not the replies of a transaction"))
 }
 
-/// A connection that is given back when this is dropped.
+/// A connection that returns to the idle ones when this is dropped.
 struct Leased<'a> {
     redis: Redis,
     of: &'a Waiting,
@@ -253,7 +253,8 @@ impl Waiting {
         tokio::spawn(self.lead(number));
     }
 
-    /// Waits for an idle connection, sends what has gathered in a group by then, and leaves the rest to the next.
+    /// Waits for an idle connection, sends the writes collected in a group by then, and leaves the rest to the next
+    /// round.
     async fn lead(self: Arc<Self>, number: usize) {
         let leased = self.connection().await;
         let round = {
@@ -307,21 +308,21 @@ impl Waiting {
     }
 }
 
-/// The replies to a transaction and to the wait behind it.
+/// The replies to a transaction and to the wait after it.
 struct Replies {
-    /// To each command of the transaction.
+    /// One reply per command of the transaction.
     executed: Vec<Value>,
     confirmed: Value,
 }
 
 impl Replies {
-    /// Takes them apart. An error if the transaction was not executed: nothing of it was then.
+    /// Splits the replies. An error if the transaction was not executed; then none of its commands was.
     fn of(mut replies: Vec<Value>) -> Result<Self, RedisError> {
         let (confirmed, executed) = (replies.pop(), replies.pop());
         match (executed, confirmed) {
             (Some(Value::Array(executed)), Some(confirmed)) => Ok(Self { executed, confirmed }),
             (executed, _) => {
-                // Why a command was not queued says more than that EXEC was refused.
+                // The error of the command that was not queued says more than the error of EXEC.
                 let refused = replies.into_iter().chain(executed).find_map(|reply| reply.extract_error().err());
                 Err(refused.unwrap_or_else(unexpected))
             }
@@ -329,7 +330,7 @@ impl Replies {
     }
 }
 
-/// Takes the writes that go out together: as many as fit, all of which wait for the same.
+/// Takes the writes of the next round: as many as fit, all with the same wait.
 fn next_round(writes: &mut VecDeque<Write>) -> Vec<Write> {
     let Some(wait) = writes.front().map(|write| write.wait) else { return Vec::new() };
     let mut bytes = 0;
@@ -342,6 +343,6 @@ fn next_round(writes: &mut VecDeque<Write>) -> Vec<Write> {
 }
 
 fn tell(done: Done, result: Result<Vec<Value>, ConfirmError>) {
-    // Whoever asked may be gone.
+    // The caller may have given up; then the result is dropped.
     drop(done.send(result));
 }

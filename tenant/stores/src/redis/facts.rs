@@ -5,10 +5,11 @@ use redis::RedisError;
 use super::Redis;
 use super::readiness::{ConnectError, SAFE_POLICY};
 
-/// The settings that say when data is written. One pattern, because older servers take only one.
+/// `CONFIG GET` pattern for the settings that govern fsync. One pattern, because older servers take only one.
 const WRITING: &str = "*appendfsync*";
 
-/// One primary, by `INFO` and, where it is answered, `CONFIG GET`. What is `None` was not told.
+/// One primary, as `INFO` and, where the server allows it, `CONFIG GET` describe it. `None`: the server did not report
+/// it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Facts {
     pub(super) run_id: String,
@@ -27,7 +28,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    /// Asks every primary.
+    /// Reads the facts of every primary.
     pub(super) async fn read(redis: &Redis) -> Result<Vec<Self>, ConnectError> {
         let infos = redis.on_every_primary(&redis::cmd("INFO")).await.map_err(ConnectError::Unreachable)?;
         let mut get = redis::cmd("CONFIG");
@@ -53,7 +54,7 @@ impl Facts {
         Ok(servers.collect())
     }
 
-    /// Reads what `INFO` says.
+    /// Parses the reply to `INFO`.
     pub(super) fn parse(info: &str) -> Self {
         let mut facts = Self::default();
         for (field, value) in info.lines().filter_map(|line| line.trim_end().split_once(':')) {
@@ -79,7 +80,7 @@ impl Facts {
         facts
     }
 
-    /// Refuses a server that would lose acknowledged data, or that does not say whether it would.
+    /// Returns an error for a server that would lose acknowledged data, or that does not report whether it would.
     pub(super) fn check(&self) -> Result<(), ConnectError> {
         let hidden = |field| ConnectError::Hidden { field };
         if self.is_loading.ok_or(hidden("loading"))? {
@@ -105,12 +106,12 @@ impl Facts {
         Ok(())
     }
 
-    /// Whether a reply comes after its data is on disk, always.
+    /// Whether the server always fsyncs before it replies (`appendfsync always`).
     pub(super) fn replies_after_fsync(&self) -> bool {
         self.appendfsync.as_deref() == Some("always") && self.no_fsync_on_rewrite == Some(false)
     }
 
-    /// How much of its memory is used, of 1. `None` without a limit.
+    /// The used share of `maxmemory`, from 0 to 1. `None` without a limit.
     pub(super) fn memory_share(&self) -> Option<f64> {
         let limit = self.maxmemory.filter(|limit| *limit > 0)?;
         Some(self.used_memory? as f64 / limit as f64)
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_hides_what_matters_is_refused_by_the_name_of_the_field() {
+    fn a_server_that_hides_a_needed_field_is_refused_naming_the_field() {
         for field in ["loading", "role", "maxmemory_policy", "aof_enabled", "aof_last_write_status"] {
             let info: Vec<&str> = FIT.lines().filter(|line| !line.starts_with(&format!("{field}:"))).collect();
             let error = checked(&info.join("\r\n")).unwrap_err();

@@ -1,13 +1,15 @@
 //! Whether Redis may be trusted with acknowledged data, on every primary of a cluster.
 //!
-//! What would lose data without a word is refused: `/readyz` says so, and `ingest-api` takes no request while it is so.
-//! What only makes a loss likelier, or will become a refusal, is a [`Warning`]: refusing senders would mend none of it.
+//! A configuration that would lose data silently makes Redis not ready: `/readyz` reports it, and `ingest-api` refuses
+//! requests until it is mended. What only makes a loss likelier, or will lead to a refusal later, is a [`Warning`]:
+//! refusing requests would not help.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::gauge;
+use model::words;
 use redis::RedisError;
 use thiserror::Error;
 use tokio::sync::watch;
@@ -16,15 +18,14 @@ use tokio::time::MissedTickBehavior;
 use super::Redis;
 use super::ack::{AckClass, AckPolicy, Wait};
 use super::facts::{Facts, is_refusal};
-use model::words;
 
-/// How often a process looks by itself.
+/// How often each process checks Redis by itself.
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Questions that come within this time of a look share its result.
+/// A caller of [`Readiness::check`] within this time of a check gets the result of that check.
 const LOOK_SHARED: Duration = Duration::from_millis(200);
 /// The share of `maxmemory` above which a warning is raised.
 pub const MEMORY_SHARE_MAX: f64 = 0.8;
-/// How long a postponed write is warned of.
+/// How long the warning about a postponed write stays up after the last such write.
 pub const SLOW_FSYNC_SHOWN: Duration = Duration::from_secs(60);
 /// The only eviction policy under which a stream is never evicted.
 pub(super) const SAFE_POLICY: &str = "noeviction";
@@ -35,49 +36,49 @@ pub enum ConnectError {
     /// The URL is not one that the driver can use.
     #[error("TRACEBILITY_REDIS_URL cannot be used: {0}")]
     Url(#[source] RedisError),
-    /// Redis did not answer, or not to us.
+    /// Redis did not answer, or refused the connection.
     #[error("redis cannot be asked: {0}")]
     Unreachable(#[source] RedisError),
-    /// Redis may evict what was acknowledged.
+    /// Redis may evict acknowledged data.
     #[error("redis runs with maxmemory-policy {policy:?}, under which it may evict acknowledged data; set noeviction")]
     Evicts {
-        /// The policy it reported.
+        /// The `maxmemory_policy` that Redis reported.
         policy: String,
     },
-    /// Redis keeps nothing when it ends.
+    /// Redis has no append-only file, so it loses everything when it ends.
     #[error(
         "redis runs without an append-only file (aof_enabled:0) and forgets acknowledged data when it ends; set appendonly yes"
     )]
     NoAof,
-    /// Redis cannot write what it is told.
+    /// Redis cannot write to its append-only file.
     #[error("redis could not write its append-only file (aof_last_write_status:{status}); free its disk or replace it")]
     AofFails {
-        /// What it reported.
+        /// The status of the last write, as Redis reported it.
         status: String,
     },
-    /// Redis leaves it to the kernel when data is written.
+    /// Redis leaves fsync to the kernel (`appendfsync no`).
     #[error("redis runs with appendfsync no, under which a power cut loses half a minute; set everysec or always")]
     NoFsync,
-    /// Redis still reads its data.
+    /// Redis is still loading its data.
     #[error("redis is reading its data from disk; wait until it has")]
     Loading,
     /// It is a replica, which takes no writes.
     #[error("redis is a replica; give the URL of the primary, or of Sentinel (redis-sentinel://host:26379/name)")]
     Replica,
-    /// Redis does not say what must be known.
+    /// Redis does not report a field that must be checked.
     #[error("redis does not tell {field} in INFO; it cannot be trusted unseen: use a server whose INFO shows it")]
     Hidden {
-        /// The field.
+        /// The name of the field in `INFO`.
         field: &'static str,
     },
-    /// The class of acknowledgements cannot be given.
+    /// Redis cannot give the configured ack class.
     #[error("redis cannot give TRACEBILITY_ACK={class}: {why}; {remedy}")]
     AckUnavailable {
-        /// The class that was asked for.
+        /// The configured ack class.
         class: AckClass,
-        /// What is wrong.
+        /// Why the class cannot be given.
         why: String,
-        /// What would give it.
+        /// How the operator can make it available.
         remedy: &'static str,
     },
 }
@@ -85,17 +86,17 @@ pub enum ConnectError {
 words! {
     /// Something about Redis that should be mended soon.
     Warning, "warning about redis" {
-        /// It postpones writing because the disk is slow.
+        /// It postpones fsync because the disk is slow.
         SlowFsync = "slow_fsync",
         /// It does not fsync while it rewrites its log.
         NoFsyncOnRewrite = "no_fsync_on_rewrite",
         /// It cannot rewrite its log, which grows.
         RewriteFails = "rewrite_fails",
-        /// Little memory is left.
+        /// It uses more than [`MEMORY_SHARE_MAX`] of `maxmemory`.
         LittleMemory = "little_memory",
-        /// It takes memory without a limit.
+        /// It has no `maxmemory`.
         NoMaxmemory = "no_maxmemory",
-        /// It does not say how it writes.
+        /// It does not answer `CONFIG GET`, so its fsync settings are unknown.
         ConfigHidden = "config_hidden",
     }
 }
@@ -127,19 +128,19 @@ impl Warning {
     }
 }
 
-/// What was found in order.
+/// The result of a check that found Redis fit for use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fit {
-    /// What gives the class that is asked for; `None` where the reply to an append does.
+    /// What an append waits for to get the configured ack class; `None` if the reply is enough.
     pub wait: Option<Wait>,
-    /// What should be mended.
+    /// Problems to mend soon; requests are accepted nevertheless.
     pub warnings: Vec<Warning>,
 }
 
-/// What one look found.
+/// The result of one check.
 pub type Seen = Result<Fit, Arc<ConnectError>>;
 
-/// Looks at Redis, and remembers. Cheap to clone; clones share what they know.
+/// Checks Redis and remembers the result. Cheap to clone; clones share the result.
 #[derive(Clone)]
 pub struct Readiness(Arc<Watched>);
 
@@ -147,7 +148,7 @@ struct Watched {
     redis: Redis,
     policy: AckPolicy,
     looks: tokio::sync::Mutex<Looks>,
-    /// The last look that Redis answered to.
+    /// The last check that Redis answered.
     standing: Mutex<Option<Result<Option<Wait>, Arc<ConnectError>>>>,
 }
 
@@ -157,7 +158,7 @@ struct Looks {
     delayed: Delayed,
 }
 
-/// How often each server had postponed a write at the last look.
+/// How many writes each server had postponed at the last check.
 #[derive(Default)]
 struct Delayed {
     by_server: HashMap<String, u64>,
@@ -169,7 +170,7 @@ impl Delayed {
     fn look(&mut self, servers: &[Facts], now: Instant) -> bool {
         let counted = servers.iter().filter_map(|facts| Some((facts.run_id.clone(), facts.delayed_fsyncs?)));
         let counted: HashMap<String, u64> = counted.collect();
-        // A server that was not seen before has its past behind it.
+        // A server seen for the first time: what it counted before does not count.
         if counted.iter().any(|(server, count)| self.by_server.get(server).is_some_and(|before| count > before)) {
             self.grew = Some(now);
         }
@@ -179,17 +180,17 @@ impl Delayed {
 }
 
 impl Readiness {
-    /// Of that Redis, for acknowledgements of that policy.
+    /// Checks that Redis against that ack policy.
     pub fn new(redis: Redis, policy: AckPolicy) -> Self {
         Self(Arc::new(Watched { redis, policy, looks: Default::default(), standing: Mutex::default() }))
     }
 
-    /// What is asked for.
+    /// The configured ack policy.
     pub fn policy(&self) -> AckPolicy {
         self.0.policy
     }
 
-    /// Looks at Redis now, or shares a look that was a moment ago.
+    /// Checks Redis now, or returns the result of a check within the last `LOOK_SHARED`.
     pub async fn check(&self) -> Seen {
         let mut looks = self.0.looks.lock().await;
         if let Some((at, seen)) = &looks.last
@@ -201,14 +202,14 @@ impl Readiness {
         looks.last = Some((Instant::now(), seen.clone()));
         drop(looks);
         report(&seen);
-        // A Redis that is away says nothing about itself; the append will fail on its own.
+        // A Redis that does not answer reports nothing about itself; the append will fail on its own.
         if !matches!(&seen, Err(error) if matches!(**error, ConnectError::Unreachable(_))) {
             *self.standing() = Some(seen.as_ref().map(|fit| fit.wait).map_err(Arc::clone));
         }
         seen
     }
 
-    /// What an append has to wait for, by the last look that Redis answered to. An error if nothing may be
+    /// What an append has to wait for, by the last check that Redis answered. An error if no request may be
     /// acknowledged.
     pub async fn wait(&self) -> Result<Option<Wait>, Arc<ConnectError>> {
         let standing = self.standing().clone();
@@ -222,7 +223,7 @@ impl Readiness {
         self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks every [`LOOK_EVERY`] until `stop`, and logs what changes.
+    /// Checks every [`LOOK_EVERY`] until `stop`, and logs changes.
     pub async fn follow(self, mut stop: watch::Receiver<bool>) {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -244,8 +245,8 @@ impl Readiness {
     }
 }
 
-/// `tracebility_redis_ready`: 1 when the last look found Redis fit. `tracebility_redis_warning{warning}`: 1 for each
-/// that holds.
+/// `tracebility_redis_ready`: 1 when the last check found Redis fit. `tracebility_redis_warning{warning}`: 1 for each
+/// warning that is up.
 fn report(seen: &Seen) {
     gauge!("tracebility_redis_ready").set(if seen.is_ok() { 1.0 } else { 0.0 });
     for warning in Warning::ALL {
@@ -278,10 +279,10 @@ async fn look(redis: &Redis, policy: &AckPolicy, delayed: &mut Delayed) -> Resul
     Ok(Fit { wait, warnings: Warning::ALL.iter().filter(holds).copied().collect() })
 }
 
-/// Whether every primary has `WAITAOF` and lets us use it; what it said, otherwise.
+/// Whether every primary has `WAITAOF` and lets us use it; otherwise the error message of the server.
 async fn has_waitaof(redis: &Redis) -> Result<Result<(), String>, ConnectError> {
     let mut probe = redis::cmd("WAITAOF");
-    // Waits for nothing.
+    // Zero disks and zero replicas: the probe returns at once.
     probe.arg(0).arg(0).arg(0);
     match redis.on_every_primary(&probe).await {
         Ok(_) => Ok(Ok(())),
@@ -290,7 +291,7 @@ async fn has_waitaof(redis: &Redis) -> Result<Result<(), String>, ConnectError> 
     }
 }
 
-/// What gives the class on all of these servers.
+/// Which wait gives the ack class on all of these servers.
 fn wait_for(
     policy: &AckPolicy,
     servers: &[Facts],
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_class_is_given_by_what_the_server_has_or_refused() {
+    fn an_ack_class_is_granted_only_if_the_server_can_keep_it() {
         let always = Facts { appendfsync: Some("always".to_owned()), no_fsync_on_rewrite: Some(false), ..server("") };
         let unsafe_rewrite = Facts { no_fsync_on_rewrite: Some(true), ..always.clone() };
         let unknown_rewrite = Facts { no_fsync_on_rewrite: None, ..always.clone() };

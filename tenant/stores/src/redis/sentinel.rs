@@ -1,4 +1,4 @@
-//! A connection that follows a failover: Sentinel is asked for the primary whenever the last one is gone.
+//! A connection that follows a failover: it asks Sentinel for the primary whenever the last one is gone.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +15,7 @@ use redis::{
 use super::{CONNECT_TIMEOUT, ConnectError, RECONNECT_DELAY_MIN, SENTINEL_SCHEME, further_nodes, not_usable};
 use crate::secret::SecretUrl;
 
-/// How long finding the primary and connecting to it may take. Sentinels that do not answer are part of it.
+/// How long finding the primary and connecting to it may take, including Sentinels that do not answer.
 const FIND_MAX: Duration = Duration::from_secs(3);
 /// Where a Sentinel listens unless the URL says something else.
 const SENTINEL_PORT: u16 = 26_379;
@@ -33,7 +33,7 @@ struct Following {
     current: Mutex<Attempt>,
 }
 
-/// One attempt to connect, which all commands of that time share.
+/// One attempt to connect; all commands that arrive meanwhile share it.
 #[derive(Clone)]
 struct Attempt {
     number: u64,
@@ -71,8 +71,8 @@ impl Followed {
         sent
     }
 
-    /// The connection at present and the number of its attempt. An attempt that failed, for whatever reason, is not
-    /// kept.
+    /// The present connection and the number of its attempt. A failed attempt is not kept, so the next command tries
+    /// again.
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let attempt = self.current();
         let connected = attempt.connecting.await;
@@ -84,7 +84,7 @@ impl Followed {
         self.0.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Forgets the connection of that attempt, unless somebody did already. The next command asks Sentinel again.
+    /// Forgets the connection of that attempt, unless that has happened already. The next command asks Sentinel again.
     fn look_for_another(&self, number: u64, is_gone: bool) {
         let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         if is_gone && current.number == number {
@@ -94,7 +94,8 @@ impl Followed {
     }
 }
 
-/// A command that got no answer in time counts, too: the machine may be gone without a word, and Sentinel knows better.
+/// A command that timed out counts as well: the machine may have gone without closing the connection, and Sentinel
+/// knows.
 fn is_lost(error: &RedisError) -> bool {
     error.is_unrecoverable_error() || error.is_timeout() || error.is_io_error() || is_replicas(error.kind())
 }
@@ -106,7 +107,7 @@ fn is_replica(reply: &Value) -> bool {
     }
 }
 
-/// What a primary answers after it was made a replica.
+/// The errors that a former primary answers after it became a replica.
 fn is_replicas(kind: redis::ErrorKind) -> bool {
     kind == ServerErrorKind::ReadOnly.into() || kind == ServerErrorKind::MasterDown.into()
 }
@@ -123,7 +124,7 @@ fn connecting(url: &SecretUrl, response_timeout: Duration, pause: Duration) -> C
     connecting.boxed().shared()
 }
 
-/// The primary at present, as Sentinel names it and as it calls itself.
+/// The present primary, as Sentinel names it; the server must call itself a primary, too.
 pub(super) async fn primary(url: &SecretUrl) -> Result<Client, RedisError> {
     let watched = Watched::of(url).map_err(|_| not_usable("the URL"))?;
     let redis = SentinelNodeConnectionInfo::default().set_redis_connection_info(watched.redis);
@@ -135,12 +136,12 @@ pub(super) async fn primary(url: &SecretUrl) -> Result<Client, RedisError> {
     }
 }
 
-/// Whether a URL names what it must.
+/// Whether a URL names everything that Sentinel needs.
 pub(super) fn check(url: &SecretUrl) -> Result<(), ConnectError> {
     Watched::of(url).map(drop)
 }
 
-/// What a URL says.
+/// The parts of a Sentinel URL.
 struct Watched {
     sentinels: Vec<ConnectionInfo>,
     name: String,

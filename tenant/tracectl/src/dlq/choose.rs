@@ -1,45 +1,45 @@
-//! Which dead letters a command is about.
+//! Selects the dead letters that a command is about.
 
 use clap::Args;
 use model::ids::OrgId;
 use model::shard::Shard;
-use queue::dlq::{Desk, DlqError, LetterId, Listed, Reason, Source, Walk};
+use queue::dlq::{DeadLetterId, DeadLetters, DlqError, Listed, Reason, Source, Walk};
 use registry::Registry;
 
 use crate::failure::Failure;
 use crate::shards::shard;
 
-/// The most letters that one command does something to.
+/// The most dead letters that one command changes.
 const PICKED_MAX: u64 = 1_000_000;
 
-/// Some of all dead letters.
+/// Selects by shard, org and reason.
 #[derive(Args, Debug)]
 pub(crate) struct Filter {
-    /// Of this shard.
+    /// Only dead letters of this shard.
     #[arg(long, value_name = "N", value_parser = shard)]
     shard: Option<Shard>,
-    /// Of the stream that was written before there were orgs.
+    /// Only dead letters of the legacy stream.
     #[arg(long, conflicts_with = "shard")]
     legacy: bool,
-    /// Of this org: its slug or id.
+    /// Only dead letters of this org: its slug or id.
     #[arg(long)]
     org: Option<String>,
-    /// For this reason, such as refused.
+    /// Only dead letters with this reason, such as refused.
     #[arg(long)]
     reason: Option<Reason>,
 }
 
-/// Letters by name, or some of all.
+/// Selects by name, or by a filter.
 #[derive(Args, Debug)]
 pub(crate) struct Chosen {
-    /// The letters.
+    /// The names of dead letters, such as 7/1795241935570-0.
     #[arg(
         value_name = "ID",
         required_unless_present_any = ["all", "org"],
         conflicts_with_all = ["all", "org", "shard", "legacy", "reason", "limit"]
     )]
-    ids: Vec<LetterId>,
-    /// All of them, or all that the other arguments leave.
+    ids: Vec<DeadLetterId>,
+    /// All dead letters, or all that the other arguments select.
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -49,16 +49,16 @@ pub(crate) struct Chosen {
     limit: Option<u64>,
 }
 
-/// The letters of a command, as they were when it began.
+/// The dead letters that a command selected when it began.
 #[derive(Debug, Default)]
 pub(crate) struct Picked {
-    /// Their names, and whose they are.
-    pub(crate) letters: Vec<(LetterId, Option<OrgId>)>,
-    /// Runs and spans in them.
+    /// The names of the dead letters, and their orgs if known.
+    pub(crate) letters: Vec<(DeadLetterId, Option<OrgId>)>,
+    /// The number of runs and spans in them.
     pub(crate) items: u64,
-    /// The room that they take.
+    /// The bytes that they take.
     pub(crate) bytes: u64,
-    /// Letters that were named and are none any more.
+    /// How many named letters no longer exist.
     pub(crate) gone: u64,
 }
 
@@ -70,7 +70,7 @@ impl Picked {
     }
 }
 
-/// Goes through the letters that a filter leaves.
+/// Iterates over the dead letters that a filter selects.
 pub(crate) struct Filtered {
     walk: Walk,
     org: Option<OrgId>,
@@ -78,7 +78,7 @@ pub(crate) struct Filtered {
 }
 
 impl Filtered {
-    /// The next of them; perhaps none, although more follow. `None` at the end.
+    /// The next selected ones; the list may be empty although more follow. `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<Vec<Listed>>, DlqError> {
         let (org, reason) = (self.org, self.reason);
         let fits = |letter: &Listed| {
@@ -94,8 +94,8 @@ impl Filter {
     pub(crate) async fn walk(
         &self,
         registry: &Registry,
-        desk: &Desk,
-        after: Option<LetterId>,
+        desk: &DeadLetters,
+        after: Option<DeadLetterId>,
     ) -> Result<Filtered, Failure> {
         let org = match &self.org {
             Some(org) => Some(registry.find_org(org).await?.org_id),
@@ -111,8 +111,13 @@ impl Filter {
         Ok(Filtered { walk, org, reason: self.reason })
     }
 
-    /// The letters that it leaves now.
-    pub(crate) async fn pick(&self, registry: &Registry, desk: &Desk, limit: Option<u64>) -> Result<Picked, Failure> {
+    /// Reads the names of the selected dead letters.
+    pub(crate) async fn pick(
+        &self,
+        registry: &Registry,
+        desk: &DeadLetters,
+        limit: Option<u64>,
+    ) -> Result<Picked, Failure> {
         let limit = limit.unwrap_or(PICKED_MAX);
         let (mut walk, mut picked) = (self.walk(registry, desk, None).await?, Picked::default());
         while let Some(page) = walk.next().await? {
@@ -128,7 +133,7 @@ impl Filter {
 }
 
 impl Chosen {
-    pub(crate) async fn pick(&self, registry: &Registry, desk: &Desk) -> Result<Picked, Failure> {
+    pub(crate) async fn pick(&self, registry: &Registry, desk: &DeadLetters) -> Result<Picked, Failure> {
         if self.ids.is_empty() {
             return self.filter.pick(registry, desk, self.limit).await;
         }

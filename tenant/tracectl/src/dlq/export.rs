@@ -1,13 +1,14 @@
-//! Dead letters as a file.
+//! Writes dead letters to a file.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io;
+use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use queue::dlq::{Desk, PAGE_LETTERS};
+use queue::dlq::{DeadLetters, PAGE_LETTERS};
 use registry::event::EventType;
 use serde_json::json;
 
@@ -16,11 +17,16 @@ use super::choose::Picked;
 use crate::failure::Failure;
 use crate::output::Answer;
 
-/// What is in it is a customer's.
+/// The file's permissions: its content is customers' data.
 const OWNER_ONLY: u32 = 0o600;
 
-/// Writes a file that is there only when it is whole.
-pub(super) async fn export(desk: &Desk, picked: Picked, file: &Path, mut trail: Trail<'_>) -> Result<Answer, Failure> {
+/// Writes a file that appears under its name only when it is complete.
+pub(super) async fn export(
+    desk: &DeadLetters,
+    picked: Picked,
+    file: &Path,
+    mut trail: Trail<'_>,
+) -> Result<Answer, Failure> {
     let cannot = |error: io::Error| {
         Failure::new(
             format!("{} cannot be written: {error}", file.display()),
@@ -36,7 +42,7 @@ pub(super) async fn export(desk: &Desk, picked: Picked, file: &Path, mut trail: 
     for some in picked.letters.chunks(PAGE_LETTERS) {
         trail.write(EventType::DlqShow, "export", some).await?;
         for (id, _) in some {
-            // One that was sent again or dropped meanwhile is no dead letter any more.
+            // A letter that was replayed or dropped meanwhile is no longer a dead letter.
             let Some(letter) = desk.read(*id).await? else { continue };
             let mut line = serde_json::to_value(&letter.listed)?;
             line["envelope"] = STANDARD.encode(&letter.content).into();
@@ -52,7 +58,7 @@ pub(super) async fn export(desk: &Desk, picked: Picked, file: &Path, mut trail: 
     Answer::record(&json!({ "written": written, "file": file }), &fields)
 }
 
-/// A file on its way to its name; deleted unless it gets there.
+/// A temporary file; deleted unless it is renamed to its final name.
 struct Part {
     path: PathBuf,
     file: File,
@@ -74,7 +80,7 @@ impl Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        // It is there no more if it got its name.
+        // Fails harmlessly if the file was renamed.
         let _gone = std::fs::remove_file(&self.path).is_ok();
     }
 }

@@ -1,9 +1,9 @@
-//! All that is known of one dead letter.
+//! Prints everything known about one dead letter.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use queue::dlq::{Desk, Letter, LetterId};
+use queue::dlq::{DeadLetter, DeadLetterId, DeadLetters};
 use registry::Registry;
 use registry::event::EventType;
 use serde_json::{Value, json};
@@ -15,15 +15,15 @@ use super::{Trail, since, slug};
 use crate::failure::Failure;
 use crate::output::{Answer, NONE, moment, or_none};
 
-/// Bytes that are shown of an envelope.
+/// How many bytes of an envelope are shown.
 const SHOWN_BYTES: usize = 256;
-/// Bytes of a line of them.
+/// How many bytes one line shows.
 const LINE_BYTES: usize = 16;
 
 pub(super) async fn show(
     registry: &Registry,
-    desk: &Desk,
-    id: LetterId,
+    desk: &DeadLetters,
+    id: DeadLetterId,
     mut trail: Trail<'_>,
 ) -> Result<Answer, Failure> {
     let letter = desk.read(id).await?;
@@ -54,8 +54,13 @@ pub(super) async fn show(
     Answer::record(&json, &fields)
 }
 
-/// What a worker would read in it.
-fn describe_envelope(key: &EnvelopeKey, letter: &Letter, json: &mut Value, fields: &mut Vec<(&'static str, String)>) {
+/// What a worker would decode from it.
+fn describe_envelope(
+    key: &EnvelopeKey,
+    letter: &DeadLetter,
+    json: &mut Value,
+    fields: &mut Vec<(&'static str, String)>,
+) {
     let envelope = match Envelope::decode(key, &letter.content) {
         Ok(envelope) => envelope,
         Err(error) => {
@@ -89,7 +94,7 @@ fn table_name(number: u8) -> &'static str {
     Table::ALL.into_iter().find(|table| table.id == number).map_or("a table of another release", |table| table.name)
 }
 
-/// The first bytes, as `hexdump -C` has them.
+/// The first bytes, in the format of `hexdump -C`.
 fn hexdump(bytes: &[u8]) -> Vec<String> {
     let shown = &bytes[..bytes.len().min(SHOWN_BYTES)];
     let line = |(number, some): (usize, &[u8])| {

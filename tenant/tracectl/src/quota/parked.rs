@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 
 use model::ids::OrgId;
-use model::meter::Meter;
-use model::meter::period;
+use model::meter::{Meter, period};
 use quota::reconcile::counter;
-use quota::{Parked, ParkedId};
+use quota::{ParkedEnvelopes, ParkedId};
 use registry::event::{EventType, NewEvent};
 use registry::{LIST_MAX, Limit, Limits, OrgSummary, Registry};
 use serde::Serialize;
@@ -18,24 +17,24 @@ use crate::environment::REDIS;
 use crate::failure::Failure;
 use crate::output::Answer;
 
-/// How often progress is told, in envelopes.
+/// Progress is printed after this many envelopes.
 const TELL_EVERY: u64 = 1_000;
 
-/// What is parked of an org and was received in a month.
+/// The parked envelopes of an org that were received in one month.
 #[derive(Debug, Default, Serialize)]
 struct Line {
     slug: String,
     month: u32,
     envelopes: u64,
-    /// Runs and spans in them.
+    /// The number of runs and spans in them.
     items: u64,
     bytes: u64,
 }
 
-/// What an envelope says about itself.
+/// The header data of an envelope.
 struct Sizes {
     month: u32,
-    /// As it is billed, by meter in the order of [`Meter::INGEST`].
+    /// The billed units by meter, in the order of [`Meter::INGEST`].
     billed: [u64; Meter::INGEST.len()],
 }
 
@@ -49,7 +48,7 @@ impl Sizes {
     }
 }
 
-/// An envelope that may be released, and what it says. One that nobody could store stays where it is, and is told of.
+/// A parked envelope and its header data. An unreadable one stays parked, and is reported.
 fn read(key: &EnvelopeKey, id: ParkedId, bytes: Vec<u8>) -> Option<(Verified<Vec<u8>>, Sizes)> {
     let envelope = Verified::check(key, bytes).map_err(|unverified| unverified.error);
     let read = envelope.and_then(|envelope| Sizes::of(&envelope).map(|sizes| (envelope, sizes)));
@@ -60,9 +59,9 @@ fn redis_failed(error: redis::RedisError) -> Failure {
     Failure::new(format!("Redis: {error}"), format!("check {REDIS} and repeat the command: what was done is done once"))
 }
 
-/// Lists what is parked, of one org or of all.
+/// Lists parked envelopes, of one org or of all.
 pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -> Result<Answer, Failure> {
-    let (parked, key) = (Parked::new(redis), registry.envelope_key().await?);
+    let (parked, key) = (ParkedEnvelopes::new(redis), registry.envelope_key().await?);
     let mut lines = Vec::new();
     match org {
         Some(org) => lines.extend(of_org(&parked, &key, &registry.find_org(org).await?).await?),
@@ -93,7 +92,7 @@ pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -
     Ok(Answer::table(json!({ "parked": lines }), &headings, rows.collect()))
 }
 
-async fn of_org(parked: &Parked, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<Line>, Failure> {
+async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<Line>, Failure> {
     if parked.held(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
         return Ok(Vec::new());
     }
@@ -111,7 +110,7 @@ async fn of_org(parked: &Parked, key: &EnvelopeKey, org: &OrgSummary) -> Result<
     Ok(months.into_values().collect())
 }
 
-/// How much more of each meter a month allows, as far as it was asked for.
+/// How much more of each meter a month allows, cached per month.
 struct Room<'a> {
     redis: &'a Redis,
     org: OrgId,
@@ -120,7 +119,7 @@ struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Takes room for an envelope. False if there is not enough.
+    /// Uses up room for an envelope. False if there is not enough.
     async fn take(&mut self, sizes: &Sizes) -> Result<bool, Failure> {
         if !self.left.contains_key(&sizes.month) {
             let left = self.ask(sizes.month).await?;
@@ -148,17 +147,17 @@ impl Room<'_> {
     }
 }
 
-/// What a release did.
+/// The result of a release.
 #[derive(Default, Serialize)]
 struct Released {
     released: u64,
     items: u64,
-    /// Envelopes that somebody else released meanwhile.
+    /// Envelopes that another process released meanwhile.
     gone: u64,
     still_parked: u64,
 }
 
-/// Releases what is parked of an org, the oldest of each shard first.
+/// Releases an org's parked envelopes, the oldest of each shard first.
 pub(super) async fn release(
     registry: &Registry,
     redis: Redis,
@@ -170,7 +169,7 @@ pub(super) async fn release(
     let org = registry.find_org(org).await?;
     let (org_id, slug) = (org.org_id, &org.slug);
     let (limits, key) = (registry.limits(org_id).await?, registry.envelope_key().await?);
-    let parked = Parked::new(redis.clone());
+    let parked = ParkedEnvelopes::new(redis.clone());
     parked.end_releases(org_id).await.map_err(redis_failed)?;
     let ids = parked.ids(org_id).await.map_err(redis_failed)?;
     let all = ids.len() as u64;
@@ -188,7 +187,7 @@ pub(super) async fn release(
             break;
         }
         if done.released == 0 {
-            // What is not written down is not done.
+            // The audit event comes first: without it, no release.
             let event = NewEvent::new(Some(org_id), EventType::QuotaRelease, actor);
             let event = event.detail(json!({ "envelopes_at_most": most, "force": force }));
             registry.record_events(Some(org_id), &[event]).await?;

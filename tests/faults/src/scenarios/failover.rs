@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
-use crate::redis_fleet::{self, Fleet};
+use crate::redis_fleet;
+use crate::redis_fleet::Fleet;
 use crate::scene::{Moment, Scene};
 
 /// How long the replica falls behind.

@@ -49,7 +49,7 @@ pub(super) async fn everything(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     scene.more(scene.size.of(BACKLOG)).await?;
     scene.alter(&["span"], "ALTER TABLE {} ADD CONSTRAINT nothing CHECK name = 'no span has this name'").await?;
     for number in 0..scene.workers() {
-        for (setting, value) in [("BATCH_ROWS_MAX", "200000"), ("BATCH_AGE_MAX", "2s"), ("WINDOW_MAX", "64MiB")] {
+        for (setting, value) in [("BATCH_ROWS_MAX", "200000"), ("BATCH_AGE_MAX", "2s"), ("READ_AHEAD_MAX", "64MiB")] {
             scene.worker(number).set_env(&format!("TRACEBILITY_{setting}"), value);
         }
     }

@@ -15,7 +15,7 @@ use load::corpus::Corpus;
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use model::trace::{Origin, Span};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
-use otlp::{self, Sink, SpanError, Translator};
+use otlp::{Sink, SpanError, Translator};
 use prost::Message;
 use translate::batch::Batch;
 use uuid::Uuid;

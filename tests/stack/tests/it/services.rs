@@ -9,7 +9,7 @@ fn answers(url: &str) -> bool {
 }
 
 #[tokio::test]
-async fn services_come_back_where_they_were() {
+async fn restarted_services_keep_their_addresses() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     stack::migrate(&db).await.unwrap();
     let mut services = Services::start(&db).await.unwrap();

@@ -266,7 +266,7 @@ impl How {
     }
 }
 
-/// Blank is unset.
+/// A blank setting counts as unset.
 fn set(text: Option<&String>) -> Option<String> {
     text.filter(|text| !text.trim().is_empty()).cloned()
 }

@@ -1,4 +1,4 @@
-//! `migrate`: brings the databases to the newest schema, takes migrations back, or says which version they are at.
+//! `migrate`: migrates the databases to the newest schema, takes migrations back, or prints the version they are at.
 
 mod args;
 mod print;
@@ -8,14 +8,14 @@ use std::process::ExitCode;
 
 use args::{Cli, Command};
 use clap::Parser;
-use migrate::{self, Change, MigrateError, Options};
+use migrate::{Change, MigrateError, Options};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Something failed; the message says what.
+/// Migrating failed; the message says why.
 const EXIT_FAILED: u8 = 1;
-/// The arguments are wrong, a setting is missing, or a confirmation is. Nothing was changed.
+/// The arguments are wrong, or a setting or a confirmation is missing. Nothing was changed.
 const EXIT_USAGE: u8 = 2;
-/// As a shell reports a process that this signal ended.
+/// Added to the number of the signal that ended the process, as shells do.
 const EXIT_SIGNALLED: u8 = 128;
 
 #[tokio::main(flavor = "current_thread")]
@@ -23,8 +23,8 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let ended = tokio::select! {
         ended = run(cli) => ended,
-        // The first process of a container is not ended by a signal that it has no handler for. Being stopped at any
-        // point is as good as being killed: the next run goes on.
+        // The first process of a container ignores signals that it has no handler for, so this one needs a handler.
+        // Stopping at any point is safe: it is the same as being killed, and the next run goes on.
         number = stop_signal() => return ExitCode::from(EXIT_SIGNALLED + number),
     };
     match ended {
@@ -81,7 +81,7 @@ async fn run(cli: Cli) -> Result<u8, MigrateError> {
     Ok(0)
 }
 
-/// Somebody who watches sees what runs; a log gets the result alone.
+/// An operator at a terminal sees what runs; a log gets only the result.
 fn with_progress(options: Options, verbose: bool) -> Options {
     if verbose || std::io::stderr().is_terminal() {
         return Options { progress: |line| eprintln!("{line}"), ..options };
@@ -89,7 +89,7 @@ fn with_progress(options: Options, verbose: bool) -> Options {
     options
 }
 
-/// Waits for SIGTERM or SIGINT and tells its number.
+/// Waits for SIGTERM or SIGINT and returns its number.
 async fn stop_signal() -> u8 {
     let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {

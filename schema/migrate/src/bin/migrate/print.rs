@@ -1,4 +1,4 @@
-//! What `migrate` says about what it did, or would do. Results go to standard output, questions to standard error.
+//! The output of `migrate`. Results go to standard output, questions to standard error.
 
 use migrate::{JournalChange, Outcome, Preview, Store, Version};
 
@@ -22,7 +22,7 @@ fn state(version: u32, newest: u32, nothing_done: bool) -> String {
     }
 }
 
-/// Every statement, in a form that can be read and run.
+/// Prints every statement, in a form that can be read and executed.
 pub(crate) fn previews(previews: &[Preview]) {
     if previews.is_empty() {
         println!("-- nothing to do");
@@ -50,7 +50,7 @@ pub(crate) fn versions(versions: &[Version]) {
     }
 }
 
-/// Says what `down` would run and how to really do it. False when there is nothing to take back.
+/// Prints what `down` would run and how to confirm it. False when there is nothing to take back.
 pub(crate) fn asks_to_confirm_down(previews: &[Preview]) -> bool {
     if previews.is_empty() {
         println!("nothing to do");
@@ -67,7 +67,7 @@ pub(crate) fn asks_to_confirm_down(previews: &[Preview]) -> bool {
     true
 }
 
-/// Says what `force` would change and what that means.
+/// Prints what `force` would change and what that means.
 pub(crate) fn asks_to_confirm_force(store: Store, version: u32, changes: &[JournalChange]) {
     eprintln!("This would change the journal of {store}, the table schema_migrations, and nothing else:");
     for change in changes {

@@ -1,7 +1,7 @@
-//! `migrate` killed again and again while it brings rows over, one request later each time.
+//! Kills `migrate` again and again while it copies rows, one request later each time.
 //!
 //! Every run goes on from where the one before was killed, and writers write in between. So each request is once the
-//! last that was answered, in states that one interruption alone would not lead to.
+//! last that was answered, in states that a single interruption would not lead to.
 
 use migrate::CLICKHOUSE;
 
@@ -10,11 +10,11 @@ use super::{assert_no_dictionary, definitions, fresh};
 use crate::proxy::{End, KillAt, Moment, Proxy};
 use crate::support::migrate;
 
-/// More requests than a run makes.
+/// More requests than any run makes.
 const REQUESTS_MAX: usize = 400;
-/// The two that have rows; the others are rebuilt empty.
+/// The two tables that have rows; the others are rebuilt empty.
 const TABLES: [&str; 2] = ["run", "billing_meter"];
-/// What is there before.
+/// The rows that the tables have before the migration.
 const FILLED: [Batch; 2] = [Batch { first: 0, rows: 60, version: 1 }, Batch { first: 30, rows: 10, version: 2 }];
 
 struct Story {
@@ -35,7 +35,7 @@ impl Story {
         story
     }
 
-    /// As writers of either release would, of which one or none is taken.
+    /// Writes as writers of both releases would; the tables accept one of them or none.
     async fn write(&mut self) {
         for table in TABLES {
             let batch = Batch { first: self.next, rows: 3, version: 1 };
@@ -50,8 +50,8 @@ impl Story {
         self.next += 3;
     }
 
-    /// Runs `migrate` and kills it when ClickHouse has done what was asked and the answer is not heard yet. That the
-    /// next request was never sent comes to the same.
+    /// Runs `migrate` and kills it when ClickHouse has carried out a request and the answer is not sent yet. A kill
+    /// before the next request is sent gives the same state.
     async fn kill_after(&self, nth: usize, args: &[&str]) -> End {
         let mut stores = self.world.stores();
         let at = KillAt { nth, moment: Moment::BeforeTheClientHears };
@@ -62,7 +62,7 @@ impl Story {
         proxy.run(command).await
     }
 
-    /// One request further each time, until nothing is left to do. Returns how often it was killed.
+    /// Kills one request later each time, until nothing is left to do. Returns how often it was killed.
     async fn kill_again_and_again(&mut self, args: &[&str], until_version: usize) -> usize {
         let sql = "SELECT if(max(dirty), 0, max(version)) FROM schema_migrations FINAL WHERE NOT removed";
         for nth in 1..=REQUESTS_MAX {
@@ -88,7 +88,7 @@ impl Story {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_every_request_up_and_down_it_loses_nothing() {
+async fn up_and_down_lose_nothing_when_killed_at_any_request() {
     let fresh = definitions(&fresh().await.clickhouse_url).await;
     let mut story = Story::begin().await;
     let before = definitions(&story.world.db.clickhouse_url).await;
@@ -106,9 +106,9 @@ async fn killed_at_every_request_up_and_down_it_loses_nothing() {
     assert!(killed_up > 30 && killed_down > 30, "{killed_up}, {killed_down}");
 }
 
-/// Half of one direction, then all of the other.
+/// Half of one direction, then all of the other direction.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_begun_one_way_can_be_ended_the_other() {
+async fn a_half_done_up_can_be_finished_by_down_and_the_reverse() {
     let mut story = Story::begin().await;
     let before = definitions(&story.world.db.clickhouse_url).await;
     for nth in (13..40).step_by(3) {
@@ -118,7 +118,7 @@ async fn what_was_begun_one_way_can_be_ended_the_other() {
         story.check(false).await;
         assert_eq!(definitions(&story.world.db.clickhouse_url).await, before, "up, {nth}");
     }
-    // The version that brought orgs, which is taken back next.
+    // The version that added orgs, which is taken back next.
     let to_orgs = (CLICKHOUSE.len() - 2).to_string();
     story.world.must(&["up"]).await;
     story.world.must(&["down", &to_orgs, "--yes"]).await;

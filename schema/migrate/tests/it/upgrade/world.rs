@@ -1,4 +1,4 @@
-//! A deployment from before orgs: tables of the old shape with rows in them, writers at work, and the orgs of the
+//! A deployment from before orgs: tables of the old shape with rows in them, live writers, and the orgs of the
 //! projects.
 
 use std::collections::BTreeMap;
@@ -16,7 +16,7 @@ use crate::support::{Ran, clickhouse, empty, migrate, must, stores};
 pub(crate) const TABLES: [&str; 8] =
     ["run", "span", "eval_score", "eval_aggregate", "replay_capture", "replay_run", "dataset_item", "billing_meter"];
 
-/// What a test may say about a row: its number, from which all its columns follow, and which version of it.
+/// A range of rows in a test: the numbers of the rows, from which all their columns follow, and their version.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Batch {
     pub(crate) first: u64,
@@ -24,18 +24,18 @@ pub(crate) struct Batch {
     pub(crate) version: u64,
 }
 
-/// Databases at version 1 of ClickHouse, and newer ones of Postgres.
+/// Databases with ClickHouse at version 1, and Postgres at a newer version.
 pub(crate) struct World {
     pub(crate) db: TestDb,
     pub(crate) client: Client,
-    /// Each with its org and workspace.
+    /// The projects, each with its org and workspace.
     pub(crate) projects: Vec<(Uuid, Uuid, Uuid)>,
-    /// Per table, the old columns with an expression for each, over `number`.
+    /// Per table, the old columns, each with an SQL expression over `number` for its value.
     columns: BTreeMap<String, Vec<(String, String)>>,
 }
 
 impl World {
-    /// With two orgs and three projects.
+    /// A deployment with two orgs and three projects.
     pub(crate) async fn before_orgs() -> Self {
         let db = empty().await;
         must(&stores(&db), &["up", "--target", "postgres"]).await;
@@ -46,7 +46,7 @@ impl World {
         world
     }
 
-    /// The first file alone, as the release before this one ran it.
+    /// Runs the first file only, as the first release did.
     async fn to_version_one(&self) {
         for statement in CLICKHOUSE[0].up.split(";\n") {
             let sql: String = statement.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
@@ -61,7 +61,7 @@ impl World {
         stores(&self.db)
     }
 
-    /// `migrate … --target clickhouse`, which is told where the registry is.
+    /// Runs `migrate … --target clickhouse` with the URL of the registry.
     pub(crate) async fn migrate(&self, args: &[&str]) -> Ran {
         let mut command = migrate(&self.stores(), &[args, &["--target", "clickhouse"]].concat());
         command.env("TRACEBILITY_CLICKHOUSE_REGISTRY_DSN", &self.db.pg_operator_dsn);
@@ -95,12 +95,12 @@ impl World {
         for (table, name, ty) in found.into_iter().filter(|(table, ..)| TABLES.contains(&table.as_str())) {
             let value = match name.as_str() {
                 "project_id" => self.of_project(|(project, ..)| *project),
-                // Three months, the same for every version of a row but for the version itself.
+                // Three months. Two versions of a row differ here only by the version itself.
                 "received_at" => format!(
                     "toDateTime64('2026-01-05 00:00:00', 9, 'UTC') + toIntervalMonth(intDiv(number, 3) % 3) + \
                      toIntervalNanosecond(number * 1000 + {VERSION})"
                 ),
-                // No part of any key, and another in every version.
+                // Not part of any key, and different in every version.
                 "schema_version" => VERSION.to_owned(),
                 name => value(name, &ty),
             };
@@ -137,13 +137,13 @@ impl World {
         self.client.query_raw(&sql).execute().await.map_err(|error| error.to_string())
     }
 
-    /// The same as a writer of this release does.
+    /// The same as a writer of this release does it.
     pub(crate) async fn write_with_orgs(&self, table: &str, batch: Batch) -> Result<(), String> {
         let sql = self.insert(table, table, true, batch);
         self.client.query_raw(&sql).execute().await.map_err(|error| error.to_string())
     }
 
-    /// As a reader sees it.
+    /// Number of rows that a reader with FINAL sees.
     pub(crate) async fn rows(&self, table: &str) -> u64 {
         self.number(&format!("SELECT count() FROM {table} FINAL")).await
     }
@@ -168,10 +168,10 @@ impl World {
     }
 }
 
-/// Stands for the version of a row until it is inserted.
+/// A placeholder for the version of a row, which is replaced when the row is inserted.
 const VERSION: &str = "/* version */";
 
-/// A value of that type.
+/// An SQL expression over `number` for a value of that type.
 fn value(name: &str, ty: &str) -> String {
     let text = format!("concat('{name} ', toString(number % 1000))");
     match ty {
@@ -202,7 +202,7 @@ fn value(name: &str, ty: &str) -> String {
     }
 }
 
-/// Two projects in one org, of which one is in another workspace, and a third in another org.
+/// Makes two projects in one org, in different workspaces, and a third project in another org.
 async fn make_projects(db: &TestDb) -> Vec<(Uuid, Uuid, Uuid)> {
     let registry = Registry::connect(&SecretUrl::new(db.pg_operator_dsn.parse().unwrap())).await.unwrap();
     let one = registry.create_org(&NewOrg::new("one", "One", "pro")).await.unwrap();

@@ -1,4 +1,4 @@
-//! What holds for any counts and costs.
+//! Properties that hold for any counts and costs.
 
 use proptest::prelude::*;
 
@@ -33,7 +33,7 @@ proptest! {
         prop_assert_eq!(stored(of_span(&attributes(&values))), stored(of_span(&attributes(&order))));
     }
 
-    /// Whatever is known is what was sent: no count is made up, and what was not understood is not priced.
+    /// Every known count is one that was sent: none is made up, and a count that could not be read has no price.
     #[test]
     fn doubtful_counts_are_never_priced(
         values in proptest::sample::subsequence(names::MEMBERS.to_vec(), 0..12)

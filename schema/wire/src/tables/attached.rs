@@ -1,0 +1,179 @@
+//! Tables beside runs and spans: verdicts on runs, files of runs, rejected items, and calls in the form in which a
+//! replayer looks for them.
+
+use model::ids::{EnvelopeId, ProjectId};
+use model::trace::{Attachment, ReplayCapture, Score, SetAside};
+
+use super::{ColumnSpec, Rows, Table, content_hash_128};
+use crate::columns::{Column, ColumnType};
+
+table! {
+    /// Rows of `eval_score`.
+    ScoreRows, EVAL_SCORE = 4 v 1 "eval_score" {
+        project_id: Uuid,
+        run_id: Uuid,
+        span_id: Uuid,
+        trace_id: Uuid,
+        score_id: Uuid,
+        name: String,
+        value: NullableFloat64,
+        label: String,
+        value_json: String,
+        comment: String,
+        correction: String,
+        evaluator: String,
+        evaluator_version: String,
+        feedback_source: String,
+        feedback_source_metadata: String,
+        feedback_config: String,
+        model: String,
+        prompt_tokens: UInt32,
+        completion_tokens: UInt32,
+        cost_usd: NullableDecimal64,
+        session_id: String,
+        user_id: String,
+        error_message: String,
+        extra: String,
+        start_time: DateTime64,
+        created_at: DateTime64,
+        modified_at: DateTime64,
+        schema_version: UInt16,
+    }
+}
+
+table! {
+    /// Rows of `run_attachment`.
+    AttachmentRows, RUN_ATTACHMENT = 5 v 1 "run_attachment" {
+        project_id: Uuid,
+        run_id: Uuid,
+        name: String,
+        mime_type: String,
+        size: UInt64,
+        content_hash: FixedString16,
+        content: String,
+        schema_version: UInt16,
+    }
+}
+
+table! {
+    /// Rows of `set_aside`.
+    SetAsideRows, SET_ASIDE = 6 v 1 "set_aside" {
+        project_id: Uuid,
+        envelope_id: Uuid,
+        item: String,
+        reason: String,
+        content: String,
+        content_bytes: UInt64,
+        content_hash: FixedString16,
+        schema_version: UInt16,
+    }
+}
+
+table! {
+    /// Rows of `replay_capture`. Inputs, outputs and errors are in the run or span and are not copied; these columns
+    /// hold what was captured before there were orgs.
+    ReplayRows, REPLAY_CAPTURE = 7 v 1 "replay_capture" {
+        project_id: Uuid,
+        run_id: Uuid,
+        span_id: Uuid,
+        parent_span_id: Uuid,
+        kind: String,
+        name: String,
+        model: String,
+        provider: String,
+        start_time: DateTime64,
+        end_time: DateTime64,
+        inputs: String,
+        outputs: String,
+        parameters: String,
+        content_hash: FixedString16,
+        error_message: String,
+        schema_version: UInt16,
+    }
+}
+
+impl ScoreRows {
+    /// Appends a verdict on a run. The columns that only an evaluator of ours knows (its version, its model, its cost)
+    /// stay empty.
+    pub fn push(&mut self, project: ProjectId, score: &Score<'_>) {
+        let (none, zero) = (uuid::Uuid::nil(), 0_u32.to_le_bytes());
+        self.project_id.push_uuid(project.0);
+        self.run_id.push_uuid(score.run_id);
+        self.span_id.push_uuid(none);
+        self.trace_id.push_uuid(score.trace_id);
+        self.score_id.push_uuid(score.score_id);
+        self.name.push_str(&score.name);
+        self.value.push_nullable(score.value.map(f64::to_le_bytes));
+        self.label.push_str(&score.label);
+        self.value_json.push_str(&score.value_json);
+        self.comment.push_str(&score.comment);
+        self.correction.push_str(&score.correction);
+        self.evaluator.push_str("");
+        self.evaluator_version.push_str("");
+        self.feedback_source.push_str(&score.feedback_source);
+        self.feedback_source_metadata.push_str(&score.feedback_source_metadata);
+        self.feedback_config.push_str(&score.feedback_config);
+        self.model.push_str("");
+        self.prompt_tokens.push_fixed(zero);
+        self.completion_tokens.push_fixed(zero);
+        self.cost_usd.push_nullable(None);
+        self.session_id.push_str("");
+        self.user_id.push_str(&score.user_id);
+        self.error_message.push_str(&score.error_message);
+        self.extra.push_str(&score.extra);
+        self.start_time.push_fixed(score.start_time.to_le_bytes());
+        self.created_at.push_fixed(score.created_at.to_le_bytes());
+        self.modified_at.push_fixed(score.modified_at.to_le_bytes());
+        self.schema_version.push_fixed(EVAL_SCORE.version.to_le_bytes());
+    }
+}
+
+impl AttachmentRows {
+    /// Appends a file that belongs to a run.
+    pub fn push(&mut self, project: ProjectId, attachment: &Attachment<'_>) {
+        self.project_id.push_uuid(project.0);
+        self.run_id.push_uuid(attachment.run_id);
+        self.name.push_str(&attachment.name);
+        self.mime_type.push_str(&attachment.mime_type);
+        self.size.push_fixed((attachment.content.len() as u64).to_le_bytes());
+        self.content_hash.push_fixed(content_hash_128(attachment.content));
+        self.content.push_bytes(attachment.content);
+        self.schema_version.push_fixed(RUN_ATTACHMENT.version.to_le_bytes());
+    }
+}
+
+impl SetAsideRows {
+    /// Appends a rejected item.
+    pub fn push(&mut self, project: ProjectId, envelope: EnvelopeId, item: &SetAside<'_>) {
+        self.project_id.push_uuid(project.0);
+        self.envelope_id.push_uuid(envelope.0);
+        self.item.push_str(&item.item);
+        self.reason.push_str(&item.reason);
+        self.content.push_bytes(&item.content);
+        self.content_bytes.push_fixed(item.content_bytes.to_le_bytes());
+        self.content_hash.push_fixed(item.content_hash);
+        self.schema_version.push_fixed(SET_ASIDE.version.to_le_bytes());
+    }
+}
+
+impl ReplayRows {
+    /// Appends a call that a replayer can find.
+    pub fn push(&mut self, project: ProjectId, call: &ReplayCapture<'_>) {
+        self.project_id.push_uuid(project.0);
+        self.run_id.push_uuid(call.run_id);
+        self.span_id.push_uuid(call.span_id);
+        self.parent_span_id.push_uuid(call.parent_span_id);
+        self.kind.push_str(call.kind.as_str());
+        self.name.push_str(call.name);
+        self.model.push_str(call.model);
+        self.provider.push_str(call.provider);
+        self.start_time.push_fixed(call.start_time.to_le_bytes());
+        self.end_time.push_fixed(call.end_time.to_le_bytes());
+        self.inputs.push_str("");
+        self.outputs.push_str("");
+        self.parameters.push_str(call.parameters);
+        self.content_hash.push_fixed(call.content_hash);
+        self.error_message.push_str("");
+        self.schema_version.push_fixed(REPLAY_CAPTURE.version.to_le_bytes());
+    }
+}
