@@ -189,7 +189,7 @@ pub fn decompress(compression: Compression, raw: ReadBody, budget: &Budget) -> R
         return Ok(raw);
     }
     let mut left = budget.body_max;
-    let mut room = Room { budget, left: &mut left, what: "body", too_large: "decompressed body" };
+    let mut room = BodyBudget { budget, left: &mut left, what: "body", too_large: "decompressed body" };
     room.decompress(compression, &raw.bytes)
 }
 
@@ -211,7 +211,7 @@ impl<'b> Parts<'b> {
     pub fn decompress(&mut self, encoding: &str, part: &[u8]) -> Result<ReadBody, ApiError> {
         let compressions = Compression::listed([encoding].into_iter())?;
         let too_large = "sum of the request's decompressed parts";
-        let mut room = Room { budget: self.budget, left: &mut self.left, what: "part", too_large };
+        let mut room = BodyBudget { budget: self.budget, left: &mut self.left, what: "part", too_large };
         let (last, others) = compressions.split_last().unwrap_or((&Compression::Identity, &[]));
         let body = room.decompress(*last, part)?;
         others.iter().rev().try_fold(body, |body, compression| room.decompress(*compression, &body.bytes))
@@ -219,7 +219,7 @@ impl<'b> Parts<'b> {
 }
 
 /// How many bytes may come out of a decompressor, and the error when there are more.
-struct Room<'b> {
+struct BodyBudget<'b> {
     budget: &'b Budget,
     /// Bytes that may still come out.
     left: &'b mut usize,
@@ -227,7 +227,7 @@ struct Room<'b> {
     too_large: &'static str,
 }
 
-impl Room<'_> {
+impl BodyBudget<'_> {
     fn decompress(&mut self, compression: Compression, raw: &[u8]) -> Result<ReadBody, ApiError> {
         match compression {
             Compression::Identity => {

@@ -1,7 +1,7 @@
 //! Takes requests of several protocols and appends their envelopes to the shards.
 //!
 //! A request goes through `routes` (or `grpc`) to [`app`]. `credentials` finds the API key in it, and the resolver
-//! finds the tenant. [`body`] reads the body under limits. [`otlp`](::otlp), [`langsmith`] or
+//! finds the tenant. [`body`] reads the body under limits. [`otlp`], [`langsmith`] or
 //! [`native`](translate::native) decode it into a [`Batch`](translate::batch::Batch) of rows. The shard appender
 //! appends the envelope. Then the request is answered.
 

@@ -49,8 +49,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let ledger = Ledger::new();
     let app = App::new(resolver.clone(), admission, ledger.clone(), redis.clone(), confirmer, budget, health.clone());
     let records = Records::new(&config.clickhouse_url);
-    let books = LedgerReader::new(redis.clone(), records.clone());
-    let operator = Operator::new(redis.clone(), config.admin_key, health, books);
+    let reader = LedgerReader::new(redis.clone(), records.clone());
+    let operator = Operator::new(redis.clone(), config.admin_key, health, reader);
     let (end_ledger, ledger_ends) = watch::channel(false);
     let answered = ledger.answered().clone().run(records, config.answered_every, ledger_ends.clone());
     let (answered, ledger) = (tokio::spawn(answered), tokio::spawn(outcomes::run(ledger, redis.clone(), ledger_ends)));

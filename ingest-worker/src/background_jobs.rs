@@ -75,8 +75,8 @@ impl BackgroundJobs {
         let records = Records::new(&self.clickhouse_url);
         let turn = Turn::new(self.pg_dsn.clone(), redis.clone());
         if roles.ledger {
-            let books = LedgerReader::new(redis.clone(), records.clone());
-            let watch = Watch::new(books, redis.clone(), registry.clone(), self.ledger_settle);
+            let reader = LedgerReader::new(redis.clone(), records.clone());
+            let watch = Watch::new(reader, redis.clone(), registry.clone(), self.ledger_settle);
             let (turn, every, stop) = (turn.clone(), self.ledger_every, stop.clone());
             tasks.spawn(persist("ledger", move || {
                 let watch = watch.clone();

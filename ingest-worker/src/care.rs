@@ -2,7 +2,7 @@
 //!
 //! A panic ends the work on one shard. An abort, or a system that is out of memory, ends the worker. In both cases the
 //! next owner repeats the same work and may crash in the same way: one entry could crash every worker of a deployment,
-//! one after the other, without end. So the lease counts how many owners in a row crashed ([`lease`](::lease)). From
+//! one after the other, without end. So the lease counts how many owners in a row crashed ([`lease`]). From
 //! [`CAREFUL_FROM`] crashes on, the next owner is careful: it writes each entry's id to Redis before it looks at the
 //! entry, so that the owner after a crash knows which entry was looked at last. An entry that was the last one of
 //! [`TRIES_MAX`] crashed owners becomes a dead letter, unread. When all entries that were waiting are done, the crashes

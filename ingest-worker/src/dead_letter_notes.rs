@@ -23,16 +23,16 @@ const ORGS_MAX: usize = 4_096;
 /// The actor that the events name.
 const ACTOR: &str = "ingest-worker";
 
-type Whose = (Source, Option<OrgId>);
+type ShardAndOrg = (Source, Option<OrgId>);
 /// Number of envelopes and of their items, by reason and ClickHouse's error code.
 type Sums = BTreeMap<(Reason, u32), (u64, u64)>;
 
 /// Dead letters that no event has reported yet. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct DeadLetterNotes(Arc<Mutex<HashMap<Whose, Untold>>>);
+pub struct DeadLetterNotes(Arc<Mutex<HashMap<ShardAndOrg, Unreported>>>);
 
 #[derive(Debug, Default)]
-struct Untold {
+struct Unreported {
     sums: Sums,
     told: Option<Instant>,
 }
@@ -42,8 +42,8 @@ impl DeadLetterNotes {
     pub(crate) fn note(&self, source: Source, letter: &Description) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = all.len() < ORGS_MAX || all.contains_key(&(source, letter.org));
-        let untold = all.entry((source, letter.org.filter(|_| known))).or_default();
-        let (envelopes, items) = untold.sums.entry((letter.reason, letter.code)).or_default();
+        let unreported = all.entry((source, letter.org.filter(|_| known))).or_default();
+        let (envelopes, items) = unreported.sums.entry((letter.reason, letter.code)).or_default();
         *envelopes += 1;
         *items += letter.items;
     }
@@ -69,35 +69,35 @@ impl DeadLetterNotes {
     }
 
     /// Takes out what is due for an event now, and forgets the pairs of shard and org that had nothing new.
-    fn due(&self, now: Instant, all: bool) -> Vec<(Whose, Sums)> {
-        let mut untold = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn due(&self, now: Instant, all: bool) -> Vec<(ShardAndOrg, Sums)> {
+        let mut unreported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
-        untold.retain(|whose, untold| {
-            if !all && untold.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+        unreported.retain(|whose, unreported| {
+            if !all && unreported.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
                 return true;
             }
-            if untold.sums.is_empty() {
+            if unreported.sums.is_empty() {
                 return false;
             }
-            untold.told = Some(now);
-            due.push((*whose, std::mem::take(&mut untold.sums)));
+            unreported.told = Some(now);
+            due.push((*whose, std::mem::take(&mut unreported.sums)));
             true
         });
         due
     }
 
     /// The audit trail's queue had no room: the sums are added to the next event.
-    fn put_back(&self, whose: Whose, sums: Sums) {
+    fn put_back(&self, whose: ShardAndOrg, sums: Sums) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let untold = all.entry(whose).or_default();
+        let unreported = all.entry(whose).or_default();
         for (why, (envelopes, items)) in sums {
-            let sum = untold.sums.entry(why).or_default();
+            let sum = unreported.sums.entry(why).or_default();
             *sum = (sum.0 + envelopes, sum.1 + items);
         }
     }
 }
 
-fn event((source, org): Whose, sums: &Sums) -> NewEvent {
+fn event((source, org): ShardAndOrg, sums: &Sums) -> NewEvent {
     let notes = sums.iter().map(|((reason, code), (envelopes, items))| {
         json!({ "reason": reason, "code": code, "envelopes": envelopes, "items": items })
     });

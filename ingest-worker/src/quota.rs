@@ -29,7 +29,7 @@ const ASKED_MAX: usize = 256;
 const KNOWN_MAX: usize = 10_000;
 
 /// An org and a calendar month, as the month's number from [`period`].
-type Whose = (OrgId, u32);
+type OrgMonth = (OrgId, u32);
 
 /// Finds the verdicts on the envelopes of one shard.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub struct Quotas {
     parked: ParkedEnvelopes,
     /// Most bytes of parked envelopes that one org may have.
     bytes_max: u64,
-    known: HashMap<Whose, Known>,
+    known: HashMap<OrgMonth, Known>,
     /// What the current batch will park. It is not among the parked envelopes yet.
     in_batch: HashMap<OrgId, ParkedAmount>,
 }
@@ -63,12 +63,12 @@ impl Quotas {
         if envelope.is_exempt {
             return None;
         }
-        let whose = (envelope.header.org_id, period(envelope.header.received_at));
+        let org_month = (envelope.header.org_id, period(envelope.header.received_at));
         let now = Instant::now();
-        if self.is_unknown(&whose, now) {
-            self.ask(whose, queue, now).await;
+        if self.is_unknown(&org_month, now) {
+            self.ask(org_month, queue, now).await;
         }
-        self.decide(whose, bytes as u64)
+        self.decide(org_month, bytes as u64)
     }
 
     /// The batch is delivered: what it parks is among the parked envelopes now.
@@ -77,37 +77,37 @@ impl Quotas {
         self.known.retain(|(org, _), _| !in_batch.contains_key(org));
     }
 
-    fn is_unknown(&self, whose: &Whose, now: Instant) -> bool {
-        self.known.get(whose).is_none_or(|known| now.saturating_duration_since(known.asked) >= ASK_EVERY)
+    fn is_unknown(&self, org_month: &OrgMonth, now: Instant) -> bool {
+        self.known.get(org_month).is_none_or(|known| now.saturating_duration_since(known.asked) >= ASK_EVERY)
     }
 
-    async fn ask(&mut self, whose: Whose, queue: &FairQueue, now: Instant) {
+    async fn ask(&mut self, org_month: OrgMonth, queue: &FairQueue, now: Instant) {
         if self.known.len() >= KNOWN_MAX {
             self.known.clear();
         }
-        let mut asked = HashSet::from([whose]);
-        let ahead = queue.firsts().filter_map(month_of).filter(|whose| self.is_unknown(whose, now));
+        let mut asked = HashSet::from([org_month]);
+        let ahead = queue.firsts().filter_map(month_of).filter(|org_month| self.is_unknown(org_month, now));
         asked.extend(ahead.take(ASKED_MAX - 1));
         let questions: Vec<_> =
-            asked.into_iter().map(|whose| answer(self.redis.clone(), self.parked.clone(), whose)).collect();
+            asked.into_iter().map(|org_month| answer(self.redis.clone(), self.parked.clone(), org_month)).collect();
         let answers = join_all(questions).await;
-        for (whose, flag, held) in answers {
-            self.known.insert(whose, Known { asked: now, flag, held });
+        for (org_month, flag, held) in answers {
+            self.known.insert(org_month, Known { asked: now, flag, held });
         }
     }
 
-    fn decide(&mut self, whose: Whose, bytes: u64) -> Option<Verdict> {
-        let known = self.known.get(&whose)?;
+    fn decide(&mut self, org_month: OrgMonth, bytes: u64) -> Option<Verdict> {
+        let known = self.known.get(&org_month)?;
         match known.flag? {
             OverQuota::Drop => Some(Verdict::Drop),
             OverQuota::Park => {
-                let in_batch = self.in_batch.entry(whose.0).or_default();
+                let in_batch = self.in_batch.entry(org_month.0).or_default();
                 let held = known.held.bytes + in_batch.bytes + bytes;
                 let is_room =
                     held <= self.bytes_max && known.held.envelopes + in_batch.envelopes < quota::ENVELOPES_MAX;
                 if !is_room {
                     metrics::over_quota_stored();
-                    tracing::warn!(org_id = %whose.0, held = known.held.bytes, "no room to park more of an org; it is stored");
+                    tracing::warn!(org_id = %org_month.0, held = known.held.bytes, "no room to park more of an org; it is stored");
                     return None;
                 }
                 *in_batch = ParkedAmount { envelopes: in_batch.envelopes + 1, bytes: in_batch.bytes + bytes };
@@ -117,7 +117,7 @@ impl Quotas {
     }
 }
 
-async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): Whose) -> (Whose, Flag, ParkedAmount) {
+async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): OrgMonth) -> (OrgMonth, Flag, ParkedAmount) {
     let asked = async {
         let flag = quota::read(&redis, org, month).await?;
         let held = if flag == Some(OverQuota::Park) { parked.held(org).await? } else { ParkedAmount::default() };
@@ -131,7 +131,7 @@ async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): Whose) -> (
     ((org, month), flag, held)
 }
 
-fn month_of(held: &fair_queue::ReadEntry) -> Option<Whose> {
+fn month_of(held: &fair_queue::ReadEntry) -> Option<OrgMonth> {
     held.envelope.header().map(|header| (header.org_id, period(header.received_at)))
 }
 
@@ -139,38 +139,38 @@ fn month_of(held: &fair_queue::ReadEntry) -> Option<Whose> {
 mod tests {
     use super::*;
 
-    fn quotas(flag: Flag, held: ParkedAmount) -> (Quotas, Whose) {
+    fn quotas(flag: Flag, held: ParkedAmount) -> (Quotas, OrgMonth) {
         let url = service::settings::parse::redis_url("redis://127.0.0.1:1").unwrap();
         let mut quotas = Quotas::new(stores::redis::connect(&url).unwrap(), 1_000);
-        let whose = (OrgId(uuid::Uuid::from_u128(7)), 202_611);
-        quotas.known.insert(whose, Known { asked: Instant::now(), flag, held });
-        (quotas, whose)
+        let org_month = (OrgId(uuid::Uuid::from_u128(7)), 202_611);
+        quotas.known.insert(org_month, Known { asked: Instant::now(), flag, held });
+        (quotas, org_month)
     }
 
     #[tokio::test]
     async fn an_envelope_over_quota_is_stored_when_there_is_no_room_to_park_it() {
-        let (mut quotas, whose) = quotas(Some(OverQuota::Park), ParkedAmount { envelopes: 1, bytes: 700 });
-        assert_eq!(quotas.decide(whose, 200), Some(Verdict::Park));
-        assert_eq!(quotas.decide(whose, 200), None, "the batch holds 200 already");
-        assert_eq!(quotas.decide(whose, 100), Some(Verdict::Park), "a smaller one has room");
+        let (mut quotas, org_month) = quotas(Some(OverQuota::Park), ParkedAmount { envelopes: 1, bytes: 700 });
+        assert_eq!(quotas.decide(org_month, 200), Some(Verdict::Park));
+        assert_eq!(quotas.decide(org_month, 200), None, "the batch holds 200 already");
+        assert_eq!(quotas.decide(org_month, 100), Some(Verdict::Park), "a smaller one has room");
         quotas.delivered();
-        assert!(quotas.is_unknown(&whose, Instant::now()), "it is asked again how much is parked");
+        assert!(quotas.is_unknown(&org_month, Instant::now()), "it is asked again how much is parked");
     }
 
     #[tokio::test]
     async fn envelopes_over_the_parking_limit_are_stored() {
         let held = ParkedAmount { envelopes: quota::ENVELOPES_MAX - 1, bytes: 0 };
-        let (mut quotas, whose) = quotas(Some(OverQuota::Park), held);
-        assert_eq!(quotas.decide(whose, 1), Some(Verdict::Park));
-        assert_eq!(quotas.decide(whose, 1), None);
+        let (mut quotas, org_month) = quotas(Some(OverQuota::Park), held);
+        assert_eq!(quotas.decide(org_month, 1), Some(Verdict::Park));
+        assert_eq!(quotas.decide(org_month, 1), None);
     }
 
     #[tokio::test]
     async fn dropping_needs_no_parking_room_and_orgs_within_quota_are_stored() {
-        let (mut all, whose) = quotas(Some(OverQuota::Drop), ParkedAmount::default());
-        assert_eq!(all.decide(whose, 5_000), Some(Verdict::Drop));
-        let (mut all, whose) = quotas(None, ParkedAmount::default());
-        assert_eq!(all.decide(whose, 1), None);
-        assert_eq!(all.decide((whose.0, 202_612), 1), None, "another month");
+        let (mut all, org_month) = quotas(Some(OverQuota::Drop), ParkedAmount::default());
+        assert_eq!(all.decide(org_month, 5_000), Some(Verdict::Drop));
+        let (mut all, org_month) = quotas(None, ParkedAmount::default());
+        assert_eq!(all.decide(org_month, 1), None);
+        assert_eq!(all.decide((org_month.0, 202_612), 1), None, "another month");
     }
 }

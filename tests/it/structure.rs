@@ -219,6 +219,18 @@ fn the_hot_path_knows_neither_the_command_line_nor_the_registry() {
 }
 
 #[test]
+fn commands_name_packages_that_exist() {
+    let packages = packages();
+    for file in ["deploy/Dockerfile", ".cargo/config.toml", "justfile", "CONTRIBUTING.md", "README.md"] {
+        let text = fs::read_to_string(root().join(file)).unwrap();
+        let words: Vec<&str> = text.split_whitespace().map(|word| word.trim_matches(['"', '`', ',', ';'])).collect();
+        for pair in words.windows(2).filter(|pair| ["--package", "-p"].contains(&pair[0])) {
+            assert!(packages.contains_key(pair[1]), "{file}: there is no package {}", pair[1]);
+        }
+    }
+}
+
+#[test]
 fn files_are_named_and_formatted_one_way() {
     for file in rust_files(&root()) {
         assert!(!file.ends_with("mod.rs"), "{}: call it after its directory, beside it", file.display());

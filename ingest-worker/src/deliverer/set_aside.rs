@@ -7,7 +7,7 @@ use model::entry_id::EntryId;
 use model::ids::OrgId;
 use model::meter::Meter;
 use model::org::OverQuota;
-use quota::{Aside, ParkedId};
+use quota::{ParkedId, Withheld};
 use stores::clock::hour_of;
 use wire::envelope::Envelope;
 
@@ -25,7 +25,7 @@ impl Deliverer {
     pub(super) async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), LeaseLost> {
         let shard = self.stream.shard();
         let parked = quota::ParkedEnvelopes::new(self.redis.clone());
-        let mut sums = BTreeMap::<Aside, u64>::new();
+        let mut sums = BTreeMap::<Withheld, u64>::new();
         let mut repeated = BTreeMap::<(OrgId, i64), u64>::new();
         for some in intent.set_aside.chunks(SET_ASIDE_ENTRIES) {
             let entries: Vec<EntryId> = some.iter().map(|(at, _)| intent.entries[*at as usize]).collect();
@@ -47,7 +47,7 @@ impl Deliverer {
                         continue;
                     }
                 };
-                *sums.entry(Aside { org, hour, how }).or_default() += items;
+                *sums.entry(Withheld { org, hour, how }).or_default() += items;
                 if how == OverQuota::Park {
                     let name = ParkedId { shard, entry };
                     let mut backoff = Backoff::new();

@@ -9,7 +9,7 @@
 //! | [`rate`] | rate limits as GCRA sees them |
 //! | [`shard`] | the 16 shards, and which is an org's |
 //! | [`entry_id`] | the id of a stream's entry |
-//! | [`words`] | enums that are words in the database |
+//! | [`mod@words`] | enums that are words in the database |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 

@@ -1,6 +1,6 @@
 //! The one model that every protocol is translated into: runs and spans, borrowed from the request body.
 //!
-//! A decoder fills these types and hands them to [`wire::tables`]. After that, only a row's `source` column says which
+//! A decoder fills these types and hands them to `wire::tables`. After that, only a row's `source` column says which
 //! protocol it came from. An absent value is the zero of its type (nil UUID, empty string, 0 nanoseconds), because that
 //! is also what the tables store. Only a value whose zero has a meaning is an `Option`.
 
@@ -130,7 +130,7 @@ impl Value<'_> {
     }
 }
 
-/// A key and its value. A row has each key once ([`unique`](translate::unique)).
+/// A key and its value. A row has each key once (`unique`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attribute<'a> {
     /// The attribute's name, as the client sent it.
@@ -429,7 +429,7 @@ pub struct SetAside<'a> {
     pub content: Cow<'a, [u8]>,
     /// How many bytes the whole item has.
     pub content_bytes: u64,
-    /// [`content_hash_128`](wire::tables::content_hash_128) of the whole item.
+    /// `content_hash_128` of the whole item.
     pub content_hash: [u8; 16],
 }
 

@@ -1,6 +1,6 @@
 //! Reads token counts and costs of model calls, in one place for all protocols and conventions.
 //!
-//! A convention has its own names ([`names`]), and its numbers include different things. The result means the same for
+//! A convention has its own names (`names`), and its numbers include different things. The result means the same for
 //! all: input includes cached tokens, and output includes reasoning. Three rules always apply:
 //!
 //! - A number that is not possible (negative, not finite, not a whole count, larger than its column, not a number) is

@@ -187,7 +187,7 @@ pub trait KeySource: Send + Sync + 'static {
     fn find<'a>(&'a self, public_id: &'a str) -> Lookup<'a>;
 
     /// Called when argon2 has accepted a secret, so that other processes need not run it for this key. Best effort.
-    fn accepted<'a>(&'a self, _key: AcceptedKey<'a>) -> Told<'a> {
+    fn accepted<'a>(&'a self, _key: AcceptedKey<'a>) -> Notified<'a> {
         Box::pin(std::future::ready(()))
     }
 }
@@ -206,7 +206,7 @@ pub struct AcceptedKey<'a> {
 /// A running look-up.
 pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Answer, SourceError>> + Send + 'a>>;
 /// A running notification; its result is not awaited.
-pub type Told<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+pub type Notified<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
 /// Resolves presented keys to contexts. One per process, shared by `clone`.
 #[derive(Clone)]

@@ -1,7 +1,7 @@
 //! Which shards this worker works on.
 //!
 //! Every worker registers itself in Redis, reads which other workers are alive and which worker holds which shard, and
-//! acquires the shards of its even share ([`plan`]). A lease with an epoch ([`store`]) protects a shard; the worker
+//! acquires the shards of its even share (`plan`). A lease with an epoch ([`store`]) protects a shard; the worker
 //! renews it while its work on the shard continues. That work is a future of the caller, which gets a [`LeaseGuard`].
 //!
 //! - A worker that stops leaves first and then releases shard by shard, each as soon as its work has finished: other

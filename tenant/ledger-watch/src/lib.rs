@@ -67,7 +67,7 @@ pub struct Report {
 /// Watches the ledger of a deployment. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Watch {
-    books: LedgerReader,
+    reader: LedgerReader,
     redis: Redis,
     registry: Registry,
     settle: Duration,
@@ -78,9 +78,9 @@ pub struct Watch {
 
 impl Watch {
     /// Writes alarms into that registry's audit trail.
-    pub fn new(books: LedgerReader, redis: Redis, registry: Registry, settle: Duration) -> Self {
+    pub fn new(reader: LedgerReader, redis: Redis, registry: Registry, settle: Duration) -> Self {
         let (looked_at_all, looks) = (Arc::default(), Arc::default());
-        Self { books, redis, registry, settle, looked_at_all, looks }
+        Self { reader, redis, registry, settle, looked_at_all, looks }
     }
 
     /// Checks once. The next check repeats what failed; an alarm may then be raised twice, but is never lost.
@@ -89,7 +89,7 @@ impl Watch {
         let before = imbalances(&self.redis).await?;
         let (window, is_full) = self.window(&before);
         let known = before.keys().map(|(org, hour)| (Bucket::from(*org), *hour)).collect();
-        let look = self.books.look(&window, &known, self.looks.fetch_add(1, Ordering::Relaxed)).await?;
+        let look = self.reader.look(&window, &known, self.looks.fetch_add(1, Ordering::Relaxed)).await?;
         if is_full {
             *lock(&self.looked_at_all) = Some(begun);
         }

@@ -40,7 +40,7 @@ impl Hours {
 }
 
 /// A group of orgs that are counted together, so that all orgs can be balanced without counting each: 1 of
-/// [`Bucket::COUNT`], by the last bits of the org's id. In one bucket and hour, opposite imbalances of two orgs hide
+/// `Bucket::COUNT`, by the last bits of the org's id. In one bucket and hour, opposite imbalances of two orgs hide
 /// each other; those of one org never do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Bucket(pub(super) u16);

@@ -120,7 +120,7 @@ impl ShardAppender {
         Self { redis, confirmer: Some(confirmer) }
     }
 
-    /// Appends an envelope and counts its items as accepted, for [`ledger`]. Both happen or neither does.
+    /// Appends an envelope and counts its items as accepted, for `ledger`. Both happen or neither does.
     pub async fn append(&self, shard: Shard, new: &Accepted<'_>) -> Result<Appended, AppendError> {
         let wait = match &self.confirmer {
             Some(confirmer) => confirmer.wait().await.map_err(AppendError::NotReady)?,

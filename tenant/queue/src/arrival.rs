@@ -30,7 +30,7 @@ pub const SETTLED_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// The destination of an arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// A shard's stream, for an envelope of that org that is accepted by this append, and counted ([`ledger`]).
+    /// A shard's stream, for an envelope of that org that is accepted by this append, and counted (`ledger`).
     Shard(Shard, OrgId),
     /// A shard's stream, for an envelope that came from that shard. The owner of the shard stores it, even if its org
     /// has moved.

@@ -29,7 +29,7 @@ const TOLD_HOURS: i64 = 2;
 
 /// Items of a batch that were parked or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Aside {
+pub struct Withheld {
     /// The org that sent the items.
     pub org: OrgId,
     /// The hour in which they were received, in hours since the Unix epoch.
@@ -39,7 +39,7 @@ pub struct Aside {
 }
 
 /// The fields of the hash of notes.
-pub type Kept = BTreeMap<String, u64>;
+pub type WithheldNotes = BTreeMap<String, u64>;
 
 /// Records how many items a batch of a shard does not bill because they are repeated. `batch` must be unique. May be
 /// called again.
@@ -65,8 +65,8 @@ async fn mark(redis: &Redis, shard: Shard, org: OrgId, hour: i64) -> Result<(), 
 }
 
 /// Records how many items of a batch were parked or dropped. `batch` must be unique. May be called again.
-pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items: u64) -> Result<(), RedisError> {
-    let Aside { org, hour, how } = aside;
+pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Withheld, items: u64) -> Result<(), RedisError> {
+    let Withheld { org, hour, how } = aside;
     mark(redis, shard, org, hour).await?;
     let reason = match how {
         OverQuota::Park => PARKED,
@@ -85,7 +85,7 @@ pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Aside, items:
 
 /// The events for the audit trail of an org: one per hour and policy, with the sum so far. The same notes give the same
 /// events.
-pub fn notes(org: OrgId, kept: &Kept, actor: &str) -> Vec<NewEvent> {
+pub fn notes(org: OrgId, kept: &WithheldNotes, actor: &str) -> Vec<NewEvent> {
     let mut sums = BTreeMap::<(i64, OverQuota), (u64, String)>::new();
     for (field, items) in kept {
         let Some(of) = hour_and_policy(field) else { continue };
@@ -108,7 +108,7 @@ pub fn notes(org: OrgId, kept: &Kept, actor: &str) -> Vec<NewEvent> {
 }
 
 /// Deletes notes of past hours that are in the audit trail.
-pub async fn forget_notes(redis: &Redis, org: OrgId, told: &Kept, hour: i64) -> Result<(), RedisError> {
+pub async fn forget_notes(redis: &Redis, org: OrgId, told: &WithheldNotes, hour: i64) -> Result<(), RedisError> {
     let past = |field: &&String| hour_and_policy(field).is_none_or(|(of, _)| of < hour - TOLD_HOURS);
     let past: Vec<&String> = told.keys().filter(past).collect();
     if past.is_empty() {
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn each_hourly_sum_over_quota_is_one_event() {
         let org = OrgId(Uuid::from_u128(7));
-        let mut kept = Kept::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
+        let mut kept = WithheldNotes::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
         let told = notes(org, &kept, "somebody");
         assert_eq!(told.len(), 2);
         let park = told.iter().find(|event| event.event_type == EventType::QuotaPark).unwrap();
@@ -139,6 +139,6 @@ mod tests {
         kept.insert("498000:park:4/1-1".to_owned(), 1);
         let more = notes(org, &kept, "somebody");
         assert!(more.iter().any(|event| event.detail["items"] == 6 && !again.contains(&event.event_id())));
-        assert_eq!(notes(org, &Kept::from([("of a later release".to_owned(), 1)]), "somebody"), []);
+        assert_eq!(notes(org, &WithheldNotes::from([("of a later release".to_owned(), 1)]), "somebody"), []);
     }
 }

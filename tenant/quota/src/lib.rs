@@ -21,6 +21,6 @@ mod flag;
 mod parked;
 pub mod reconcile;
 
-pub use aside::{Aside, Kept, forget_notes, note, note_repeated, notes};
+pub use aside::{Withheld, WithheldNotes, forget_notes, note, note_repeated, notes};
 pub use flag::{Flag, read};
 pub use parked::{ENVELOPES_MAX, ParkedAmount, ParkedEnvelopes, ParkedId};

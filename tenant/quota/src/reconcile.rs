@@ -4,7 +4,7 @@
 //! up to the watermark, writes `quota_period` and the org's events in one transaction, and sets the counters to that
 //! sum plus what admission has charged since. So a tick never removes what is queued and not billed yet, and charges
 //! that were never refunded are removed. Each step may be repeated, in whole or in part, by any number of processes at
-//! once; the lock that lets one process run at a time ([`Turn`]) only saves work. `docs/operations/quotas.md` has the
+//! once; the lock that lets one process run at a time (`Turn`) only saves work. `docs/operations/quotas.md` has the
 //! picture.
 
 use std::collections::HashMap;
@@ -89,7 +89,7 @@ struct Notes {
     /// Limits that refused a request.
     refused: Vec<(Meter, u64)>,
     /// Recent notes of parked and dropped items, of any period.
-    set_aside: crate::Kept,
+    set_aside: crate::WithheldNotes,
 }
 
 /// One org's part of a [`Report`].
@@ -305,7 +305,7 @@ impl QuotaReconciler {
             refused.arg(format!("refused:{}", meter.as_str()));
         }
         pipe.cmd("HGETALL").arg(RedisKey::quota_aside(org_id));
-        let (keys, limits, set_aside): (u64, Vec<Option<u64>>, crate::Kept) =
+        let (keys, limits, set_aside): (u64, Vec<Option<u64>>, crate::WithheldNotes) =
             pipe.query_async(&mut self.redis.clone()).await?;
         let refused = Meter::INGEST.iter().zip(limits);
         let refused = refused.filter_map(|(meter, limit)| Some((meter.as_str().parse().ok()?, limit?))).collect();

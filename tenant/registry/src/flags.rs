@@ -1,7 +1,7 @@
 //! Flags: switches that are changed while the services run, without a deploy.
 //!
 //! A flag is a row of `runtime_flag`; without a row, the setting at start applies. A process that uses a flag
-//! [`follow`]s it: it reads the flag once a second, and while Postgres is away it keeps the last value. A flag and its
+//! `follow`s it: it reads the flag once a second, and while Postgres is away it keeps the last value. A flag and its
 //! event in the audit trail are written together, or neither is.
 
 use std::time::Duration;

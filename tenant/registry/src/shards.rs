@@ -116,7 +116,7 @@ impl Registry {
     }
 
     /// Begins to move an org to a shard, or with `None` to the shard of its hash. From now on its requests are refused,
-    /// until [`transfer::moving::Mover`] has completed the move. Replaces a running move to another shard.
+    /// until `transfer::moving::Mover` has completed the move. Replaces a running move to another shard.
     pub async fn assign_shard(&self, org_id: OrgId, to: Option<Shard>) -> Result<Assigned, RegistryError> {
         if org_id == DEFAULT_ORG {
             return Err(RegistryError::NotMovable);

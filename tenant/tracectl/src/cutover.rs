@@ -60,7 +60,7 @@ pub(crate) enum Command {
 
 /// A reading of the stream.
 #[derive(Serialize)]
-struct Seen {
+struct CutoverState {
     /// `None` until the switch is flipped for the first time: then the workers' setting applies.
     switch: Option<FlagState>,
     left: Left,
@@ -80,7 +80,9 @@ impl Command {
             Failure::usage("it is not known where Redis is, which has the stream", format!("set {REDIS}"))
         })?;
         match self {
-            Self::Status { over, services } => Seen::look(&redis, &services.flags().await?, over).await?.answer(),
+            Self::Status { over, services } => {
+                CutoverState::look(&redis, &services.flags().await?, over).await?.answer()
+            }
             Self::Verify { over, services } => verify(&redis, &services.flags().await?, over, format).await,
             Self::Close { confirm, services } => {
                 let switch = Switch::new(redis, services.flags().await?);
@@ -99,7 +101,7 @@ impl Command {
     }
 }
 
-impl Seen {
+impl CutoverState {
     async fn look(redis: &Redis, flags: &Flags, over: Duration) -> Result<Self, Failure> {
         let (begun, before) = (Instant::now(), legacy::look(redis).await?);
         tokio::time::sleep(over).await;
@@ -180,7 +182,7 @@ async fn drained_by(redis: &Redis, now_ms: u64) -> Result<Option<String>, Failur
 }
 
 async fn verify(redis: &Redis, flags: &Flags, over: Duration, format: Format) -> Result<Answer, Failure> {
-    let seen = Seen::look(redis, flags, over).await?;
+    let seen = CutoverState::look(redis, flags, over).await?;
     let checks = seen.checks();
     let failed = checks.iter().filter(|(_, holds)| !holds).count();
     let json = checks.iter().map(|(check, holds)| json!({ "check": check, "holds": holds })).collect::<Vec<_>>();

@@ -170,7 +170,7 @@ fn is_unknown_org(error: &sqlx::Error) -> bool {
 
 /// A dead letter as it is listed.
 #[derive(Serialize)]
-struct Line {
+struct DeadLetterLine {
     #[serde(flatten)]
     letter: Listed,
     /// The slug of its org; `None` if the org is unknown.
@@ -193,11 +193,11 @@ async fn list(
                 break 'listing;
             }
             let slug = slug(registry, letter.description.org, &mut slugs).await?;
-            lines.push(Line { cursor: letter.id.to_string(), slug, letter });
+            lines.push(DeadLetterLine { cursor: letter.id.to_string(), slug, letter });
         }
     }
     let headings = ["ID", "ORG", "SINCE", "REASON", "CODE", "ITEMS", "BYTES", "DETAIL"];
-    let cursor: fn(&Line) -> &str = |line| &line.cursor;
+    let cursor: fn(&DeadLetterLine) -> &str = |line| &line.cursor;
     Answer::list("letters", &lines, Some(cursor), headings, |line| {
         let description = &line.letter.description;
         let org = description.org.map(|org| org.to_string());

@@ -56,7 +56,7 @@ impl Command {
         let redis = redis.ok_or_else(|| {
             Failure::usage("it is not known where Redis is, which has the counts", format!("set {REDIS}"))
         })?;
-        let books = LedgerReader::new(redis.clone(), self.clickhouse.records()?);
+        let reader = LedgerReader::new(redis.clone(), self.clickhouse.records()?);
         let orgs = match &self.org {
             Some(org) => vec![registry.find_org(org).await?],
             None => every_page(async |after| registry.orgs(None, after).await, |org: &OrgSummary| &org.slug).await?,
@@ -67,7 +67,7 @@ impl Command {
             let failed =
                 |error: String| Failure::new(error, "check that Redis and ClickHouse run, then repeat the command");
             let window = Hours::up_to(unix_hour(), self.hours);
-            let balance = books.balance(whose, &window).await.map_err(|error| failed(error.to_string()))?;
+            let balance = reader.balance(whose, &window).await.map_err(|error| failed(error.to_string()))?;
             let seen = imbalances(&redis).await.map_err(|error| failed(error.to_string()))?;
             let page = Page { balance, seen, slugs: slugs.clone() };
             let overdue = page.overdue(self.settle);

@@ -145,7 +145,7 @@ async fn change(registry: &Registry, org: &str, change: &LimitChange) -> Result<
 }
 
 /// One limit in a form for people.
-pub(crate) struct Line {
+pub(crate) struct LimitLine {
     pub(crate) name: &'static str,
     pub(crate) limit: Limit,
     /// The period of the limit.
@@ -154,8 +154,8 @@ pub(crate) struct Line {
 }
 
 /// All limits, always in the same order.
-pub(crate) fn lines(limits: &Limits) -> impl Iterator<Item = Line> {
-    let line = |name, per, limited: Limited| Line { name, limit: limited.limit, per, source: limited.source };
+pub(crate) fn lines(limits: &Limits) -> impl Iterator<Item = LimitLine> {
+    let line = |name, per, limited: Limited| LimitLine { name, limit: limited.limit, per, source: limited.source };
     let rates = [
         line("rps", "second", limits.rps),
         line("burst", NONE, limits.burst),

@@ -66,7 +66,7 @@ pub(crate) enum Command {
 
 /// The usage of one meter in one month.
 #[derive(Serialize)]
-struct Line {
+struct UsageLine {
     #[serde(flatten)]
     usage: PeriodUsage,
     limit: Limit,
@@ -120,7 +120,7 @@ async fn show(registry: &Registry, redis: Option<Redis>, org: &str) -> Result<An
                 .await
                 .map_err(|error| Failure::new(format!("Redis: {error}"), format!("check {REDIS}, or unset it")))?,
         };
-        lines.push(Line { usage, limit: limit.map_or(Limit::Unlimited, |limit| limit.limited.limit), counter });
+        lines.push(UsageLine { usage, limit: limit.map_or(Limit::Unlimited, |limit| limit.limited.limit), counter });
     }
     let headings = ["MONTH", "METER", "USED", "COUNTER", "LIMIT", "UP TO", "WARNED", "REACHED"];
     Answer::list("usage", &lines, None, headings, |line| {

@@ -6,7 +6,7 @@ use stores::secret::Secret;
 use uuid::Uuid;
 
 use super::context::{Plan, Scopes};
-use super::{AcceptedKey, Answer, KeyRecord, KeySource, Lookup, POSITIVE_TTL, Told};
+use super::{AcceptedKey, Answer, KeyRecord, KeySource, Lookup, Notified, POSITIVE_TTL};
 use crate::api_key;
 use crate::api_key::{HashError, KeyFormatError, PresentedKey};
 
@@ -74,7 +74,7 @@ impl<S: KeySource> KeySource for FixedKey<S> {
         }
     }
 
-    fn accepted<'a>(&'a self, key: AcceptedKey<'a>) -> Told<'a> {
+    fn accepted<'a>(&'a self, key: AcceptedKey<'a>) -> Notified<'a> {
         match &self.fixed {
             Some((fixed, _)) if fixed == key.public_id => Box::pin(std::future::ready(())),
             _ => self.others.accepted(key),

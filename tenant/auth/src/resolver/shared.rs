@@ -28,8 +28,8 @@ use tokio::sync::Semaphore;
 use super::accepted::CACHE_KEY_BYTES;
 use super::context::{Plan, Scopes};
 use super::{
-    AcceptedKey, AcceptedSecret, Answer, CacheKey, KeyRecord, KeySource, Lookup, NEGATIVE_TTL, POSITIVE_TTL,
-    PostgresSource, SourceError, Told,
+    AcceptedKey, AcceptedSecret, Answer, CacheKey, KeyRecord, KeySource, Lookup, NEGATIVE_TTL, Notified, POSITIVE_TTL,
+    PostgresSource, SourceError,
 };
 use crate::invalidate::ASK_POSTGRES;
 
@@ -166,7 +166,7 @@ impl KeySource for SharedSource {
     }
 
     /// Adds the digest of the secret to the record, if the record in Redis is still the same.
-    fn accepted<'a>(&'a self, key: AcceptedKey<'a>) -> Told<'a> {
+    fn accepted<'a>(&'a self, key: AcceptedKey<'a>) -> Notified<'a> {
         const REPLACE: &str = "if redis.call('GET', KEYS[1]) == ARGV[1] then
             redis.call('SET', KEYS[1], ARGV[2], 'KEEPTTL') end return 0";
         Box::pin(async move {

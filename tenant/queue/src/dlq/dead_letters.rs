@@ -187,7 +187,7 @@ impl DeadLetters {
 /// that are added later.
 #[derive(Debug)]
 pub struct Walk {
-    desk: DeadLetters,
+    dead_letters: DeadLetters,
     sources: VecDeque<Source>,
     after: Option<EntryId>,
     until: Option<EntryId>,
@@ -195,8 +195,8 @@ pub struct Walk {
 
 impl Walk {
     /// Visits those sources, in order.
-    pub fn new(desk: DeadLetters, sources: impl IntoIterator<Item = Source>) -> Self {
-        Self { desk, sources: sources.into_iter().collect(), after: None, until: None }
+    pub fn new(dead_letters: DeadLetters, sources: impl IntoIterator<Item = Source>) -> Self {
+        Self { dead_letters, sources: sources.into_iter().collect(), after: None, until: None }
     }
 
     /// Skips everything up to and including that letter, in the order of sources.
@@ -212,7 +212,7 @@ impl Walk {
     /// The next page, at most [`PAGE_LETTERS`] of one source and never empty; `None` at the end.
     pub async fn next(&mut self) -> Result<Option<Vec<Listed>>, DlqError> {
         while let Some(source) = self.sources.front() {
-            let (last, page) = self.desk.page(*source, self.after, self.until).await?;
+            let (last, page) = self.dead_letters.page(*source, self.after, self.until).await?;
             self.until = self.until.or(last);
             if let Some(last) = page.last() {
                 self.after = Some(last.id.entry);

@@ -25,7 +25,7 @@ pub enum TallyOf<'a> {
     Everyone,
     /// One org.
     Org(OrgId),
-    /// The orgs of those buckets ([`ledger`]).
+    /// The orgs of those buckets (`ledger`).
     Buckets(&'a [u16]),
 }
 

@@ -22,7 +22,7 @@ const TELL_EVERY: u64 = 1_000;
 
 /// The parked envelopes of an org that were received in one month.
 #[derive(Debug, Default, Serialize)]
-struct Line {
+struct ParkedLine {
     slug: String,
     month: u32,
     envelopes: u64,
@@ -92,11 +92,11 @@ pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -
     Ok(Answer::table(json!({ "parked": lines }), &headings, rows.collect()))
 }
 
-async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<Line>, Failure> {
+async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<ParkedLine>, Failure> {
     if parked.held(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
         return Ok(Vec::new());
     }
-    let mut months = BTreeMap::<u32, Line>::new();
+    let mut months = BTreeMap::<u32, ParkedLine>::new();
     for id in parked.ids(org.org_id).await.map_err(redis_failed)? {
         let Some(bytes) = parked.read(org.org_id, id).await.map_err(redis_failed)? else { continue };
         let size = bytes.len() as u64;
@@ -111,14 +111,14 @@ async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -
 }
 
 /// How much more of each meter a month allows, cached per month.
-struct Room<'a> {
+struct FreeRoom<'a> {
     redis: &'a Redis,
     org: OrgId,
     limits: &'a Limits,
     left: BTreeMap<u32, [Option<u64>; Meter::INGEST.len()]>,
 }
 
-impl Room<'_> {
+impl FreeRoom<'_> {
     /// Uses up room for an envelope. False if there is not enough.
     async fn take(&mut self, sizes: &Sizes) -> Result<bool, Failure> {
         if !self.left.contains_key(&sizes.month) {
@@ -174,7 +174,7 @@ pub(super) async fn release(
     let ids = parked.ids(org_id).await.map_err(redis_failed)?;
     let all = ids.len() as u64;
     let most = most.unwrap_or(all).min(all);
-    let mut room = Room { redis: &redis, org: org_id, limits: &limits, left: BTreeMap::new() };
+    let mut room = FreeRoom { redis: &redis, org: org_id, limits: &limits, left: BTreeMap::new() };
     let (mut done, mut is_full) = (Released::default(), false);
     for id in ids.into_iter().take(usize::try_from(most).unwrap_or(usize::MAX)) {
         let Some(envelope) = parked.read(org_id, id).await.map_err(redis_failed)? else {
