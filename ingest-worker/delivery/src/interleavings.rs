@@ -412,7 +412,7 @@ fn every_entry_is_stored_exactly_once() {
 
 /// Sixteen million states for each table. Takes some minutes and several GiB of memory.
 #[test]
-#[ignore = "takes minutes; cargo test -p ingest-worker --lib -- --ignored"]
+#[ignore = "takes minutes; cargo test -p delivery -- --ignored"]
 fn every_entry_is_stored_exactly_once_with_more_going_wrong() {
     check(3, 2);
 }
