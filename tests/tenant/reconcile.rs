@@ -338,8 +338,8 @@ async fn a_crash_between_postgres_and_redis_is_made_up_for() {
     let at = OffsetDateTime::from_unix_timestamp_nanos((NOON - 2 * MINUTE).into()).unwrap();
     let usage = [MeterUsage { meter: Meter::SpanIngested, used: 100, refused_at: None }];
     let crashed = bills.services.clone().acting_as("quota-reconciler");
-    let settled = crashed.settle_usage(org, PERIOD, at, &usage, true).await.unwrap();
-    assert_eq!(settled.told, [EventType::QuotaWarn, EventType::QuotaBlock]);
+    let recorded = crashed.record_usage(org, PERIOD, at, &usage, true).await.unwrap();
+    assert_eq!(recorded.events, [EventType::QuotaWarn, EventType::QuotaBlock]);
     assert_eq!((bills.counter(org, PERIOD).await, bills.over(org).await), (None, None));
 
     let report = reconciler.tick_at(NOON).await.unwrap();

@@ -171,7 +171,7 @@ impl QuotaReconciler {
         let mut report = Report { watermark, orgs: 0, corrections: 0, told: 0, failed: 0 };
         for period in periods(watermark, oldest) {
             let billed = self.billed(period, watermark, &[org_id]).await?.remove(&org_id).unwrap_or_default();
-            report.add(self.settle(org_id, period, watermark, billed).await?);
+            report.add(self.reconcile(org_id, period, watermark, billed).await?);
         }
         Ok(report)
     }
@@ -208,7 +208,7 @@ impl QuotaReconciler {
                 && let Some(org) = orgs.next()
             {
                 let (reconciler, org, billed) = (self.clone(), *org, billed.remove(org).unwrap_or_default());
-                running.spawn(async move { (org, reconciler.settle(org, period, watermark, billed).await) });
+                running.spawn(async move { (org, reconciler.reconcile(org, period, watermark, billed).await) });
             }
             let Some(ended) = running.join_next().await else { return Ok(()) };
             let failure = match ended {
@@ -250,7 +250,7 @@ impl QuotaReconciler {
 
     /// One org and period: first Postgres, with its events, then Redis. A crash in between leaves the counter
     /// unchanged, and the next tick corrects it.
-    async fn settle(
+    async fn reconcile(
         &self,
         org_id: OrgId,
         period: u32,
@@ -275,8 +275,8 @@ impl QuotaReconciler {
             }
         }
         let at = OffsetDateTime::from_unix_timestamp_nanos(watermark.into()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
-        let settled = self.registry.settle_usage(org_id, period, at, &usage, self.enforced).await?;
-        let bases: Vec<Base> = settled
+        let recorded = self.registry.record_usage(org_id, period, at, &usage, self.enforced).await?;
+        let bases: Vec<Base> = recorded
             .limits
             .iter()
             .filter_map(|(meter, limit)| {
@@ -289,8 +289,8 @@ impl QuotaReconciler {
             })
             .collect();
         let corrections =
-            rebase(&self.redis, org_id, period, watermark, &bases, settled.over_quota).await?.unwrap_or_default();
-        Ok(Done { is_idle: false, corrections, told: settled.told.len() as u64 })
+            rebase(&self.redis, org_id, period, watermark, &bases, recorded.over_quota).await?.unwrap_or_default();
+        Ok(Done { is_idle: false, corrections, told: recorded.events.len() as u64 })
     }
 
     async fn notes(&self, org_id: OrgId, period: u32) -> Result<Notes, ReconcileError> {

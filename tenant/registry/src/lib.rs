@@ -6,10 +6,12 @@
 //! | `rules` | which names, slugs, scopes and configs are valid |
 //! | `orgs`, `plans`, `limits`, `workspaces`, `projects`, `products`, `idp`, `keys`, `shards` | each kind of object |
 //! | `event`, `outbox` | the audit event of a change, written in its own transaction |
-//! | `audit` | reading audit events |
+//! | `outbox::publication` | which events of all orgs are copied to ClickHouse, and which are not yet |
+//! | `recorded_events` | recording audit events that are no change to the registry |
+//! | `audit` | reading the audit events of an org |
 //! | `flags` | switches that are changed while the services run |
 //! | `announce` | announcing to the services which keys a change concerns |
-//! | `reconcile` | the usage of orgs, and the outbox of all orgs |
+//! | `usage` | the monthly usage of orgs, and the events at 80 % of a limit and at the limit |
 //! | `error` | every error |
 //!
 //! Every change is one transaction, bound to its org, that also writes the audit outbox: a change without an audit
@@ -38,10 +40,11 @@ mod outbox;
 mod plans;
 mod products;
 mod projects;
-mod reconcile;
+mod recorded_events;
 mod rules;
 mod session;
 mod shards;
+mod usage;
 mod workspaces;
 
 use announce::Announcer;
@@ -51,15 +54,16 @@ pub use idp::{IdpConfig, IdpKind};
 pub use keys::{KeyInfo, NewKey, Rotated};
 pub use limits::{Limit, LimitChange, LimitEdit, LimitSource, Limited, Limits, MeterLimit};
 pub use orgs::{NewOrg, Org, OrgDetails, OrgKind, OrgSummary};
+pub use outbox::OutboxEvent;
 pub use plans::{Plan, PlanMeter};
 pub use products::Product;
 pub use projects::Project;
-pub use reconcile::{MeterUsage, OutboxEvent, PeriodUsage, Settled, WARN_PERCENT};
 pub use rules::{
     CONFIG_BYTES_MAX, NAME_CHARS_MAX, OVERLAP_MAX, RESERVED_SLUGS, RETENTION_DAYS_MAX, SCOPES_MAX, SLUG_LEN_MAX,
     SLUG_LEN_MIN,
 };
 pub use shards::{Assigned, ShardMove, ShardPlace};
+pub use usage::{MeterUsage, PeriodUsage, UsageRecorded, WARN_PERCENT};
 pub use workspaces::Workspace;
 
 /// The slug of the workspace that every org has from the start.

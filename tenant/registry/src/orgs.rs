@@ -195,6 +195,17 @@ impl Registry {
         rows.iter().map(summary).collect()
     }
 
+    /// The ids of all orgs, sorted, those after `after`; at most [`LIST_MAX`]. By a function of `0005_reconcilers`, which
+    /// says nothing else of an org.
+    pub async fn org_ids(&self, after: Option<OrgId>, limit: u32) -> Result<Vec<OrgId>, RegistryError> {
+        let rows = sqlx::query("SELECT id FROM org_ids($1, $2)")
+            .bind(after.map(|org| org.0))
+            .bind(limit.min(LIST_MAX).cast_signed())
+            .fetch_all(&self.pool)
+            .await?;
+        rows.iter().map(|row| Ok(OrgId(row.try_get("id")?))).collect()
+    }
+
     /// An org with counts of its parts and its limits.
     pub async fn org(&self, org_id: OrgId) -> Result<OrgDetails, RegistryError> {
         let mut session = Session::open(&self.pool, org_id).await?;

@@ -7,6 +7,10 @@ use sqlx::PgConnection;
 use super::announce::Reach;
 use super::event::EventType;
 
+mod publication;
+
+pub use publication::OutboxEvent;
+
 /// The event of a change. Its detail has the old and the new value, but never a secret or the contents of a config.
 pub(super) struct Event {
     event_type: EventType,

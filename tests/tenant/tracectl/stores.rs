@@ -36,7 +36,7 @@ async fn quota_show_and_reconcile_report_usage() {
     let period = model::meter::period(i64::try_from(now.unix_timestamp_nanos()).unwrap());
     let usage = [MeterUsage { meter: Meter::SpanIngested, used: 41_000_000, refused_at: None }];
     let services = Registry::new(world.pool.clone());
-    services.settle_usage(world.org.org_id, period, now - time::Duration::hours(1), &usage, true).await.unwrap();
+    services.record_usage(world.org.org_id, period, now - time::Duration::hours(1), &usage, true).await.unwrap();
 
     let shown = run(with(&world), &["quota", "show", "acme"]).done();
     let line: Vec<_> = shown.lines().nth(1).unwrap().split_whitespace().collect();
