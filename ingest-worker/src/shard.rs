@@ -164,7 +164,7 @@ struct Worker {
 impl Worker {
     async fn work(mut self) -> Result<(), LeaseLost> {
         self.recover_from_crashes().await;
-        self.deliverer.finish_what_was_begun().await?;
+        self.deliverer.finish_batch_under_way().await?;
         self.recent = self.deliverer.recent().await?;
         while self.deliverer.guard().is_wanted() {
             // The task that renews the lease may not have noticed yet: it cannot run while the runtime's threads are
@@ -222,7 +222,7 @@ impl Worker {
         if self.batch.is_empty() && self.horizon.is_some_and(is_past) {
             let mut backoff = Backoff::new();
             while let Err(error) = self.care.calm().await {
-                self.deliverer.failed(&mut backoff, "forget crashes", &error.into()).await?;
+                self.deliverer.wait_for_redis(&mut backoff, "forget crashes", &error.into()).await?;
             }
             metrics::shard_crashes(self.deliverer.guard().shard(), 0);
         }
@@ -236,7 +236,7 @@ impl Worker {
             match self.care.look(entry).await {
                 Ok(Look::LeaseLost) => return Err(LeaseLost),
                 Ok(look) => return Ok(look),
-                Err(error) => self.deliverer.failed(&mut backoff, "note an entry", &error.into()).await?,
+                Err(error) => self.deliverer.wait_for_redis(&mut backoff, "note an entry", &error.into()).await?,
             }
         }
     }
@@ -252,7 +252,7 @@ impl Worker {
             };
             match read {
                 Ok(()) => return Ok(()),
-                Err(error) => self.deliverer.failed(&mut backoff, "read", &error).await?,
+                Err(error) => self.deliverer.wait_for_redis(&mut backoff, "read", &error).await?,
             }
         }
     }
@@ -269,7 +269,7 @@ impl Worker {
                 Look::Never(tries) => {
                     let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
                     let letter = dead_letter::describe(held.id, org, Reason::CrashedWorker, 0, &detail);
-                    self.deliverer.park(&letter).await?;
+                    self.deliverer.dead_letter(&letter).await?;
                     continue;
                 }
                 Look::Freely | Look::Alone | Look::LeaseLost => {}
@@ -284,7 +284,7 @@ impl Worker {
                         _ => Reason::Unreadable,
                     };
                     let letter = dead_letter::describe(held.id, org, reason, 0, &error.to_string());
-                    self.deliverer.park(&letter).await?;
+                    self.deliverer.dead_letter(&letter).await?;
                     continue;
                 }
             };

@@ -1,28 +1,22 @@
 //! Inserts one piece of a batch, until its rows are stored or it is certain that they never will be.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use delivery::intent::{Intent, Piece};
-use model::ids::OrgId;
 use model::meter::period;
 use model::shard::Waiting;
 use stores::clickhouse::InsertError;
 use wire::block::{Block, SealedBlock};
 use wire::tables::Table;
 
-use super::{Deliverer, LeaseLost, UnderWay, Unreadable};
+use super::entries::Unreadable;
+use super::{Deliverer, LeaseLost, UnderWay};
 use crate::backoff::Backoff;
 use crate::metrics;
 
 /// How often an insert is tried that fails with an unknown error, before its rows count as refused. Once rows of a
 /// batch were refused with that error, the error is known for the rest of the batch.
 const UNKNOWN_TRIES_MAX: u32 = 8;
-
-/// How many entries are read at a time to find one of each month.
-const LOOK_ENTRIES: usize = 16;
-/// The largest difference, in ms, between the time in an entry's id and the time at which its request was received.
-const RECEIVED_WITHIN_MS: u64 = 86_400_000;
 
 /// How often an insert is tried that ClickHouse has too little memory for, before it is cut in halves.
 const NO_MEMORY_TRIES_MAX: u32 = 4;
@@ -41,23 +35,6 @@ pub(super) enum Inserted {
     TooLarge,
     /// The rows cannot be built, because an entry was changed after it was put into the batch.
     Unreadable { entry: u32 },
-}
-
-/// The calendar months of a piece whose rows are stored, and those whose rows are not. All rows of a month are one
-/// part, so they are stored together or not at all.
-#[derive(Debug, Default)]
-struct Months {
-    stored: Vec<u32>,
-    missing: Vec<u32>,
-    /// Whether the piece has months without an envelope that can be looked for. Then only the token can tell.
-    is_unknown: bool,
-}
-
-impl Months {
-    /// Whether all rows are certainly stored.
-    fn are_stored(&self) -> bool {
-        self.missing.is_empty() && !self.is_unknown
-    }
 }
 
 impl Deliverer {
@@ -84,7 +61,7 @@ impl Deliverer {
         let mut stored_months = Vec::new();
         loop {
             if is_repeated || batch.is_partly_stored || trusted_until <= Instant::now() {
-                let months = match self.look(intent, piece, table).await? {
+                let months = match self.find_stored(intent, piece, table).await? {
                     Ok(months) => months,
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
                 };
@@ -121,9 +98,9 @@ impl Deliverer {
             metrics::inserted(table.name, rows, block.byte_len(), begun.elapsed(), result.is_ok());
             let Err(error) = result else {
                 self.judge.accepted(piece.target);
-                self.went_on().await;
+                self.end_wait().await;
                 if is_repeated && !self.is_replicated(table).await? {
-                    match self.look(intent, piece, table).await? {
+                    match self.find_stored(intent, piece, table).await? {
                         Ok(months) if months.missing.is_empty() => {}
                         Ok(_) => {
                             tracing::error!(
@@ -141,7 +118,7 @@ impl Deliverer {
                 return Ok(Inserted::Stored(Some(block)));
             };
             is_repeated = true;
-            self.explain(&error, block.rows());
+            self.log_failure(&error, block.rows());
             ready = Some(block);
             tries += 1;
             if error.is_abandoned() {
@@ -152,7 +129,7 @@ impl Deliverer {
             let is_too_large = no_memory >= NO_MEMORY_TRIES_MAX && intent.included(piece).nth(1).is_some();
             if is_refused || is_too_large {
                 // The rows may be stored all the same: an answer was lost, or a materialized view of the table failed.
-                let months = match self.look(intent, piece, table).await? {
+                let months = match self.find_stored(intent, piece, table).await? {
                     Ok(months) => months,
                     Err(Unreadable { entry }) => return Ok(Inserted::Unreadable { entry }),
                 };
@@ -214,84 +191,12 @@ impl Deliverer {
         Ok(read.map(|()| block))
     }
 
-    /// Checks by one envelope of each month whether rows of a piece are stored. Envelopes without a content id cannot
-    /// be used for it: those from before tenancy, and those that were replayed or released, have the same receipt time
-    /// as other rows that are stored already.
-    async fn look(
-        &self,
-        intent: &Intent,
-        piece: &Piece,
-        table: &'static Table,
-    ) -> Result<Result<Months, Unreadable>, LeaseLost> {
-        let mut probes: BTreeMap<u32, (OrgId, i64)> = BTreeMap::new();
-        let mut seen = BTreeSet::new();
-        let entries: Vec<usize> = intent.included(piece).collect();
-        let is_one_month = is_of_one_month(entries.iter().map(|entry| intent.entries[*entry].ms()));
-        for some in entries.chunks(LOOK_ENTRIES) {
-            let read = self.each_entry(intent, some, |envelope| {
-                let (org, received_at) = (envelope.header.org_id, envelope.header.received_at);
-                if envelope.sections.iter().any(|section| section.table == table) {
-                    seen.insert(period(received_at));
-                    if !envelope.header.content_id.is_none() {
-                        probes.entry(period(received_at)).or_insert((org, received_at));
-                    }
-                }
-            });
-            if let Err(unreadable) = read.await? {
-                return Ok(Err(unreadable));
-            }
-            if is_one_month && !probes.is_empty() {
-                break;
-            }
-        }
-        let is_unknown = seen.iter().any(|month| !probes.contains_key(month));
-        let (mut months, mut backoff) = (Months { is_unknown, ..Months::default() }, Backoff::new());
-        for (month, (org, received_at)) in probes {
-            loop {
-                match self.records.has_rows(table.name, org, received_at).await {
-                    Ok(true) => months.stored.push(month),
-                    Ok(false) => months.missing.push(month),
-                    Err(error) => {
-                        let shard = self.stream.shard().number();
-                        tracing::warn!(shard, %error, "could not look whether rows are stored; trying again");
-                        self.wait(Waiting::ClickHouse, &mut backoff).await?;
-                        continue;
-                    }
-                }
-                break;
-            }
-        }
-        Ok(Ok(months))
-    }
-
-    fn explain(&self, error: &InsertError, rows: usize) {
+    fn log_failure(&self, error: &InsertError, rows: usize) {
         let shard = self.stream.shard().number();
         if error.is_outage() {
             tracing::warn!(shard, rows, %error, "insert failed; trying again");
         } else {
             tracing::error!(shard, rows, %error, "ClickHouse refuses an insert; looking for the envelope that is to blame");
         }
-    }
-}
-
-/// Whether entries appended at these times, in ms since the Unix epoch, were certainly received in one calendar month.
-fn is_of_one_month(appended_ms: impl Iterator<Item = u64> + Clone) -> bool {
-    let month = |ms: u64| period(i64::try_from(ms.saturating_mul(1_000_000)).unwrap_or(i64::MAX));
-    let earliest = appended_ms.clone().min().map(|ms| month(ms.saturating_sub(RECEIVED_WITHIN_MS)));
-    earliest == appended_ms.max().map(|ms| month(ms.saturating_add(RECEIVED_WITHIN_MS)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_near_a_month_boundary_count_as_of_two_months() {
-        const NOV_15: u64 = 1_794_700_800_000;
-        const DEC_1: u64 = 1_796_083_200_000;
-        assert!(is_of_one_month([NOV_15, NOV_15 + 1].into_iter()));
-        assert!(!is_of_one_month([NOV_15, DEC_1 + 1].into_iter()));
-        assert!(!is_of_one_month([DEC_1 - 1].into_iter()), "it may have been received later, by another clock");
-        assert!(is_of_one_month([DEC_1 + 2 * RECEIVED_WITHIN_MS].into_iter()));
     }
 }

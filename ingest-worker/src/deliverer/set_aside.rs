@@ -52,7 +52,7 @@ impl Deliverer {
                     let name = ParkedId { shard, entry };
                     let mut backoff = Backoff::new();
                     while let Err(error) = parked.park(org, name, bytes).await {
-                        self.failed(&mut backoff, "park an envelope", &error.into()).await?;
+                        self.wait_for_redis(&mut backoff, "park an envelope", &error.into()).await?;
                     }
                 }
             }
@@ -63,14 +63,14 @@ impl Deliverer {
             tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
             let mut backoff = Backoff::new();
             while let Err(error) = quota::note(&self.redis, shard, &batch, aside, items).await {
-                self.failed(&mut backoff, "note what is set aside", &error.into()).await?;
+                self.wait_for_redis(&mut backoff, "note what is set aside", &error.into()).await?;
             }
             metrics::set_aside(aside.how.as_str(), items);
         }
         for ((org, hour), items) in repeated {
             let mut backoff = Backoff::new();
             while let Err(error) = quota::note_repeated(&self.redis, shard, &batch, org, hour, items).await {
-                self.failed(&mut backoff, "note what was sent again", &error.into()).await?;
+                self.wait_for_redis(&mut backoff, "note what was sent again", &error.into()).await?;
             }
             metrics::set_aside("repeated", items);
         }
