@@ -1,4 +1,4 @@
-//! `tracectl audit`.
+//! `tracectl audit`: the copy of the audit trail in ClickHouse, and what was missing in it.
 
 use audit::AuditReconciler;
 use clap::Subcommand;

@@ -80,7 +80,7 @@ enum Noun {
     /// How an org's people sign in.
     #[command(subcommand, after_help = "Examples:\n  tracectl idp show acme")]
     Idp(idp::Command),
-    /// API keys.
+    /// API keys: what a client sends to say which project it is.
     #[command(subcommand, after_help = "Examples:\n  tracectl keys list acme")]
     Keys(keys::Command),
     /// The assignment of orgs to the 16 shards.

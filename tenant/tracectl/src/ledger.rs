@@ -1,4 +1,4 @@
-//! `tracectl ledger`.
+//! `tracectl ledger`: whether any accepted item is lost or doubled.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! `tracectl limits`.
+//! `tracectl limits`: the limits of an org, from its plan or its own.
 
 use clap::{Args, Subcommand};
 use model::meter::Meter;

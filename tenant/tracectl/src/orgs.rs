@@ -1,4 +1,4 @@
-//! `tracectl orgs`.
+//! `tracectl orgs`: creates orgs, changes them, and shows who did it.
 
 use clap::Subcommand;
 use model::org::OrgStatus;

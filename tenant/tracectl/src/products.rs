@@ -1,4 +1,4 @@
-//! `tracectl products`.
+//! `tracectl products`: which products an org has, and how they are configured.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! `tracectl quota`.
+//! `tracectl quota`: usage per month, and what was parked because of it.
 
 mod parked;
 

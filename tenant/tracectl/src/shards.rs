@@ -1,4 +1,4 @@
-//! `tracectl shards`.
+//! `tracectl shards`: which shard an org is in, and moving it to another.
 
 use std::time::{Duration, Instant};
 

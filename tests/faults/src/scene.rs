@@ -49,7 +49,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This one.
+    /// The present moment, by both clocks.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { at: Instant::now(), unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
@@ -69,9 +69,9 @@ pub struct Ways {
 pub enum Size {
     /// For a test among others.
     Short,
-    /// For a look.
+    /// For `just faults`: somebody waits for it.
     Usual,
-    /// For a night.
+    /// For `just faults --full`: nobody waits for it.
     Full,
 }
 
@@ -101,7 +101,7 @@ pub struct Scene<'s> {
     pub world: World,
     /// Of each worker, by its number.
     pub ways: Vec<Ways>,
-    /// The load.
+    /// The clients, which send while things go wrong.
     pub traffic: Traffic,
     /// How long and how often.
     pub size: Size,

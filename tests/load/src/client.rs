@@ -21,7 +21,7 @@ pub struct Http {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// A whole answer.
+/// The answer to one request, with its body read to the end.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Answer {

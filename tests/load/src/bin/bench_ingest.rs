@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One run's figures.
+/// What was measured in one run.
 struct Figures {
     /// Process → µs of CPU per span, until all spans were stored.
     cpu: BTreeMap<String, f64>,

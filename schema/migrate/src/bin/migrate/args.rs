@@ -124,7 +124,7 @@ pub(crate) struct Force {
 pub(crate) struct Create {
     /// What it is about: a-z, 0-9 and _.
     pub(crate) name: String,
-    /// For which database.
+    /// The database that the migration is for.
     #[arg(long, value_enum)]
     target: StoreArg,
     /// Where the migrations are.
@@ -134,7 +134,7 @@ pub(crate) struct Create {
 
 #[derive(Args)]
 pub(crate) struct Where {
-    /// Which databases.
+    /// The databases that the command is for.
     #[arg(long, value_enum, default_value_t = TargetArg::All)]
     target: TargetArg,
     #[command(flatten)]
@@ -173,17 +173,17 @@ struct How {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum StoreArg {
-    /// The registry.
+    /// Orgs, projects, API keys and limits.
     Postgres,
-    /// The traces.
+    /// Runs, spans and what is billed for them.
     Clickhouse,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum TargetArg {
-    /// The registry.
+    /// Orgs, projects, API keys and limits.
     Postgres,
-    /// The traces.
+    /// Runs, spans and what is billed for them.
     Clickhouse,
     /// Both, one after the other.
     All,

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use stack::{Health, Layout, Name, UpOptions};
 
-/// Everything answers.
+/// What was asked for is done, or everything answers.
 const EXIT_READY: u8 = 0;
 /// Something is not ready, as in `systemctl status`.
 const EXIT_NOT_READY: u8 = 3;
@@ -59,7 +59,7 @@ enum Action {
     /// Start one process that was killed or has ended.
     #[command(after_help = "Example:\n  cargo stack start redis")]
     Start {
-        /// Which process.
+        /// The process: postgres, redis, clickhouse, ingest-api or ingest-worker.
         name: Name,
     },
     /// Send a signal to one process, to rehearse a failure.
@@ -67,7 +67,7 @@ enum Action {
         after_help = "Example:\n  cargo stack kill redis                # as a crash\n  cargo stack kill ingest-worker --signal TERM   # as a deployment"
     )]
     Kill {
-        /// Which process.
+        /// The process: postgres, redis, clickhouse, ingest-api or ingest-worker.
         name: Name,
         /// KILL, TERM, INT, HUP, QUIT, STOP, CONT, USR1 or USR2.
         #[arg(long, default_value = "KILL")]
@@ -98,7 +98,7 @@ enum Action {
     /// Start one server as a container and look after it until it ends.
     #[command(hide = true)]
     Container {
-        /// Which server.
+        /// The server: postgres, redis or clickhouse.
         name: Name,
     },
 }
@@ -107,7 +107,7 @@ enum Action {
 enum Output {
     /// A table to read.
     Text,
-    /// One JSON array.
+    /// One JSON array, with an object for each process.
     Json,
 }
 
