@@ -109,7 +109,7 @@ pub enum MigrateError {
     #[error("{0}")]
     Files(String),
     /// A file or directory of migrations cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; check the path and who may use it", path.display())]
     File {
         /// Path of the file or directory.
         path: PathBuf,
