@@ -263,8 +263,8 @@ impl SlowDisk {
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("preload/slow_fsync.c");
         let mut cc = tokio::process::Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").stdin(Stdio::null());
-        let output = cc.output().await.context("running cc")?;
-        ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+        let output = cc.output().await.context("cannot run cc, which a slow disk needs; install a C compiler")?;
+        ensure!(output.status.success(), "cc failed: {}", String::from_utf8_lossy(&output.stderr));
         let server = RedisServer::start_with(flavour, SETTINGS, Some(&built)).await?;
         Ok(Self { server, _library: library })
     }

@@ -209,17 +209,17 @@ impl<'s> Scene<'s> {
 
     /// The servers, which are only this scenario's.
     pub fn servers(&self) -> anyhow::Result<&'s Servers> {
-        self.servers.context("needs servers of its own")
+        self.servers.context("this scenario needs servers of its own; run it with: just faults")
     }
 
     /// The Redis servers that are only this scenario's.
     pub fn fleet(&self) -> anyhow::Result<&Fleet> {
-        self.fleet.as_ref().context("needs Redis servers of its own")
+        self.fleet.as_ref().context("this scenario needs Redis servers of its own")
     }
 
     /// The same, to be started again.
     pub fn fleet_mut(&mut self) -> anyhow::Result<&mut Fleet> {
-        self.fleet.as_mut().context("needs Redis servers of its own")
+        self.fleet.as_mut().context("this scenario needs Redis servers of its own")
     }
 
     /// ClickHouse, past all proxies.

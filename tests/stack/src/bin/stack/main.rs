@@ -76,7 +76,7 @@ enum Action {
     /// Print what one process, or every process, wrote.
     #[command(after_help = "Example:\n  cargo stack logs ingest-api --follow")]
     Logs {
-        /// Which process; all when left out.
+        /// The process, such as ingest-api; all of them when left out.
         name: Option<Name>,
         /// Keep printing what is added, until Ctrl-C.
         #[arg(long, short)]
