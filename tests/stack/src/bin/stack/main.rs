@@ -39,6 +39,12 @@ enum Action {
     ///
     /// Builds the services, installs missing servers (as root on Debian or Ubuntu; otherwise says how), migrates,
     /// creates an org, a project and a key, and returns when everything is ready. Data, ports and key survive.
+    ///
+    /// A server whose URL is in the environment is used and not started: TRACEBILITY_REDIS_URL,
+    /// TRACEBILITY_CLICKHOUSE_URL, and for Postgres all of TRACEBILITY_PG_DSN, TRACEBILITY_PG_OPERATOR_DSN and
+    /// TRACEBILITY_PG_OWNER_DSN. TRACEBILITY_STACK=local starts every server whatever is set, external starts none, and
+    /// containers starts them as containers, which needs another build: cargo run -p stack --features containers --bin
+    /// stack -- up
     #[command(
         after_help = "Example:\n  cargo stack up\n  . .tracebility/stack.env\n  curl $TRACEBILITY_INGEST_URL/readyz"
     )]
