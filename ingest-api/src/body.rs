@@ -57,7 +57,7 @@ impl Budget {
 /// A body that was read and decompressed. It holds its share of the budget until it is dropped.
 #[derive(Debug)]
 pub struct ReadBody {
-    /// The decompressed bytes.
+    /// The body after decompression, as the decoder reads it.
     pub bytes: Bytes,
     _paid: OwnedSemaphorePermit,
 }
@@ -73,7 +73,7 @@ impl ReadBody {
 /// How a body is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// Not compressed.
+    /// As it is: `identity` in `content-encoding`, or nothing.
     Identity,
     /// RFC 1952, any number of members.
     Gzip,

@@ -21,11 +21,11 @@ pub type Decoded = Result<(Counts, Option<Writer>), ApiError>;
 /// project of spans that name none; it may be empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoder {
-    /// OTLP/HTTP in protobuf.
+    /// OTLP/HTTP in protobuf: an `ExportTraceServiceRequest`.
     OtlpProtobuf(String),
-    /// OTLP/HTTP in JSON.
+    /// OTLP/HTTP in JSON: the same message in protobuf's JSON mapping.
     OtlpJson(String),
-    /// OTLP/gRPC.
+    /// OTLP/gRPC: the protobuf message out of its gRPC frame.
     OtlpGrpc(String),
     /// A batch in JSON of our own protocol.
     Native,

@@ -47,17 +47,17 @@ impl Op {
 /// What LangSmith's clients can ask for at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// `GET /info`
+    /// `GET /info`: how the SDKs should send, which they read once.
     Info,
-    /// `POST /runs`
+    /// `POST /runs`: one run is created.
     Runs,
     /// `PATCH /runs/{id}`; `None` if the last segment of the path is not an id.
     Run(Option<Uuid>),
-    /// `POST /runs/batch`
+    /// `POST /runs/batch`: lists of posts and patches in one JSON object.
     Batch,
-    /// `POST /runs/multipart`
+    /// `POST /runs/multipart`: posts, patches, feedback and attachments, each as a part.
     Multipart,
-    /// `POST /feedback`
+    /// `POST /feedback`: one score of a run.
     Feedback,
 }
 
@@ -107,7 +107,7 @@ pub enum BodyKind {
     Run(Op, Option<Uuid>),
     /// Lists of posts and patches.
     Batch,
-    /// One feedback object.
+    /// One feedback object, which becomes a row of `eval_score`.
     Feedback,
     /// Parts, delimited by this boundary.
     Multipart(String),

@@ -17,7 +17,7 @@ impl Arrived {
         Verified::check(key, bytes).map_or_else(Self::Unverified, Self::Verified)
     }
 
-    /// Number of bytes.
+    /// The size of the envelope in bytes, which is what read-ahead is bounded by.
     pub fn len(&self) -> usize {
         match self {
             Self::Verified(verified) => verified.bytes().len(),

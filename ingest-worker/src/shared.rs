@@ -25,9 +25,9 @@ pub struct Shared {
     pub token_trust: Duration,
     /// How much less often than configured shards insert.
     pub throttle: InsertThrottle,
-    /// Inserts into ClickHouse.
+    /// Sends the blocks of batches to ClickHouse.
     pub inserter: Inserter,
-    /// Queries to ClickHouse.
+    /// Asks ClickHouse which rows are stored.
     pub records: Records,
     /// One permit per insert under way.
     pub inserts: Arc<Semaphore>,

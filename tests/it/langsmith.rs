@@ -20,7 +20,7 @@ use load::client::Answer;
 use serde_json::Value;
 use tests::{Org, World};
 
-/// One captured request.
+/// A request that an SDK sent, from `tests/fixtures/langsmith`.
 struct Fixture {
     description: Value,
     body: Vec<u8>,

@@ -26,9 +26,9 @@ const HOT_PATH: [&str; 12] = [
 struct Package {
     name: String,
     directory: PathBuf,
-    /// Of our own.
+    /// The packages of this workspace that it needs.
     dependencies: BTreeSet<String>,
-    /// From elsewhere.
+    /// The packages from elsewhere that it needs.
     external: BTreeSet<String>,
 }
 

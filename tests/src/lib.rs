@@ -26,15 +26,15 @@ const POLL_EVERY: Duration = Duration::from_millis(50);
 /// Databases of its own and both services on them.
 #[derive(Debug)]
 pub struct World {
-    /// `ingest-api`.
+    /// `ingest-api`, on ports of its own.
     pub api: Service,
-    /// `ingest-worker`.
+    /// `ingest-worker`, the only one unless a test starts more.
     pub worker: Service,
-    /// A client.
+    /// The client that requests are sent with.
     pub http: Http,
-    /// What was stored.
+    /// ClickHouse, to look at what was stored.
     pub clickhouse: ClickHouse,
-    /// The servers' URLs.
+    /// The URLs of the servers, with this world's databases.
     pub urls: Urls,
     /// Drops the databases when the world ends.
     _db: Option<TestDb>,
@@ -115,7 +115,7 @@ impl World {
         Ok(Registry::connect(&SecretUrl::new(Url::parse(&self.urls.pg_operator_dsn)?)).await?)
     }
 
-    /// Posts OTLP protobuf.
+    /// Posts an OTLP request in protobuf to `/v1/traces`.
     pub async fn post_otlp(&self, key: &str, body: Vec<u8>) -> anyhow::Result<Answer> {
         self.http.post(&format!("{}/v1/traces", self.api.url()), key, "application/x-protobuf", body).await
     }

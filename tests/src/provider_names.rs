@@ -47,7 +47,7 @@ pub async fn gather() -> anyhow::Result<Names> {
 }
 
 impl File {
-    /// Reads it.
+    /// Reads the file, and fails on a line that is not of its form.
     pub fn read() -> anyhow::Result<Self> {
         let text = std::fs::read_to_string(path())?;
         let (head, lines) = text.split_once(COLUMNS).with_context(|| format!("no line {COLUMNS:?}"))?;

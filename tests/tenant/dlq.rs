@@ -25,7 +25,7 @@ use wire::tables::{BILLING_METER, BillingRows, RUN, RunRows, SPAN, SpanRows};
 use crate::support::World;
 use crate::tracectl::{Run as Ran, with};
 
-/// 2026-11-21T08:00:00Z.
+/// 2026-11-21T08:00:00Z, in nanoseconds since the Unix epoch.
 const RECEIVED_AT: i64 = 1_795_248_000_000_000_000;
 const HOUR: i64 = RECEIVED_AT / 3_600_000_000_000;
 

@@ -67,7 +67,7 @@ async fn tenant(world: &World, spans: u64) -> Arc<TenantContext> {
 struct LedgerReader {
     /// In a stream, oldest first.
     queued: Vec<(i64, u64)>,
-    /// In ClickHouse.
+    /// In ClickHouse, by the time of receipt, as billed.
     billed: Vec<(i64, u64)>,
     /// Charged by somebody who died before the append.
     leaked: Vec<(i64, u64)>,

@@ -301,7 +301,7 @@ enum Meddle {
     LoseReply,
     /// It arrives, and its sender goes away at once.
     GoAway,
-    /// Something else answers.
+    /// It is not passed on: this is the answer to it.
     Answer(String),
 }
 

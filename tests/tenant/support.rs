@@ -68,11 +68,11 @@ pub(crate) struct World {
     pub(crate) org: Org,
     /// As the services' role.
     pub(crate) pool: PgPool,
-    /// As an operator.
+    /// As the operators' role.
     pub(crate) operator: PgPool,
     /// As the owner, bound to the org: to look at its rows, and to change them, behind everyone's back.
     pub(crate) owner: PgPool,
-    /// Keeps the databases.
+    /// Keeps the databases until the world is dropped.
     pub(crate) db: TestDb,
 }
 

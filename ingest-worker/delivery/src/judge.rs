@@ -31,7 +31,7 @@ pub struct RefusedAlone {
     pub entry: (Shard, EntryId),
     /// The org of the entry; `None` when the entry is not in the stream any more.
     pub org: Option<OrgId>,
-    /// ClickHouse's error code.
+    /// The number of ClickHouse's error, such as 53 for `TYPE_MISMATCH`.
     pub code: u32,
 }
 

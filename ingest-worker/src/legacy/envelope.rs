@@ -161,7 +161,7 @@ mod tests {
     const ORG: Uuid = Uuid::from_u128(1);
     const WORKSPACE: Uuid = Uuid::from_u128(2);
     const PROJECT: Uuid = Uuid::from_u128(3);
-    /// 2026-11-21T16:00:00Z
+    /// 2026-11-21T16:00:00Z, in milliseconds since the Unix epoch.
     const APPENDED_MS: u64 = 1_795_276_800_000;
 
     fn key() -> EnvelopeKey {

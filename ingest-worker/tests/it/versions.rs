@@ -11,7 +11,7 @@ use wire::envelope::{ContentId, ENVELOPE_KEY_BYTES, Envelope, EnvelopeKey, Heade
 use wire::tables::{SPAN, STAMPS, SpanRows};
 
 const ORG: OrgId = OrgId(Uuid::from_u128(7));
-/// 2026-11-21
+/// A moment on 2026-11-21, in nanoseconds since the Unix epoch.
 const RECEIVED_AT: i64 = 1_795_241_935_570_826_453;
 
 /// A block with the rows of one span.

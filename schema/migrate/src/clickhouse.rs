@@ -85,7 +85,8 @@ impl Database {
             // The text of the statement is not shown, because it may contain a password.
             let Some(kind) = left.first() else { return Ok(()) };
             if begun.elapsed() > LEFT_AT_WORK_MAX {
-                let message = format!("after {} s it is still at work ({kind})", LEFT_AT_WORK_MAX.as_secs());
+                let seconds = LEFT_AT_WORK_MAX.as_secs();
+                let message = format!("after {seconds} s it is still at work ({kind}); run it again later");
                 return Err(failed_to("wait for the last statement of an earlier run", message));
             }
             (self.options.progress)(&format!("waiting for the last statement of an earlier run ({kind})"));

@@ -1,4 +1,4 @@
-//! Why migrating failed.
+//! The errors of the library; the program prints their text after `migrate: `.
 
 use std::io;
 use std::path::PathBuf;
@@ -79,7 +79,7 @@ pub enum MigrateError {
          `migrate force {} --target postgres` if nothing of it is", version - 1
     )]
     Dirty {
-        /// The dirty version.
+        /// The version that the journal marks as dirty.
         version: u32,
     },
     /// The journal has a version without the one before it.
@@ -109,7 +109,7 @@ pub enum MigrateError {
     #[error("{0}")]
     Files(String),
     /// A file or directory of migrations cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {source}; check the path and who may use it", path.display())]
     File {
         /// Path of the file or directory.
         path: PathBuf,

@@ -26,7 +26,7 @@ impl fmt::Display for Store {
 /// Which databases to migrate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
-    /// Only Postgres.
+    /// Only Postgres; the URL of ClickHouse is not needed.
     Postgres,
     /// Only ClickHouse. It needs the URL of Postgres as well, because the lock is there.
     Clickhouse,
@@ -66,7 +66,7 @@ pub enum Direction {
 pub enum Count {
     /// The newest migrations, this many.
     Newest(u32),
-    /// Every migration.
+    /// Every migration that is applied, down to version 0.
     All,
 }
 

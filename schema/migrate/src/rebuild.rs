@@ -53,9 +53,9 @@ pub(super) enum RebuildError {
     Failed(#[from] Failure),
     #[error("{table}: {tables}; no run of this program leaves that behind, so nothing was changed")]
     Unexpected { table: String, tables: String },
-    #[error("{table} came to no end after {STEPS_MAX} steps")]
+    #[error("{table} came to no end after {STEPS_MAX} steps: report it, with the output of --verbose")]
     Endless { table: String },
-    #[error("{table} is not the table of 0001: its key or columns are not ours")]
+    #[error("{table} has another key or other columns than 0001_trace_tables.up.sql gives it; compare the two")]
     Foreign { table: String },
     #[error(
         "not set: TRACEBILITY_CLICKHOUSE_REGISTRY_DSN, the URL of Postgres as ClickHouse reaches it. There are rows in \
@@ -74,11 +74,12 @@ pub(super) enum RebuildError {
     )]
     Orphans { orphans: String },
     #[error(
-        "{from} and {into} differ in partition {partition}: {from_rows} rows and {into_rows}. Nothing was swapped or dropped"
+        "{from} and {into} differ in partition {partition}: {from_rows} rows and {into_rows}. Nothing was swapped or \
+             dropped; run it again"
     )]
     Unproven { from: String, into: String, partition: String, from_rows: u64, into_rows: u64 },
     #[error("inserts into {table} that began before it was closed still run after {} s: {queries}. Nothing was swapped, {table} \
-             takes rows again", INSERTS_WAIT_MAX.as_secs())]
+             takes rows again; run it again when they have ended", INSERTS_WAIT_MAX.as_secs())]
     InsertsRunning { table: String, queries: String },
     #[error(
         "{table} has rows, and bringing them over is possible on one node only: run this migration without --cluster on a node \

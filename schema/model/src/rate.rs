@@ -12,7 +12,7 @@ const MICROS_PER_SECOND: i64 = 1_000_000;
 /// A rate limit as a plan states it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Every request passes.
+    /// Every request passes: the plan has a negative rate or burst.
     Unlimited,
     /// No request ever passes: the plan has a rate or a burst of 0.
     Forbidden,

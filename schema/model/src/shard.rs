@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::ids::OrgId;
 use crate::words;
 
-/// Number of shards.
+/// Number of shards. The hash of an org's id is taken modulo this, so a change would move orgs.
 pub const SHARDS: u8 = 16;
 
 words! {
@@ -38,7 +38,7 @@ words! {
 pub struct Shard(u8);
 
 impl Shard {
-    /// Shard 0.
+    /// Shard 0, whose owner also drains the legacy stream.
     pub const FIRST: Self = Self(0);
 
     /// The shard with that number, 0 to 15; `None` for any other.

@@ -216,13 +216,13 @@ pub struct Link<'a> {
     pub trace_id: Uuid,
     /// The other span, padded as in [`span_uuid`].
     pub span_id: Uuid,
-    /// W3C trace state.
+    /// The `tracestate` of the linked span, as W3C Trace Context writes it; empty if none was sent.
     pub trace_state: Cow<'a, str>,
     /// Attributes of the link.
     pub attributes: Vec<Attribute<'a>>,
     /// How many attributes the SDK dropped before sending.
     pub dropped_attributes: u32,
-    /// W3C trace flags.
+    /// OTLP's flags of the link: bits 0 to 7 are the W3C trace flags.
     pub flags: u32,
 }
 
@@ -231,13 +231,13 @@ pub struct Link<'a> {
 pub struct Origin<'a> {
     /// `service.name` of the resource.
     pub service_name: Cow<'a, str>,
-    /// All resource attributes.
+    /// Attributes of the resource, `service.name` among them.
     pub resource_attributes: Vec<Attribute<'a>>,
     /// Schema URL of the resource.
     pub resource_schema_url: Cow<'a, str>,
-    /// Instrumentation scope name.
+    /// Name of the instrumentation scope, which is usually the library that made the spans.
     pub scope_name: Cow<'a, str>,
-    /// Instrumentation scope version.
+    /// Version of the instrumentation scope; empty if none was sent.
     pub scope_version: Cow<'a, str>,
     /// Attributes of the instrumentation scope.
     pub scope_attributes: Vec<Attribute<'a>>,
@@ -266,7 +266,7 @@ pub struct Span<'a> {
     pub start_time: UnixNanos,
     /// When the operation ended.
     pub end_time: UnixNanos,
-    /// W3C trace state.
+    /// The `tracestate` of the span, as W3C Trace Context writes it; empty if none was sent.
     pub trace_state: Cow<'a, str>,
     /// W3C trace flags and OTLP's remote bits.
     pub flags: u32,

@@ -3,9 +3,9 @@
 /// The encoding of a request, and so of its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
-    /// Protobuf, `application/x-protobuf`.
+    /// Protobuf, sent and answered as `application/x-protobuf`.
     Protobuf,
-    /// JSON, `application/json`.
+    /// Protobuf's JSON mapping, sent and answered as `application/json`.
     Json,
 }
 

@@ -51,12 +51,12 @@ pub(crate) use scalars;
 
 /// A type that is read from JSON: from a list, from an object, or from neither.
 pub(crate) trait Shape<'de>: Sized {
-    /// Reads a list.
+    /// Reads a list. Unless overridden, it counts as a value of another type: [`Found::Other`].
     fn list<A: SeqAccess<'de>>(seq: A) -> Result<Found<'de, Self>, A::Error> {
         any_list(seq).map(Found::Other)
     }
 
-    /// Reads an object.
+    /// Reads an object. Unless overridden, it counts as a value of another type: [`Found::Other`].
     fn object<A: MapAccess<'de>>(map: A) -> Result<Found<'de, Self>, A::Error> {
         any_object(map).map(Found::Other)
     }

@@ -17,7 +17,7 @@ struct ExportResponse {
     partial_success: Option<PartialSuccess>,
 }
 
-/// `ExportTracePartialSuccess`.
+/// `ExportTracePartialSuccess`: how many spans were rejected, and why.
 #[derive(Clone, PartialEq, Message)]
 struct PartialSuccess {
     #[prost(int64, tag = "1")]
@@ -26,7 +26,7 @@ struct PartialSuccess {
     error_message: String,
 }
 
-/// `google.rpc.Status`.
+/// `google.rpc.Status`, which is how OTLP answers errors.
 #[derive(Clone, PartialEq, Message)]
 struct Status {
     #[prost(int32, tag = "1")]
@@ -37,7 +37,7 @@ struct Status {
     details: Vec<Any>,
 }
 
-/// `google.protobuf.Any`.
+/// `google.protobuf.Any`, around a detail of a [`Status`].
 #[derive(Clone, PartialEq, Message)]
 struct Any {
     #[prost(string, tag = "1")]
@@ -46,14 +46,14 @@ struct Any {
     value: Vec<u8>,
 }
 
-/// `google.rpc.RetryInfo`.
+/// `google.rpc.RetryInfo`, the one detail that is sent.
 #[derive(Clone, PartialEq, Message)]
 struct RetryInfo {
     #[prost(message, optional, tag = "1")]
     retry_delay: Option<Delay>,
 }
 
-/// `google.protobuf.Duration`.
+/// `google.protobuf.Duration`, always in whole seconds here.
 #[derive(Clone, PartialEq, Message)]
 struct Delay {
     #[prost(int64, tag = "1")]

@@ -37,9 +37,9 @@ pub struct Batch {
     calls: ReplayRows,
     capturer: Capturer,
     prices: Arc<Prices>,
-    /// Rows of `eval_score`.
+    /// Rows of `eval_score`, one per feedback object of LangSmith.
     pub scores: ScoreRows,
-    /// Rows of `run_attachment`.
+    /// Rows of `run_attachment`, one per attachment in a multipart body of LangSmith.
     pub attachments: AttachmentRows,
     bills: BillingRows,
     aside: SetAsideRows,

@@ -164,7 +164,7 @@ impl Scan<'_> {
 mod tests {
     use super::*;
 
-    /// 2026-01-02T03:04:05Z, in seconds.
+    /// 2026-01-02T03:04:05Z, in seconds since the Unix epoch.
     const AT: i64 = 1_767_323_045;
 
     fn read(json: &str) -> Option<UnixNanos> {

@@ -39,7 +39,7 @@ impl Block {
         self.table
     }
 
-    /// Number of rows.
+    /// Number of rows appended so far.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -111,7 +111,7 @@ impl SealedBlock {
         self.table
     }
 
-    /// Number of rows.
+    /// Number of rows that one insert of it stores.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -121,7 +121,7 @@ impl SealedBlock {
         &self.pieces
     }
 
-    /// Number of bytes.
+    /// Size of all pieces together, in bytes.
     pub fn byte_len(&self) -> usize {
         self.pieces.iter().map(Bytes::len).sum()
     }

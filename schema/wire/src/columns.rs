@@ -205,7 +205,7 @@ impl Column {
         row.commit();
     }
 
-    /// Pushes a text.
+    /// Pushes a text, as the bytes of its UTF-8.
     pub fn push_str(&mut self, value: &str) {
         self.push_bytes(value.as_bytes());
     }

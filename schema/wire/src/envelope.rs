@@ -223,7 +223,7 @@ pub struct Envelope<'a> {
 pub struct Section<'a> {
     /// The table and its version.
     pub table: &'static Table,
-    /// Number of rows.
+    /// Number of rows; every column has this many values.
     pub rows: u32,
     /// The columns in the table's order, checked against their types.
     pub columns: Vec<ColumnBytes<'a>>,

@@ -71,7 +71,7 @@ pub trait Rows {
     fn table(&self) -> &'static Table;
     /// The columns in the table's order.
     fn columns(&self) -> impl Iterator<Item = &Column>;
-    /// Number of rows.
+    /// Number of rows, which every column has.
     fn rows(&self) -> u32;
 }
 
@@ -119,7 +119,7 @@ macro_rules! table {
 }
 
 table! {
-    /// Rows of `span`.
+    /// Rows of `span`, one per span.
     SpanRows, SPAN = 2 v 2 "span" {
         project_id: Uuid,
         run_id: Uuid,
@@ -186,7 +186,7 @@ table! {
 }
 
 table! {
-    /// Rows of `run`.
+    /// Rows of `run`, one per write: a run is put together from its posts and patches when it is read.
     RunRows, RUN = 1 v 2 "run" {
         project_id: Uuid,
         run_id: Uuid,
@@ -232,7 +232,7 @@ table! {
 }
 
 table! {
-    /// Rows of `billing_meter`.
+    /// Rows of `billing_meter`, one per meter of an envelope.
     BillingRows, BILLING_METER = 3 v 1 "billing_meter" {
         project_id: Uuid,
         api_key_id: Uuid,

@@ -23,10 +23,10 @@ use stores::clickhouse::InsertError;
 /// Why events could not be copied or compared. The next attempt starts with the same events.
 #[derive(Debug, Error)]
 pub enum AuditError {
-    /// Postgres failed.
+    /// Postgres, which has the outbox, did not answer or refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// ClickHouse failed.
+    /// ClickHouse, which has the copy, did not answer or refused.
     #[error(transparent)]
     Clickhouse(#[from] InsertError),
 }

@@ -94,7 +94,7 @@ pub enum ResolveError {
     /// The key's project, or the workspace of it, is archived. (403)
     #[error("the {what} of the API key is archived")]
     Archived {
-        /// `project` or `workspace`.
+        /// What is archived: `project` or `workspace`.
         what: &'static str,
     },
     /// The key is valid, but lacks the scope for this request. (403)
@@ -164,7 +164,7 @@ pub struct KeyRecord {
 /// A source's answer about a public id, and how long it may be trusted from now on.
 #[derive(Debug)]
 pub enum Answer {
-    /// The key exists.
+    /// The key exists; whether it may still be used is in its record.
     Key {
         /// The registry's data about the key.
         record: Box<KeyRecord>,
@@ -203,7 +203,7 @@ pub struct AcceptedKey<'a> {
     pub record: &'a KeyRecord,
 }
 
-/// A running look-up.
+/// A running look-up of a public id at a source.
 pub type Lookup<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Answer, SourceError>> + Send + 'a>>;
 /// A running notification; its result is not awaited.
 pub type Notified<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
@@ -238,7 +238,7 @@ struct Counters {
 pub struct ResolverStats {
     /// Look-ups at the source.
     pub lookups: u64,
-    /// Runs of argon2.
+    /// Secrets that were verified with argon2, which takes about a millisecond each.
     pub verifications: u64,
 }
 

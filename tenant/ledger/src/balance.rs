@@ -118,7 +118,7 @@ pub(super) struct Counted<G> {
 }
 
 impl<G: Group> Counted<G> {
-    /// Empty counts.
+    /// No items anywhere, to add to.
     pub(super) const fn nothing() -> Self {
         Self {
             answered: Counts::new(),

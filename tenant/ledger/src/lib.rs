@@ -39,13 +39,13 @@ pub const HOURS_MAX: u32 = 7 * 24;
 /// Why the ledger could not be balanced.
 #[derive(Debug, Error)]
 pub enum LedgerError {
-    /// Redis failed.
+    /// Redis, which has the streams and what was accepted, did not answer or refused.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
     /// Reading the dead letters failed.
     #[error(transparent)]
     DeadLetters(#[from] DlqError),
-    /// ClickHouse failed.
+    /// ClickHouse, which has the stored rows, did not answer or refused.
     #[error(transparent)]
     Clickhouse(#[from] InsertError),
     /// More orgs and hours than one balance can hold.

@@ -28,10 +28,10 @@ pub enum SwitchError {
     /// An entry was written while the stream was being closed. It is open again.
     #[error("while it was being closed somebody wrote to the legacy stream: {}; it is open again", told(.0))]
     Straggler(Left),
-    /// Redis failed.
+    /// Redis, which has the stream, did not answer or refused.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres failed.
+    /// Postgres, which has the flag, did not answer or refused.
     #[error("postgres: {0}")]
     Postgres(#[from] sqlx::Error),
 }

@@ -78,7 +78,7 @@ pub struct Accepted<'a> {
     pub received_at: UnixNanos,
     /// The number of runs and spans in it, as they are billed.
     pub items: u64,
-    /// The encoded envelope.
+    /// The sealed envelope, which becomes field `e` of the entry.
     pub envelope: &'a [u8],
 }
 

@@ -35,7 +35,7 @@ pub enum Place {
     /// A shard's stream, for an envelope that came from that shard. The owner of the shard stores it, even if its org
     /// has moved.
     Back(Shard),
-    /// The legacy stream.
+    /// The legacy stream, for a dead letter that came from it.
     Legacy,
 }
 

@@ -49,13 +49,13 @@ const ACTOR: &str = "quota-reconciler";
 /// Why a tick failed. The next tick starts again.
 #[derive(Debug, Error)]
 pub enum ReconcileError {
-    /// Redis failed.
+    /// Redis, which has the counters, did not answer or refused.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres failed.
+    /// Postgres, which has the limits, did not answer or refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// ClickHouse failed.
+    /// ClickHouse, which has what is billed, did not answer or refused.
     #[error(transparent)]
     Clickhouse(#[from] InsertError),
     /// Too many orgs failed, so the tick gave up.
@@ -63,7 +63,7 @@ pub enum ReconcileError {
     TooManyFailures {
         /// The number of orgs that failed.
         failed: u64,
-        /// The last error.
+        /// The message of the last of their errors.
         last: String,
     },
 }

@@ -9,7 +9,7 @@ use sqlx::{PgConnection, Row};
 /// Which keys the services must look up again after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
-    /// No key.
+    /// No key: a key's record has nothing of what was changed.
     Nobody,
     /// One key, by its public id.
     Key(String),

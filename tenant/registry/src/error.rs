@@ -35,7 +35,7 @@ pub enum RegistryError {
         /// The first invalid scope.
         scope: String,
     },
-    /// Not `^[a-z][a-z0-9_]{0,62}$`.
+    /// The name of the product does not match `^[a-z][a-z0-9_]{0,62}$`.
     #[error("the product {product:?} is not valid: its name has 1 to 63 of a-z, 0-9 and _, and starts with a letter")]
     InvalidProduct {
         /// The product name in the request.
@@ -71,7 +71,7 @@ pub enum RegistryError {
         /// The expiry in the request.
         at: time::OffsetDateTime,
     },
-    /// Longer than [`OVERLAP_MAX`].
+    /// The old key of a rotation would stay valid for longer than [`OVERLAP_MAX`].
     #[error(
         "an overlap of {} s is too long: at most {} s ({} days)",
         overlap.as_secs(), OVERLAP_MAX.as_secs(), OVERLAP_MAX.as_secs() / 86_400
@@ -139,7 +139,7 @@ pub enum RegistryError {
     /// Nothing can be created inside an archived workspace or project.
     #[error("the {what} is archived; nothing can be added to it")]
     Archived {
-        /// `workspace` or `project`.
+        /// What is archived: `workspace` or `project`.
         what: &'static str,
     },
     /// Only a frozen org can be thawed.

@@ -19,7 +19,7 @@ use crate::event::EventType;
 pub const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 words! {
-    /// All flags.
+    /// Switches for the whole deployment, kept in Postgres.
     Flag, "flag" {
         /// Whether the worker also drains the legacy stream.
         DualReadLegacy = "dual_read_legacy",

@@ -66,7 +66,7 @@ fn log_to_stderr(filter: Targets) {
 /// Why metrics cannot be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum MetricsError {
-    /// `buckets` is empty.
+    /// `buckets` is empty, and a histogram needs at least one bound.
     #[error("the histogram buckets are wrong: {0}")]
     Buckets(#[from] metrics_exporter_prometheus::BuildError),
     /// Metrics are collected already: this was called twice.

@@ -28,7 +28,7 @@ pub enum Job {
     Publish,
     /// Compares the outbox with its copy in ClickHouse.
     Audit,
-    /// Checks the ledger.
+    /// Balances the ledger, and raises the alarm when an imbalance lasts.
     Ledger,
 }
 
@@ -59,10 +59,10 @@ impl Job {
 /// Why it is unknown whether this process should run the job.
 #[derive(Debug, Error)]
 pub enum TurnError {
-    /// Redis failed.
+    /// Redis, which has the time of the last run, did not answer or refused.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
-    /// Postgres failed.
+    /// Postgres, which has the lock of the job, did not answer or refused.
     #[error("postgres: {0}")]
     Postgres(#[from] sqlx::Error),
 }

@@ -27,7 +27,7 @@ pub const fn hour_of(at: UnixNanos) -> i64 {
     at.div_euclid(HOUR_NS)
 }
 
-/// The system clock.
+/// The clock of the operating system, for everything but tests.
 #[derive(Debug)]
 pub struct SystemClock {
     start: Instant,

@@ -32,7 +32,7 @@ pub type Entry = (EntryId, Vec<u8>);
 /// Entries that follow each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Sorted by id.
+    /// The entries, oldest id first.
     pub entries: Vec<Entry>,
     /// Whether the stream may have more entries after these.
     pub has_more: bool,
@@ -41,7 +41,7 @@ pub struct Page {
 /// The limits of a page. The page ends with the entry that reaches a limit; no entry is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageMax {
-    /// Number of entries.
+    /// The most entries in the page.
     pub entries: usize,
     /// Bytes of the requested field's values.
     pub bytes: usize,

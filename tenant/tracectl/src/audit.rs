@@ -1,4 +1,4 @@
-//! `tracectl audit`.
+//! `tracectl audit`: the copy of the audit trail in ClickHouse, and what was missing in it.
 
 use audit::AuditReconciler;
 use clap::Subcommand;
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     /// Show the events that were found missing, newest first.
     #[command(after_help = "Examples:\n  tracectl audit gaps\n  tracectl audit gaps --limit 1000 --output json")]
     Gaps {
-        /// The most events to show.
+        /// The most events to show, 1 to 1000.
         #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
         limit: u32,
         #[command(flatten)]

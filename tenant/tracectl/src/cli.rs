@@ -46,10 +46,12 @@ pub(crate) struct Global {
     /// The actor of changes in the audit trail; `user@host` unless set
     #[arg(long, global = true, env = "TRACEBILITY_ACTOR", value_name = "NAME")]
     actor: Option<String>,
-    /// The URL of Postgres, for the operators' role. A password is safer in the variable than on a command line.
+    /// The URL of Postgres, for the operators' role, such as postgres://user:password@host:5432/database. A password is
+    /// safer in the variable than on a command line.
     #[arg(long, global = true, env = DSN, hide_env_values = true, value_name = "URL")]
     dsn: Option<String>,
-    /// The URL of Redis, to announce changed keys to the services at once. Without it they notice within a minute.
+    /// The URL of Redis, such as redis://:password@host:6379/0, to announce changed keys to the services at once.
+    /// Without it they notice within a minute.
     #[arg(long, global = true, env = REDIS, hide_env_values = true, value_name = "URL")]
     redis: Option<String>,
 }
@@ -80,7 +82,7 @@ enum Noun {
     /// How an org's people sign in.
     #[command(subcommand, after_help = "Examples:\n  tracectl idp show acme")]
     Idp(idp::Command),
-    /// API keys.
+    /// API keys: what a client sends to say which project it is.
     #[command(subcommand, after_help = "Examples:\n  tracectl keys list acme")]
     Keys(keys::Command),
     /// The assignment of orgs to the 16 shards.

@@ -45,7 +45,7 @@ fn parse(text: &[u8], place: &str) -> Result<Value, Failure> {
     serde_json::from_slice(text).map_err(|error| {
         let (line, column) = (error.line(), error.column());
         Failure::new(
-            format!("{place} is no JSON, as line {line}, column {column} shows"),
+            format!("{place} is not JSON: it cannot be read at line {line}, column {column}"),
             "give one JSON object, such as {\"model\":\"small\"}",
         )
     })

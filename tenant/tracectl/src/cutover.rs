@@ -1,4 +1,4 @@
-//! `tracectl cutover`.
+//! `tracectl cutover`: closes the stream from before tenancy, once it is drained.
 
 use std::time::{Duration, Instant};
 

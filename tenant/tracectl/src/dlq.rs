@@ -1,4 +1,4 @@
-//! `tracectl dlq`.
+//! `tracectl dlq`: lists, shows, replays, drops and exports dead letters.
 
 mod choose;
 mod export;

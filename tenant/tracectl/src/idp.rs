@@ -1,4 +1,4 @@
-//! `tracectl idp`.
+//! `tracectl idp`: how an org's people sign in.
 
 use std::path::PathBuf;
 

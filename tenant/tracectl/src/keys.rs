@@ -1,4 +1,4 @@
-//! `tracectl keys`.
+//! `tracectl keys`: creates, lists, rotates and revokes API keys.
 
 use std::time::Duration;
 

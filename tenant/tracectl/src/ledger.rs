@@ -1,4 +1,4 @@
-//! `tracectl ledger`.
+//! `tracectl ledger`: whether any accepted item is lost or doubled.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,13 +26,13 @@ const WATCH_EVERY: Duration = Duration::from_secs(5);
 pub(crate) struct Command {
     /// The org: its slug or id. Without it, every org that sent something.
     org: Option<String>,
-    /// How many hours, the present one included.
+    /// How many hours to show, 1 to 168, the present one included.
     #[arg(long, default_value = "24", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=168))]
     hours: u32,
     /// Print the table again every 5 s.
     #[arg(long)]
     watch: bool,
-    /// How long an imbalance may last: items that move during the count can look like one.
+    /// How long an imbalance may last, such as 2m: items that move during the count can look like one.
     #[arg(long, default_value = "2m", value_parser = when::span)]
     settle: Duration,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! `tracectl limits`.
+//! `tracectl limits`: the limits of an org, from its plan or its own.
 
 use clap::{Args, Subcommand};
 use model::meter::Meter;
@@ -44,16 +44,17 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
 pub(crate) struct Own {
-    /// Requests per second that a key may sustain.
+    /// Requests per second that a key may sustain, such as 100.
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     rps: Option<Limit>,
-    /// Requests that a key may send at once.
+    /// Requests that a key may send at once, such as 400.
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     burst: Option<Limit>,
-    /// Evaluations that may run at the same time.
+    /// Evaluations that may run at the same time, such as 8.
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     eval_slots: Option<Limit>,
-    /// Per month: span_ingested, span_bytes, eval_judge_call, eval_judge_tokens or replay_run. May be repeated.
+    /// A limit per month, such as span_bytes=5000000000. Meters: span_ingested, span_bytes, eval_judge_call,
+    /// eval_judge_tokens and replay_run. May be repeated.
     #[arg(long = "meter", value_name = "METER=LIMIT", value_parser = meter_limit)]
     meters: Vec<(Meter, Limit)>,
     /// What happens to accepted data that is over a monthly limit: park keeps it until the limit is raised, drop
@@ -74,7 +75,8 @@ pub(crate) struct Which {
     /// Evaluations that may run at the same time.
     #[arg(long)]
     eval_slots: bool,
-    /// Per month: span_ingested, span_bytes, eval_judge_call, eval_judge_tokens or replay_run. May be repeated.
+    /// The limit per month of span_ingested, span_bytes, eval_judge_call, eval_judge_tokens or replay_run. May be
+    /// repeated.
     #[arg(long = "meter", value_name = "METER")]
     meters: Vec<Meter>,
 }

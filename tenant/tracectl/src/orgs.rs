@@ -1,4 +1,4 @@
-//! `tracectl orgs`.
+//! `tracectl orgs`: creates orgs, changes them, and shows who did it.
 
 use clap::Subcommand;
 use model::org::OrgStatus;
@@ -35,7 +35,7 @@ pub(crate) enum Command {
         /// The first status: active, trial or demo.
         #[arg(long, default_value = "active")]
         status: OrgStatus,
-        /// How many days its traces are kept [default: 90]
+        /// How many days its traces are kept, 1 to 3650 [default: 90]
         #[arg(long, value_name = "DAYS", value_parser = days, allow_hyphen_values = true)]
         retention_days: Option<u32>,
         /// When its trial ends: 30d from now, or a day such as 2027-01-31.
@@ -75,7 +75,7 @@ pub(crate) enum Command {
     SetRetention {
         /// The org: its slug or id.
         org: String,
-        /// The number of days.
+        /// How many days, 1 to 3650.
         #[arg(value_parser = days, allow_hyphen_values = true)]
         days: u32,
     },
@@ -111,14 +111,14 @@ pub(crate) enum Command {
     Audit {
         /// The org: its slug or id.
         org: String,
-        /// The most events to show.
+        /// The most events to show, 1 to 1000.
         #[arg(long, default_value_t = EVENTS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(LIST_MAX)))]
         limit: u32,
     },
 }
 
 fn days(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| "is no number of days".to_owned())
+    text.parse().map_err(|_| "is no number of days: use a whole number, such as 30".to_owned())
 }
 
 impl Command {

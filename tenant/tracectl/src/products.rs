@@ -1,4 +1,4 @@
-//! `tracectl products`.
+//! `tracectl products`: which products an org has, and how they are configured.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ pub(crate) enum Command {
     Set {
         /// The org: its slug or id.
         org: String,
-        /// The product's name: letters, digits and _.
+        /// The product's name: 1 to 63 of a-z, 0-9 and _, beginning with a letter.
         product: String,
         #[command(flatten)]
         source: Source,

@@ -1,4 +1,4 @@
-//! `tracectl projects`.
+//! `tracectl projects`: creates, lists and archives projects.
 
 use clap::Subcommand;
 use registry::{MAIN_WORKSPACE, Registry};

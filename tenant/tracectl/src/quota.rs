@@ -1,4 +1,4 @@
-//! `tracectl quota`.
+//! `tracectl quota`: usage per month, and what was parked because of it.
 
 mod parked;
 
@@ -40,7 +40,7 @@ pub(crate) enum Command {
     Release {
         /// The org: its slug or id.
         org: String,
-        /// Release at most so many envelopes, the oldest of each shard first.
+        /// The most envelopes to release, such as 1000, the oldest of each shard first.
         #[arg(long, value_name = "N")]
         limit: Option<u64>,
         /// Release even what exceeds the limits.

@@ -1,4 +1,4 @@
-//! `tracectl shards`.
+//! `tracectl shards`: which shard an org is in, and moving it to another.
 
 use std::time::{Duration, Instant};
 
@@ -42,7 +42,7 @@ pub(crate) enum Command {
     Assign {
         /// The org: its slug or id.
         org: String,
-        /// The number of the destination shard.
+        /// The number of the destination shard, 0 to 15.
         #[arg(value_parser = shard)]
         shard: Shard,
         #[command(flatten)]
@@ -78,7 +78,7 @@ pub(crate) enum Command {
     #[command(after_help = "Examples:\n  tracectl shards plan --moves 3\n  \
         tracectl shards plan --output json | jq -r '.moves[] | \"tracectl shards assign \\(.slug) \\(.to)\"'")]
     Plan {
-        /// The most moves to propose.
+        /// The most moves to propose, 0 to 100.
         #[arg(long, value_name = "N", default_value = "5", value_parser = clap::value_parser!(u8).range(0..=100))]
         moves: u8,
     },
@@ -86,8 +86,8 @@ pub(crate) enum Command {
 
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(crate) struct Wait {
-    /// How long to wait until the org's earlier entries are stored. After that the org is still moving, and `resume`
-    /// continues.
+    /// How long to wait until the org's earlier entries are stored, such as 5m. After that the org is still moving, and
+    /// `resume` continues.
     #[arg(long, value_name = "SPAN", default_value = "60s", value_parser = when::span)]
     wait: Duration,
 }

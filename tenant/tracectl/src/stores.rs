@@ -17,7 +17,7 @@ const CLICKHOUSE: &str = "TRACEBILITY_CLICKHOUSE_URL";
 /// Postgres with the services' role, which may do for all orgs what the operators' role may not.
 #[derive(Args, Debug)]
 pub(crate) struct Services {
-    /// Postgres, as the services' role.
+    /// The URL of Postgres, for the services' role, such as postgres://user:password@host:5432/database.
     #[arg(long, env = SERVICE_DSN, hide_env_values = true, value_name = "URL")]
     service_dsn: Option<String>,
 }
@@ -25,7 +25,7 @@ pub(crate) struct Services {
 /// ClickHouse, with the database.
 #[derive(Args, Debug)]
 pub(crate) struct Clickhouse {
-    /// ClickHouse, with the database.
+    /// The URL of ClickHouse, with the database, such as http://user:password@host:8123/database.
     #[arg(long, env = CLICKHOUSE, hide_env_values = true, value_name = "URL")]
     clickhouse: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `tracectl workspaces`.
+//! `tracectl workspaces`: creates, lists and archives workspaces.
 
 use clap::Subcommand;
 use registry::{Registry, Workspace};

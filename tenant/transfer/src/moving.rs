@@ -40,10 +40,10 @@ pub enum Progress {
 /// Why a move is not finished. The org's requests are refused until it is finished or reverted.
 #[derive(Debug, Error)]
 pub enum MoveError {
-    /// Postgres failed.
+    /// Postgres, which has the assignment, did not answer or refused.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// Redis failed.
+    /// Redis, which has the streams, did not answer or refused.
     #[error("redis failed: {0}")]
     Redis(#[from] RedisError),
     /// A later move of the same org has begun.

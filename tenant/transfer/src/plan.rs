@@ -30,7 +30,7 @@ pub struct Load {
     pub weight: u64,
 }
 
-/// A proposed move.
+/// A move of one org that would make the shards' weights more even.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Proposal {
     /// The id of the org.
@@ -39,7 +39,7 @@ pub struct Proposal {
     pub slug: String,
     /// The org's present shard.
     pub from: Shard,
-    /// The proposed shard.
+    /// The shard that the org would go to.
     pub to: Shard,
     /// How much the org sends; see [`Load::weight`].
     pub weight: u64,

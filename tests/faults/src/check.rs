@@ -23,7 +23,7 @@ pub struct Found {
     pub billed: HashMap<OrgId, u64>,
     /// Rows of the billing of one envelope and meter beyond the first.
     pub billed_again: u64,
-    /// Dead letters.
+    /// The dead letters that were found, in any shard.
     pub letters: Vec<Description>,
     /// Shards that have a batch under way.
     pub under_way: usize,

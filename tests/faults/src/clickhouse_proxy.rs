@@ -60,7 +60,8 @@ impl ClickHouseProxy {
     /// A way to that server, open.
     pub async fn start(clickhouse_url: &str) -> anyhow::Result<Self> {
         let url = Url::parse(clickhouse_url)?;
-        let target = (url.host_str().context("no host")?.to_owned(), url.port().context("no port")?);
+        let host = url.host_str().context("the URL of ClickHouse has no host")?.to_owned();
+        let target = (host, url.port().context("the URL of ClickHouse has no port")?);
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         let client = Client::builder(TokioExecutor::new()).build(connector);

@@ -46,7 +46,7 @@ impl Gate {
         self.open.send_replace(false);
     }
 
-    /// Opens it again.
+    /// Lets connections pass again.
     pub fn reopen(&self) {
         self.open.send_replace(true);
     }

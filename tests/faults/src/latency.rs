@@ -41,7 +41,7 @@ pub async fn measure(servers: &Servers) -> anyhow::Result<String> {
     for n in 0..REQUESTS {
         let request = corpus.request(1, now());
         let answer = world.post_otlp(&orgs[n % ORGS].key, request.body).await?;
-        anyhow::ensure!(answer.status.is_success(), "{}", answer.status);
+        anyhow::ensure!(answer.status.is_success(), "the API answered {}", answer.status);
         acked.push((span_uuid(request.span_ids[0]), Instant::now()));
         tokio::time::sleep(PAUSE).await;
     }

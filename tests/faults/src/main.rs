@@ -17,7 +17,7 @@ use faults::servers::Servers;
     after_help = "Examples:\n  just faults\n  just faults --list\n  just faults killed-before-insert poison\n  just faults --full"
 )]
 struct Options {
-    /// Scenarios, by name; all of them if none is named.
+    /// Scenarios by name, such as killed-before-insert; all of them if none is named.
     names: Vec<String>,
     /// Longer pauses and outages, and more restarts: about half an hour.
     #[arg(long)]
@@ -28,10 +28,10 @@ struct Options {
     /// Break nothing: measure how soon single requests can be queried.
     #[arg(long)]
     latency: bool,
-    /// Where the load's random numbers begin.
+    /// The seed of the load's random numbers; with --times, each further time has the next one.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Run each so many times.
+    /// How many times to run each scenario.
     #[arg(long, default_value_t = 1)]
     times: u64,
 }

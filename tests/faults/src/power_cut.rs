@@ -50,8 +50,9 @@ impl PowerCut {
         let watched = watched.canonicalize()?;
         let mut cc = Command::new("cc");
         cc.args(["-Wall", "-Wextra", "-Werror", "-O1", "-shared", "-fPIC", "-o"]).arg(dir.path().join("layer.so"));
-        let built = cc.arg(LAYER).arg("-ldl").output().context("running cc, which power cuts need")?;
-        ensure!(built.status.success(), "cc: {}", String::from_utf8_lossy(&built.stderr));
+        let built = cc.arg(LAYER).arg("-ldl").output();
+        let built = built.context("cannot run cc, which power cuts need; install a C compiler")?;
+        ensure!(built.status.success(), "cc failed: {}", String::from_utf8_lossy(&built.stderr));
         let mut cut = Self { watched, settled: Tree::default(), dir };
         cut.settle()?;
         Ok(cut)

@@ -35,12 +35,12 @@ pub enum RedisKind {
     Shared,
     /// A primary, a replica and a Sentinel that takes a silent primary for dead after this long.
     Sentinel {
-        /// Milliseconds.
+        /// The silence after which the primary counts as dead, in milliseconds.
         down_after_ms: u32,
     },
     /// Three primaries with a replica each.
     Cluster {
-        /// Milliseconds.
+        /// The silence after which a primary counts as dead, in milliseconds.
         down_after_ms: u32,
     },
     /// One server whose disk can be made slow: Redis 7.0, or Valkey, which has WAITAOF.
@@ -50,11 +50,11 @@ pub enum RedisKind {
 /// The servers of one scenario.
 #[derive(Debug)]
 pub enum Fleet {
-    /// See [`RedisKind::Sentinel`].
+    /// The servers of [`RedisKind::Sentinel`].
     Sentinel(Box<Pair>),
-    /// See [`RedisKind::Cluster`].
+    /// The servers of [`RedisKind::Cluster`]: the primaries, then their replicas.
     Cluster(Vec<RedisServer>),
-    /// See [`RedisKind::SlowDisk`].
+    /// The server of [`RedisKind::SlowDisk`].
     SlowDisk(Box<SlowDisk>),
 }
 
@@ -70,7 +70,7 @@ pub struct Pair {
 /// A server and the library that makes its disk slow.
 #[derive(Debug)]
 pub struct SlowDisk {
-    /// The server.
+    /// The server that has the library preloaded.
     pub server: RedisServer,
     _library: TempDir,
 }
@@ -88,7 +88,7 @@ impl RedisKind {
 }
 
 impl Fleet {
-    /// For `TRACEBILITY_REDIS_URL`.
+    /// The value for `TRACEBILITY_REDIS_URL` that reaches these servers.
     pub fn url(&self) -> String {
         match self {
             Self::Sentinel(pair) => format!("redis-sentinel://127.0.0.1:{}/{NAME}", pair.sentinel.port()),
@@ -263,8 +263,8 @@ impl SlowDisk {
         let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("preload/slow_fsync.c");
         let mut cc = tokio::process::Command::new("cc");
         cc.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&built).arg(source).arg("-ldl").stdin(Stdio::null());
-        let output = cc.output().await.context("running cc")?;
-        ensure!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
+        let output = cc.output().await.context("cannot run cc, which a slow disk needs; install a C compiler")?;
+        ensure!(output.status.success(), "cc failed: {}", String::from_utf8_lossy(&output.stderr));
         let server = RedisServer::start_with(flavour, SETTINGS, Some(&built)).await?;
         Ok(Self { server, _library: library })
     }

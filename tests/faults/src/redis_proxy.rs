@@ -75,7 +75,8 @@ impl RedisProxy {
     /// A way to that server, open.
     pub async fn start(redis_url: &str) -> anyhow::Result<Self> {
         let url = Url::parse(redis_url)?;
-        let target = (url.host_str().context("no host")?.to_owned(), url.port().context("no port")?);
+        let host = url.host_str().context("the URL of Redis has no host")?.to_owned();
+        let target = (host, url.port().context("the URL of Redis has no port")?);
         let plan = Arc::new(Plan { target, state: Mutex::default(), largest_read: AtomicUsize::new(0) });
         let passing = Arc::clone(&plan);
         let gate = Gate::open(move |connection| {

@@ -36,7 +36,7 @@ type Doing<'a> = Pin<Box<dyn Future<Output = anyhow::Result<()>> + 'a>>;
 pub struct Scenario {
     /// As it is called on the command line.
     pub name: &'static str,
-    /// What it does.
+    /// What goes wrong in it, in one line for the list of scenarios.
     pub about: &'static str,
     /// How many workers there are.
     pub workers: usize,

@@ -49,7 +49,7 @@ pub struct Moment {
 }
 
 impl Moment {
-    /// This one.
+    /// The present moment, by both clocks.
     pub fn now() -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self { at: Instant::now(), unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX) }
@@ -69,9 +69,9 @@ pub struct Ways {
 pub enum Size {
     /// For a test among others.
     Short,
-    /// For a look.
+    /// For `just faults`: somebody waits for it.
     Usual,
-    /// For a night.
+    /// For `just faults --full`: nobody waits for it.
     Full,
 }
 
@@ -101,7 +101,7 @@ pub struct Scene<'s> {
     pub world: World,
     /// Of each worker, by its number.
     pub ways: Vec<Ways>,
-    /// The load.
+    /// The clients, which send while things go wrong.
     pub traffic: Traffic,
     /// How long and how often.
     pub size: Size,
@@ -209,17 +209,17 @@ impl<'s> Scene<'s> {
 
     /// The servers, which are only this scenario's.
     pub fn servers(&self) -> anyhow::Result<&'s Servers> {
-        self.servers.context("needs servers of its own")
+        self.servers.context("this scenario needs servers of its own; run it with: just faults")
     }
 
     /// The Redis servers that are only this scenario's.
     pub fn fleet(&self) -> anyhow::Result<&Fleet> {
-        self.fleet.as_ref().context("needs Redis servers of its own")
+        self.fleet.as_ref().context("this scenario needs Redis servers of its own")
     }
 
     /// The same, to be started again.
     pub fn fleet_mut(&mut self) -> anyhow::Result<&mut Fleet> {
-        self.fleet.as_mut().context("needs Redis servers of its own")
+        self.fleet.as_mut().context("this scenario needs Redis servers of its own")
     }
 
     /// ClickHouse, past all proxies.

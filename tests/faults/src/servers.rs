@@ -22,7 +22,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts them.
+    /// Starts the servers in a temporary directory, and waits until they answer.
     pub async fn up() -> anyhow::Result<Self> {
         let dir = TempDir::with_prefix("tracebility-faults-")?;
         let layout = Layout::new(dir.path().join("stack"));

@@ -45,7 +45,7 @@ pub enum Row {
     Capture(Uuid, Uuid),
 }
 
-/// One request.
+/// A request that was sent, and what has to be found of it.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Sent {

@@ -22,7 +22,7 @@ use ingest_api::langsmith::{BodyKind, Op, Route};
 use stored::Translated;
 use wire::envelope::{EnvelopeKey, Header, Source};
 
-/// A fuzz target.
+/// A function that takes any bytes and must hold for them.
 #[derive(Clone, Copy, Debug)]
 pub struct Target {
     /// Its name, which is also that of its program and its directories.
@@ -31,7 +31,7 @@ pub struct Target {
     pub check: fn(&[u8]),
 }
 
-/// All of them.
+/// Every fuzz target, as `just fuzz` runs them.
 pub const TARGETS: [Target; 9] = [
     Target { name: "otlp_protobuf", check: otlp_protobuf },
     Target { name: "otlp_json", check: otlp_json },
@@ -79,7 +79,7 @@ pub fn otlp_json(body: &[u8]) {
     stored::check(Source::OtlpJson, body, translated);
 }
 
-/// Our own batch.
+/// A batch in JSON of our own protocol.
 pub fn native(body: &[u8]) {
     stored::check(Source::Native, body, translated);
 }

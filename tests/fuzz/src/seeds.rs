@@ -14,15 +14,15 @@ use crate::{langsmith_translated, translated};
 /// Bytes for a target to start from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Seed {
-    /// The target's name.
+    /// The name of the target that they are for, as in [`crate::TARGETS`].
     pub target: &'static str,
     /// Where they come from.
     pub name: String,
-    /// The bytes.
+    /// What the target is called with.
     pub bytes: Vec<u8>,
 }
 
-/// A captured request.
+/// A request that an SDK sent, from `tests/fixtures`.
 struct Request {
     name: String,
     path: String,

@@ -78,7 +78,7 @@ fn what_was_learned_passes() {
     }
 }
 
-/// `regressions/<target>/<what was wrong>`
+/// Runs the files `regressions/<target>/<what was wrong>`.
 #[test]
 fn what_was_found_stays_fixed() {
     for target in TARGETS {

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use transfer::moving::Mover;
 use uuid::Uuid;
 
-/// `TRACEBILITY_BODY_MAX`, in bytes.
+/// What `TRACEBILITY_BODY_MAX` is set to, in bytes.
 const BODY_MAX: usize = 64 << 10;
 /// What these SDKs are told to wait: three times this long is what the Python one has.
 const RETRY_AFTER_SECONDS: std::ops::RangeInclusive<u64> = 5..=10;

@@ -21,7 +21,7 @@ pub struct Http {
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
-/// A whole answer.
+/// The answer to one request, with its body read to the end.
 #[derive(Clone, Debug)]
 #[allow(missing_docs)]
 pub struct Answer {
@@ -71,11 +71,12 @@ impl Http {
         let request = request.body(Full::new(body.into())).context("building a request")?;
         let answer = async {
             let (head, body) =
-                self.client.request(request).await.with_context(|| format!("sending to {url}"))?.into_parts();
-            let body = body.collect().await.with_context(|| format!("reading the answer of {url}"))?.to_bytes();
+                self.client.request(request).await.with_context(|| format!("cannot send to {url}"))?.into_parts();
+            let body = body.collect().await.with_context(|| format!("cannot read the answer of {url}"))?.to_bytes();
             anyhow::Ok(Answer { status: head.status, version: head.version, headers: head.headers, body })
         };
-        tokio::time::timeout(TIMEOUT, answer).await.with_context(|| format!("{url} did not answer in time"))?
+        let late = || format!("{url} did not answer within {} s", TIMEOUT.as_secs());
+        tokio::time::timeout(TIMEOUT, answer).await.with_context(late)?
     }
 
     /// Posts a body with a key.

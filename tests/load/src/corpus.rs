@@ -50,9 +50,9 @@ pub struct Corpus {
 /// An OTLP request and which spans are in it.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Protobuf.
+    /// The `ExportTraceServiceRequest` in protobuf.
     pub body: Vec<u8>,
-    /// The spans' ids.
+    /// The ids of its spans, in the order in which it has them.
     pub span_ids: Vec<[u8; 8]>,
 }
 

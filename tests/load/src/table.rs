@@ -2,17 +2,17 @@
 
 use std::fmt;
 
-/// Headings and rows.
+/// The headings, and the rows below them.
 #[derive(Clone, Debug)]
 pub struct Table(Vec<Vec<String>>);
 
 impl Table {
-    /// An empty table.
+    /// A table of these headings, without rows.
     pub fn new(headings: &[&str]) -> Self {
         Self(vec![headings.iter().map(|h| (*h).to_owned()).collect()])
     }
 
-    /// Adds a row.
+    /// Adds a row, with one cell per heading.
     pub fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.0.push(cells.to_vec());
     }

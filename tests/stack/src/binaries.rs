@@ -16,10 +16,9 @@ const BUILD_LIMIT: Duration = Duration::from_secs(3600);
 /// the fuzzers and the benches along.
 const PROGRAMS: [&str; 6] = ["ingest-api", "ingest-worker", "migrate", "tracectl", "stack", "clickhouse-launcher"];
 
-/// What to build.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Build {
-    /// [`PROGRAMS`].
+    /// Every program of [`PROGRAMS`].
     All,
     /// What starting the three servers needs.
     ServersOnly,

@@ -12,18 +12,18 @@ pub enum StackError {
     File {
         /// What was tried, as a verb.
         action: &'static str,
-        /// On which path.
+        /// The file or directory.
         path: PathBuf,
-        /// The system's answer.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
     /// A program could not be started at all.
     #[error("cannot run `{command}`: is it installed and in PATH?")]
     Run {
-        /// The command line.
+        /// The command line that could not be run.
         command: String,
-        /// The system's answer.
+        /// The error of the operating system.
         #[source]
         source: std::io::Error,
     },
@@ -32,7 +32,7 @@ pub enum StackError {
     Failed {
         /// The command line, to be run by hand.
         command: String,
-        /// Its exit status.
+        /// How the program ended, as the system says it.
         status: String,
         /// The last lines it wrote.
         output: String,
@@ -40,7 +40,7 @@ pub enum StackError {
     /// Something must be installed, and not by us.
     #[error("{what} is not installed; install it with: {command}")]
     Missing {
-        /// What is missing.
+        /// The name of the program or package.
         what: String,
         /// The exact command that installs it.
         command: String,
@@ -48,11 +48,11 @@ pub enum StackError {
     /// A process did not become ready in time, or ended while starting.
     #[error("{name} {problem}; its log ({}) ends with:{}", log.display(), indented(tail))]
     NotReady {
-        /// Which process.
+        /// The name of the process.
         name: String,
         /// What was seen instead.
         problem: String,
-        /// The whole log.
+        /// The file with the whole log.
         log: PathBuf,
         /// The end of the log.
         tail: String,
@@ -62,7 +62,7 @@ pub enum StackError {
     Timeout {
         /// What was waited for.
         what: String,
-        /// The deadline.
+        /// How long was waited.
         limit: Duration,
     },
     /// No port in our range can be bound.
@@ -76,15 +76,15 @@ pub enum StackError {
     /// A server refused a statement or a connection.
     #[error("{server}: {message}")]
     Server {
-        /// Which server.
+        /// What refused, such as postgres, redis or clickhouse.
         server: &'static str,
-        /// What it said.
+        /// The message of the server or the driver.
         message: String,
     },
     /// There is no stack in this directory.
     #[error("no stack in {}; start one with: cargo stack up", dir.display())]
     NoStack {
-        /// The state directory.
+        /// The state directory that has no stack in it.
         dir: PathBuf,
     },
     /// A setting makes no sense.

@@ -17,7 +17,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// Status and body of an answer.
 pub(crate) type Answer = (u16, String);
 
-/// Sends a GET.
+/// Sends a GET and reads the answer, whatever its status.
 pub(crate) async fn get(url: &str) -> Result<Answer, String> {
     send(Request::get(url), Bytes::new()).await
 }

@@ -25,7 +25,7 @@ impl Layout {
         Self { root: std::path::absolute(&root).unwrap_or(root) }
     }
 
-    /// The directory itself.
+    /// The state directory, which all other paths are in.
     pub fn root(&self) -> &Path {
         &self.root
     }

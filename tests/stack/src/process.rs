@@ -21,7 +21,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// A process, told apart from a later one that got the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessId {
-    /// Its number.
+    /// The number of the process, which a later one can get again.
     pub pid: u32,
     /// When it started, in clock ticks since boot.
     started: u64,

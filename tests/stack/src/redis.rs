@@ -68,7 +68,7 @@ pub(crate) async fn probe(state: &State) -> Result<(), StackError> {
     command(&state.urls().redis_url, redis::cmd("PING")).await.map(|_: String| ())
 }
 
-/// Runs one command.
+/// Runs one command on a connection of its own, within [`ANSWER_LIMIT`].
 pub(crate) async fn command<T: redis::FromRedisValue>(url: &str, command: redis::Cmd) -> Result<T, StackError> {
     let run = async {
         let mut connection = redis::Client::open(url)?.get_multiplexed_async_connection().await?;

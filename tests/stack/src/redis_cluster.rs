@@ -40,7 +40,7 @@ impl RedisCluster {
         Err(StackError::Timeout { what: "finding free ports for a Redis cluster".into(), limit: READY_LIMIT })
     }
 
-    /// For `TRACEBILITY_REDIS_URL`.
+    /// The value for `TRACEBILITY_REDIS_URL` that reaches the cluster.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -12,18 +12,18 @@ use crate::process::{Launch, ProcessId, signal_named};
 use crate::state::write_private;
 use crate::{Name, StackError, logs, ports, redis as node, valkey, wait};
 
-/// Until it answers.
+/// How long a server may take until it answers.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A port can be taken between choosing it and using it.
 const START_ATTEMPTS_MAX: usize = 3;
 const LOG_LINES_SHOWN: usize = 20;
 
-/// Whose server.
+/// The program that the server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flavour {
     /// Debian's Redis 7.0, which has no `WAITAOF`.
     Redis,
-    /// Valkey, which has.
+    /// Valkey, which has `WAITAOF`.
     Valkey,
     /// Valkey as a Sentinel.
     Sentinel,
@@ -84,12 +84,12 @@ impl RedisServer {
         self.port
     }
 
-    /// `redis://127.0.0.1:<port>/`
+    /// Its URL: `redis://127.0.0.1:<port>/`.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
-    /// Its process.
+    /// The number of its process, to signal it.
     pub fn pid(&self) -> u32 {
         self.process.pid
     }

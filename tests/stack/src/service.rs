@@ -38,9 +38,9 @@ pub struct Service {
 /// Both services on the same stores.
 #[derive(Debug)]
 pub struct Services {
-    /// `ingest-api`.
+    /// `ingest-api`, ready.
     pub api: Service,
-    /// `ingest-worker`.
+    /// `ingest-worker`, ready.
     pub worker: Service,
 }
 

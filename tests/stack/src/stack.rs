@@ -52,7 +52,7 @@ pub struct Endpoints {
     pub operator_url: String,
     /// A key of the project that was created with the stack; none before the services were started once.
     pub api_key: Option<String>,
-    /// The operator's key.
+    /// The key for `operator_url`, which is `TRACEBILITY_ADMIN_KEY` of `ingest-api`.
     pub admin_key: String,
     /// The servers behind the services.
     pub urls: Urls,
@@ -106,13 +106,13 @@ pub enum Health {
 /// One line of `stack status`.
 #[derive(Clone, Debug, Serialize)]
 pub struct ProcessStatus {
-    /// Which process.
+    /// The name of the process, as every command of `cargo stack` takes it.
     pub name: Name,
     /// Its number; none if it does not run or is not ours.
     pub pid: Option<u32>,
-    /// Where it listens.
+    /// Host and port where it listens.
     pub address: String,
-    /// How it is.
+    /// Whether it runs and answers.
     pub health: Health,
     /// Why it is not ready.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -190,7 +190,7 @@ pub async fn start(layout: &Layout, name: Name) -> Result<(), StackError> {
 /// What Redis or ClickHouse gets in addition, for one start.
 #[derive(Clone, Debug, Default)]
 pub struct Extra {
-    /// In its environment.
+    /// Variables to set in its environment, each with its value.
     pub environment: Vec<(String, String)>,
     /// Lines of `redis.conf`, which outdo those before.
     pub redis_conf: String,

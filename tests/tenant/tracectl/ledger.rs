@@ -1,4 +1,4 @@
-//! `tracectl ledger`.
+//! `tracectl ledger`, run as an operator runs it.
 
 use std::process::Command;
 

@@ -90,7 +90,7 @@ async fn bad_input_is_refused_and_said() {
         ),
         (
             &["products", "set", "acme", "replay", "--config", "{\n  'hunter2'}"],
-            "--config is no JSON, as line 2, column 3 shows; give one JSON object, such as {\"model\":\"small\"}"
+            "--config is not JSON: it cannot be read at line 2, column 3; give one JSON object, such as {\"model\":\"small\"}"
                 .into(),
         ),
         (
@@ -99,7 +99,7 @@ async fn bad_input_is_refused_and_said() {
         ),
         (
             &["idp", "set", "acme", "oidc", "--config-file", "/dev/null"],
-            "/dev/null is no JSON, as line 1, column 0 shows; give one JSON object, such as {\"model\":\"small\"}"
+            "/dev/null is not JSON: it cannot be read at line 1, column 0; give one JSON object, such as {\"model\":\"small\"}"
                 .into(),
         ),
         (

@@ -18,7 +18,7 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Parses `postgres://user:password@host:5432/database`.
+    /// Parses a URL like `postgres://user:password@host:5432/database`.
     pub(super) fn parse(dsn: &str) -> Result<Self, RebuildError> {
         let refused = |reason: &str| RebuildError::RegistryUrl { reason: reason.to_owned() };
         let url = Url::parse(dsn).map_err(|error| refused(&error.to_string()))?;

@@ -31,9 +31,9 @@ pub(super) struct Tables {
 /// One of the two tables beside the live one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beside {
-    /// `t_v2`.
+    /// `t_v2`, which [`Tables::next`] tells of.
     Next,
-    /// `t_v1`.
+    /// `t_v1`, which [`Tables::kept`] tells of.
     Kept,
 }
 

@@ -28,7 +28,7 @@ pub enum Field {
     Name,
 }
 
-/// Number of fields.
+/// Number of fields: `Name` is the last of [`Field`].
 pub const FIELDS: usize = Field::Name as usize + 1;
 
 /// Which values a field accepts.

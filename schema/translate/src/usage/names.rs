@@ -38,7 +38,7 @@ pub(super) enum Part {
     OtherCost,
 }
 
-/// Number of parts.
+/// Number of parts: `OtherCost` is the last of [`Part`].
 pub(super) const PARTS: usize = OtherCost as usize + 1;
 
 impl Part {

@@ -19,7 +19,7 @@ pub struct Verified<B> {
 /// Bytes that are not [`Verified`]. Nothing they say may be believed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unverified<B> {
-    /// The bytes, unchanged.
+    /// The bytes that [`Verified::check`] was given, to be handed on as they are.
     pub bytes: B,
     /// Why the check failed.
     pub error: DecodeError,

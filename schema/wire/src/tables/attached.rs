@@ -8,7 +8,7 @@ use super::{ColumnSpec, Rows, Table, content_hash_128};
 use crate::columns::{Column, ColumnType};
 
 table! {
-    /// Rows of `eval_score`.
+    /// Rows of `eval_score`, one per score.
     ScoreRows, EVAL_SCORE = 4 v 1 "eval_score" {
         project_id: Uuid,
         run_id: Uuid,
@@ -42,7 +42,7 @@ table! {
 }
 
 table! {
-    /// Rows of `run_attachment`.
+    /// Rows of `run_attachment`, one per file that is attached to a run.
     AttachmentRows, RUN_ATTACHMENT = 5 v 1 "run_attachment" {
         project_id: Uuid,
         run_id: Uuid,
@@ -56,7 +56,7 @@ table! {
 }
 
 table! {
-    /// Rows of `set_aside`.
+    /// Rows of `set_aside`, one per rejected item whose bytes are kept.
     SetAsideRows, SET_ASIDE = 6 v 1 "set_aside" {
         project_id: Uuid,
         envelope_id: Uuid,

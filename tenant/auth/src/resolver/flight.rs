@@ -46,7 +46,7 @@ impl<V: Clone + Send + Sync + 'static> SingleFlight<V> {
     }
 }
 
-/// A running future.
+/// A running future, shared by all who asked for its key.
 pub(super) struct Flight<V>(Answer<V>);
 
 impl<V: Clone> Flight<V> {

@@ -60,7 +60,7 @@ impl fmt::Debug for SharedSource {
 
 /// The content of Redis for a key.
 enum Cached {
-    /// A valid answer.
+    /// A record that this deployment wrote and that has not expired.
     Known(Answer),
     /// Nothing; write the answer of Postgres there.
     Nothing,
@@ -215,7 +215,7 @@ struct Stored {
     accepted: Option<[u8; CACHE_KEY_BYTES]>,
 }
 
-/// A parsed value.
+/// A record from Redis, authenticated and parsed.
 struct Found {
     /// The end of its validity, in Unix milliseconds.
     until_unix_ms: i64,

@@ -68,12 +68,12 @@ pub fn duration<const MIN_MS: u64, const MAX_MS: u64>(text: &str) -> Result<Dura
     if (MIN_MS..=MAX_MS).contains(&value) { Ok(Duration::from_millis(value)) } else { Err(refused()) }
 }
 
-/// `saas` or `self_hosted`.
+/// `saas`, where monthly limits refuse, or `self_hosted`, where they only count.
 pub fn deployment_mode(text: &str) -> Result<DeploymentMode, String> {
     text.parse::<DeploymentMode>().map_err(|_| "is not saas or self_hosted".to_owned())
 }
 
-/// A `postgres://` URL.
+/// A URL like `postgres://user:password@host:5432/database`.
 pub fn postgres_url(text: &str) -> Result<SecretUrl, String> {
     secret_url(text, &["postgres", "postgresql"], "postgres://user:password@host:5432/database")
 }

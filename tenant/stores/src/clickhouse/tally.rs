@@ -21,9 +21,9 @@ pub enum Tally {
 /// Which orgs to count.
 #[derive(Clone, Copy, Debug)]
 pub enum TallyOf<'a> {
-    /// All orgs.
+    /// All orgs, so that the answer grows with their number.
     Everyone,
-    /// One org.
+    /// One org, with all others left out by the query.
     Org(OrgId),
     /// The orgs of those buckets (`ledger`).
     Buckets(&'a [u16]),

@@ -15,7 +15,7 @@ const PICKED_MAX: u64 = 1_000_000;
 /// Selects by shard, org and reason.
 #[derive(Args, Debug)]
 pub(crate) struct Filter {
-    /// Only dead letters of this shard.
+    /// Only dead letters of this shard, 0 to 15.
     #[arg(long, value_name = "N", value_parser = shard)]
     shard: Option<Shard>,
     /// Only dead letters of the legacy stream.
@@ -24,7 +24,8 @@ pub(crate) struct Filter {
     /// Only dead letters of this org: its slug or id.
     #[arg(long)]
     org: Option<String>,
-    /// Only dead letters with this reason, such as refused.
+    /// Only dead letters with this reason: unreadable, unauthenticated, refused, crashed_worker, unknown_project or
+    /// wrong_org.
     #[arg(long)]
     reason: Option<Reason>,
 }
@@ -44,7 +45,7 @@ pub(crate) struct Chosen {
     all: bool,
     #[command(flatten)]
     filter: Filter,
-    /// At most so many, the oldest of each shard first.
+    /// The most dead letters to take, such as 100, the oldest of each shard first.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PICKED_MAX))]
     limit: Option<u64>,
 }

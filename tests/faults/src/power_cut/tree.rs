@@ -38,7 +38,7 @@ struct Node {
     synced: u64,
 }
 
-/// One of them.
+/// A file or directory of a tree.
 #[derive(Debug)]
 pub(super) struct Seen<'t> {
     tree: &'t Tree,
@@ -230,7 +230,7 @@ impl Tree {
 }
 
 impl Seen<'_> {
-    /// Where it is.
+    /// Where it is now, from the directory that the tree is of.
     pub(super) fn path(&self) -> PathBuf {
         path(self.node.now.as_ref(), |node| self.tree.nodes[node].now.as_ref())
     }

@@ -24,27 +24,27 @@ pub(super) async fn lagging(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     match scene.fleet()? {
         Fleet::Sentinel(pair) => pair.lag(),
         Fleet::Cluster(nodes) => redis_fleet::lag(nodes, VICTIM).await?,
-        Fleet::SlowDisk(_) => bail!("has no replica"),
+        Fleet::SlowDisk(_) => bail!("this scenario's Redis has no replica"),
     }
     tokio::time::sleep(scene.size.of(LAG)).await;
     let killed = Instant::now();
     match scene.fleet()? {
         Fleet::Sentinel(pair) => pair.fail_over().await?,
         Fleet::Cluster(nodes) => redis_fleet::fail_over(nodes, VICTIM).await?,
-        Fleet::SlowDisk(_) => bail!("has no replica"),
+        Fleet::SlowDisk(_) => bail!("this scenario's Redis has no replica"),
     }
     scene.notes.push(format!("failed over within {:.1} s", killed.elapsed().as_secs_f64()));
     match scene.fleet_mut()? {
         Fleet::Sentinel(pair) => pair.mend().await?,
         Fleet::Cluster(nodes) => redis_fleet::mend(nodes, VICTIM).await?,
-        Fleet::SlowDisk(_) => bail!("has no replica"),
+        Fleet::SlowDisk(_) => bail!("this scenario's Redis has no replica"),
     }
     goes_on(scene).await
 }
 
 /// An fsync takes seconds; then Redis is killed, and started again on what it had written.
 pub(super) async fn slow_fsync(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    let Fleet::SlowDisk(slow) = scene.fleet()? else { bail!("has no slow disk") };
+    let Fleet::SlowDisk(slow) = scene.fleet()? else { bail!("this scenario's Redis has no slow disk") };
     let postponed = async || slow.server.info("aof_delayed_fsync").await;
     let before = postponed().await?;
     slow.delay(SLOW)?;
@@ -61,7 +61,7 @@ pub(super) async fn slow_fsync(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     slow.delay(Duration::ZERO)?;
     match scene.fleet_mut()? {
         Fleet::SlowDisk(slow) => slow.server.start_again().await?,
-        _ => bail!("has no slow disk"),
+        _ => bail!("this scenario's Redis has no slow disk"),
     }
     goes_on(scene).await
 }

@@ -18,7 +18,7 @@ const SPANS: usize = 50;
 /// Requests of a round of them: at most so much is noted at a time.
 const ROUND: usize = 400;
 
-/// Orgs in all.
+/// How many orgs send one span each, for each [`crate::scene::Size`].
 const ORGS: [u32; 3] = [1_000, 10_000, 10_000];
 /// Of each the others sends one span; the one that floods sends so many for each of these.
 const FLOOD: usize = 4;

@@ -8,7 +8,7 @@ use crate::traffic::LARGE_BYTES;
 
 /// Small requests that wait before the large ones.
 const SMALL: u64 = 400;
-/// Large requests.
+/// Large requests that follow them, for each [`crate::scene::Size`].
 const LARGE: [u64; 3] = [12, 24, 60];
 /// What a reply has beside the text of one large span.
 const BESIDE_BYTES: usize = 256 << 10;

@@ -54,7 +54,7 @@ async fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One run's figures.
+/// What was measured in one run.
 struct Figures {
     /// Process → µs of CPU per span, until all spans were stored.
     cpu: BTreeMap<String, f64>,
@@ -65,7 +65,8 @@ struct Figures {
 }
 
 async fn measure(layout: &Layout, endpoints: &Endpoints, options: &Options, seed: u64) -> anyhow::Result<Figures> {
-    let (http, key) = (Http::new(), endpoints.api_key.clone().context("no key")?);
+    let key = endpoints.api_key.clone().context("the stack has no API key; try: cargo stack down")?;
+    let http = Http::new();
     let clickhouse = ClickHouse::new(http.clone(), &endpoints.urls.clickhouse_url)?;
     let mut corpus = Corpus::new(seed);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_nanos() as u64;

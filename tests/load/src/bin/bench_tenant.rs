@@ -144,7 +144,8 @@ async fn commands(
     redis: &Redis,
     options: Options,
 ) -> anyhow::Result<(f64, f64)> {
-    let (http, key) = (Http::new(), endpoints.api_key.clone().context("no key")?);
+    let key = endpoints.api_key.clone().context("the stack has no API key; try: cargo stack down")?;
+    let http = Http::new();
     let url = format!("{}/v1/traces", endpoints.ingest_url);
     let body = bytes::Bytes::from(Corpus::new(1).request(1, nanos()?).body);
     let send = async |key: &str| http.post(&url, key, "application/x-protobuf", body.clone()).await;

@@ -14,7 +14,7 @@ use stack::{Layout, UpOptions};
     after_help = "Examples:\n  cargo demo          look, then everything is gone again\n  cargo demo --keep   leave it running, to try things; end it with: cargo stack down"
 )]
 struct Options {
-    /// Leave everything running.
+    /// Leave everything running, until `cargo stack down`.
     #[arg(long)]
     keep: bool,
 }

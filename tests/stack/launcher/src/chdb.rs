@@ -33,7 +33,8 @@ impl Library {
         // process runs yet that they could disturb, except the signal thread, which only waits.
         let handle = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
         if handle.is_null() {
-            bail!("cannot load {}: {}", path.display(), dl_error());
+            let path = path.display();
+            bail!("cannot load {path}: {}; --lib wants the libchdb.so of @chdb/lib-linux-*-gnu", dl_error());
         }
         // SAFETY: each type repeats the declaration of that function in chdb.h.
         unsafe {

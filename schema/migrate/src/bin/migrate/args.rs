@@ -13,7 +13,7 @@ use migrate::{ClusterName, Count, Options, Store, Stores, Target};
     after_help = "Exit status:\n  \
         0  done, or nothing to do\n  \
         1  failed; the message says what and where\n  \
-        2  wrong arguments, a setting that is missing, or a confirmation that is; nothing was changed\n  \
+        2  wrong arguments, or a setting or confirmation is missing; nothing was changed\n  \
         143 and 130: ended by SIGTERM and SIGINT; run it again\n\n\
         Examples:\n  \
         migrate up                                  both databases, as the environment names them\n  \
@@ -33,8 +33,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Apply every migration that is missing, in order.
     ///
-    /// At the newest version it does nothing, and neither on a database that a newer release has migrated. Many may run
-    /// it at once: each migration is applied once. When it was stopped half-way, run it again.
+    /// It does nothing at the newest version, nor on a database that a newer release has migrated. Several may run at
+    /// once: each migration is applied once. When it was stopped half-way, run it again.
     #[command(after_help = "Examples:\n  \
         migrate up\n  \
         migrate up --dry-run\n  \
@@ -115,26 +115,26 @@ pub(crate) struct Force {
     pub(crate) i_verified: bool,
     #[command(flatten)]
     urls: UrlArgs,
-    /// The ClickHouse cluster, if it is one.
+    /// The cluster that ClickHouse's tables are on, if they are on one, such as main.
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
 }
 
 #[derive(Args)]
 pub(crate) struct Create {
-    /// What it is about: a-z, 0-9 and _.
+    /// What it is about, for the files' names: 1 to 64 of a-z, 0-9 and _, such as add_teams.
     pub(crate) name: String,
-    /// For which database.
+    /// The database that the migration is for.
     #[arg(long, value_enum)]
     target: StoreArg,
-    /// Where the migrations are.
+    /// The directory with the directories postgres and clickhouse, where the migrations are.
     #[arg(long, default_value = "schema/migrations")]
     pub(crate) dir: PathBuf,
 }
 
 #[derive(Args)]
 pub(crate) struct Where {
-    /// Which databases.
+    /// The databases that the command is for.
     #[arg(long, value_enum, default_value_t = TargetArg::All)]
     target: TargetArg,
     #[command(flatten)]
@@ -143,13 +143,14 @@ pub(crate) struct Where {
 
 #[derive(Args)]
 struct UrlArgs {
-    /// Postgres, as the owner of the schema. ClickHouse is migrated under a lock in Postgres, so needs it too.
+    /// Postgres, as the owner of the schema, such as postgres://owner:pw@db/tracebility. ClickHouse is migrated under a
+    /// lock in Postgres, so needs it too.
     #[arg(long, env = "TRACEBILITY_PG_OWNER_DSN", hide_env_values = true, value_name = "URL")]
     pg_owner_dsn: Option<String>,
     /// Postgres, used when there is no owner's URL.
     #[arg(long, env = "TRACEBILITY_PG_DSN", hide_env_values = true, value_name = "URL")]
     pg_dsn: Option<String>,
-    /// ClickHouse's HTTP interface, with the database.
+    /// ClickHouse's HTTP interface, with the database, such as http://writer:pw@ch:8123/tracebility.
     #[arg(long, env = "TRACEBILITY_CLICKHOUSE_URL", hide_env_values = true, value_name = "URL")]
     clickhouse_url: Option<String>,
 }
@@ -157,13 +158,14 @@ struct UrlArgs {
 /// How ClickHouse is migrated.
 #[derive(Args)]
 struct How {
-    /// Make ClickHouse's tables on this cluster, replicated.
+    /// Make ClickHouse's tables on this cluster, replicated: its name in ClickHouse, such as main.
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
     /// Leave rows of projects that no org has in the old tables, instead of stopping.
     #[arg(long)]
     leave_orphans: bool,
-    /// Postgres as ClickHouse reaches it, to learn the orgs of rows from before orgs. A new deployment needs none.
+    /// Postgres as ClickHouse reaches it, to learn the orgs of old rows, which have none. A new
+    /// deployment needs no such URL.
     #[arg(long, env = "TRACEBILITY_CLICKHOUSE_REGISTRY_DSN", hide_env_values = true, value_name = "URL")]
     registry_dsn: Option<String>,
     /// Postgres, used when there is no URL that is ClickHouse's own.
@@ -173,17 +175,17 @@ struct How {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum StoreArg {
-    /// The registry.
+    /// Orgs, projects, API keys and limits.
     Postgres,
-    /// The traces.
+    /// Runs, spans and what is billed for them.
     Clickhouse,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
 enum TargetArg {
-    /// The registry.
+    /// Orgs, projects, API keys and limits.
     Postgres,
-    /// The traces.
+    /// Runs, spans and what is billed for them.
     Clickhouse,
     /// Both, one after the other.
     All,

@@ -75,7 +75,7 @@ pub(crate) fn asks_to_confirm_force(store: Store, version: u32, changes: &[Journ
     }
     eprintln!(
         "No SQL of any migration is run. Afterwards `migrate up` believes that the schema is that of version {version}\n\
-         and begins with the one after it; if that is wrong, it breaks, or worse, does not. Look at the schema yourself.\n\
+         and begins with the one after it; if that is wrong, it fails, or seems to work. Look at the schema yourself.\n\
          Nothing was changed. To do it, add --i-verified."
     );
 }

@@ -1,4 +1,4 @@
-//! `cargo stack logs`.
+//! `cargo stack logs`: prints what processes wrote, and with `--follow` what they write from now on.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};

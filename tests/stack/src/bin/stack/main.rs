@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, ValueEnum};
 use stack::{Health, Layout, Name, UpOptions};
 
-/// Everything answers.
+/// What was asked for is done, or everything answers.
 const EXIT_READY: u8 = 0;
 /// Something is not ready, as in `systemctl status`.
 const EXIT_NOT_READY: u8 = 3;
@@ -39,6 +39,12 @@ enum Action {
     ///
     /// Builds the services, installs missing servers (as root on Debian or Ubuntu; otherwise says how), migrates,
     /// creates an org, a project and a key, and returns when everything is ready. Data, ports and key survive.
+    ///
+    /// A server whose URL is in the environment is used and not started: TRACEBILITY_REDIS_URL,
+    /// TRACEBILITY_CLICKHOUSE_URL, and for Postgres all of TRACEBILITY_PG_DSN, TRACEBILITY_PG_OPERATOR_DSN and
+    /// TRACEBILITY_PG_OWNER_DSN. TRACEBILITY_STACK=local starts every server whatever is set, external starts none, and
+    /// containers starts them as containers, which needs another build: cargo run -p stack --features containers --bin
+    /// stack -- up
     #[command(
         after_help = "Example:\n  cargo stack up\n  . .tracebility/stack.env\n  curl $TRACEBILITY_INGEST_URL/readyz"
     )]
@@ -59,7 +65,7 @@ enum Action {
     /// Start one process that was killed or has ended.
     #[command(after_help = "Example:\n  cargo stack start redis")]
     Start {
-        /// Which process.
+        /// The process: postgres, redis, clickhouse, ingest-api or ingest-worker.
         name: Name,
     },
     /// Send a signal to one process, to rehearse a failure.
@@ -67,7 +73,7 @@ enum Action {
         after_help = "Example:\n  cargo stack kill redis                # as a crash\n  cargo stack kill ingest-worker --signal TERM   # as a deployment"
     )]
     Kill {
-        /// Which process.
+        /// The process: postgres, redis, clickhouse, ingest-api or ingest-worker.
         name: Name,
         /// KILL, TERM, INT, HUP, QUIT, STOP, CONT, USR1 or USR2.
         #[arg(long, default_value = "KILL")]
@@ -76,7 +82,7 @@ enum Action {
     /// Print what one process, or every process, wrote.
     #[command(after_help = "Example:\n  cargo stack logs ingest-api --follow")]
     Logs {
-        /// Which process; all when left out.
+        /// The process, such as ingest-api; all of them when left out.
         name: Option<Name>,
         /// Keep printing what is added, until Ctrl-C.
         #[arg(long, short)]
@@ -98,7 +104,7 @@ enum Action {
     /// Start one server as a container and look after it until it ends.
     #[command(hide = true)]
     Container {
-        /// Which server.
+        /// The server: postgres, redis or clickhouse.
         name: Name,
     },
 }
@@ -107,7 +113,7 @@ enum Action {
 enum Output {
     /// A table to read.
     Text,
-    /// One JSON array.
+    /// One JSON array, with an object for each process.
     Json,
 }
 
