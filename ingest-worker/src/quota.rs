@@ -120,7 +120,7 @@ impl Quotas {
 async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): OrgMonth) -> (OrgMonth, Flag, ParkedAmount) {
     let asked = async {
         let flag = quota::read(&redis, org, month).await?;
-        let held = if flag == Some(OverQuota::Park) { parked.held(org).await? } else { ParkedAmount::default() };
+        let held = if flag == Some(OverQuota::Park) { parked.amount(org).await? } else { ParkedAmount::default() };
         Ok::<_, RedisError>((flag, held))
     };
     let (flag, held) = asked.await.unwrap_or_else(|error| {

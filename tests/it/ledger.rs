@@ -125,9 +125,9 @@ async fn the_ledger_balances_wherever_items_are_and_whichever_process_is_killed(
     assert_eq!(sums(&world, &org).await?, stored, "the poisoned one is a dead letter");
     assert_eq!(sums(&world, &other).await?, Sums { accepted: 7, stored: 7, ..Sums::default() });
 
-    let desk = DeadLetters::new(world.redis().await?);
-    let letter = Walk::new(desk.clone(), Source::all()).next().await?.unwrap().remove(0);
-    assert!(desk.drop(&letter).await?);
+    let dead_letters = DeadLetters::new(world.redis().await?);
+    let letter = Walk::new(dead_letters.clone(), Source::all()).next().await?.unwrap().remove(0);
+    assert!(dead_letters.drop(&letter).await?);
     let dropped = Sums { letters: 0, dropped_letters: 2, ..stored };
     assert_eq!(sums(&world, &org).await?, dropped);
 

@@ -222,7 +222,7 @@ async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -
     assert_eq!(stored(&world, &org).await?, (10, 10), "what was released is stored, and nothing else");
     let ids = parked.ids(org.org_id).await?;
     assert_eq!(
-        (ids.len(), parked.held(org.org_id).await?.envelopes, set_aside(&redis, &org, "parked").await?),
+        (ids.len(), parked.amount(org.org_id).await?.envelopes, set_aside(&redis, &org, "parked").await?),
         (2, 2, 30)
     );
     until("the audit trail knows", async || Ok(told(&world, &org, "quota.park").await? >= 1)).await?;
@@ -236,7 +236,7 @@ async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -
     }
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (30, 30));
-    assert_eq!(parked.held(org.org_id).await?, ParkedAmount::default());
+    assert_eq!(parked.amount(org.org_id).await?, ParkedAmount::default());
     send(&world, &org, &mut corpus, 1).await?;
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (40, 40), "it goes on as before");
@@ -257,7 +257,7 @@ async fn envelopes_over_a_lowered_limit_are_dropped_and_counted_if_the_org_chose
     drain(&mut world).await?;
     assert_eq!((stored(&world, &org).await?, stored(&world, &neighbour).await?), ((0, 0), (20, 20)));
     assert_eq!(set_aside(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
-    assert_eq!(ParkedEnvelopes::new(redis.clone()).held(org.org_id).await?, ParkedAmount::default());
+    assert_eq!(ParkedEnvelopes::new(redis.clone()).amount(org.org_id).await?, ParkedAmount::default());
     until("the audit trail knows", async || Ok(told(&world, &org, "quota.drop").await? >= 1)).await?;
     let items = "SELECT max(JSONExtractUInt(detail, 'items')) FROM audit_log FINAL WHERE event_type = 'quota.drop'";
     world.until_number(items, 30).await

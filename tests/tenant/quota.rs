@@ -63,7 +63,7 @@ async fn parked_once_and_released_once(redis: Redis) {
     let bytes = envelope(key, org, 5);
     for _ in 0..2 {
         parked.park(org, here, &bytes).await.unwrap();
-        assert_eq!(parked.held(org).await.unwrap(), ParkedAmount { envelopes: 1, bytes: bytes.len() as u64 });
+        assert_eq!(parked.amount(org).await.unwrap(), ParkedAmount { envelopes: 1, bytes: bytes.len() as u64 });
     }
     parked.park(org, id(3, 8), &envelope(key, org, 1)).await.unwrap();
     parked.park(org, id(12, 1), &envelope(key, org, 1)).await.unwrap();
@@ -101,7 +101,7 @@ async fn parked_once_and_released_once(redis: Redis) {
 
     let read = parked.read(org, id(12, 1)).await.unwrap().unwrap();
     parked.release(org, id(12, 1), &verified(read), key).await.unwrap();
-    assert_eq!(parked.held(org).await.unwrap().envelopes, 0);
+    assert_eq!(parked.amount(org).await.unwrap().envelopes, 0);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use legacy::{Left, READER_SILENT, Switch, SwitchError};
+use legacy::{Backlog, READER_SILENT, Switch, SwitchError};
 use model::shard::Shard;
 use redis::AsyncCommands;
 use registry::flags::{Flag, FlagState, Flags};
@@ -63,7 +63,7 @@ pub(crate) enum Command {
 struct CutoverState {
     /// `None` until the switch is flipped for the first time: then the workers' setting applies.
     switch: Option<FlagState>,
-    left: Left,
+    left: Backlog,
     /// Seconds since the oldest entry was appended.
     oldest_s: Option<u64>,
     /// Entries added per second.
@@ -103,9 +103,9 @@ impl Command {
 
 impl CutoverState {
     async fn look(redis: &Redis, flags: &Flags, over: Duration) -> Result<Self, Failure> {
-        let (begun, before) = (Instant::now(), legacy::look(redis).await?);
+        let (begun, before) = (Instant::now(), legacy::read_backlog(redis).await?);
         tokio::time::sleep(over).await;
-        let left = legacy::look(redis).await?;
+        let left = legacy::read_backlog(redis).await?;
         let came = left.added.saturating_sub(before.added);
         let went = before.entries.saturating_add(came).saturating_sub(left.entries);
         let per_s = |n: u64| n as f64 / begun.elapsed().as_secs_f64();
@@ -163,7 +163,7 @@ impl CutoverState {
             (format!("nothing waits in the stream ({})", self.left.entries), self.left.entries == 0),
             (format!("nothing is on its way into a shard ({})", self.left.moving), self.left.moving == 0),
             (format!("readers of older releases hold nothing ({pending})"), pending == 0),
-            (format!("no reader of an older release was there for {silent} s"), self.left.other_reader().is_none()),
+            (format!("no reader of an older release was there for {silent} s"), self.left.old_reader().is_none()),
             (
                 format!("nobody wrote to the stream while it was looked at ({:.1}/s)", self.in_per_s),
                 self.in_per_s == 0.0,

@@ -94,7 +94,7 @@ impl Filter {
     pub(crate) async fn walk(
         &self,
         registry: &Registry,
-        desk: &DeadLetters,
+        dead_letters: &DeadLetters,
         after: Option<DeadLetterId>,
     ) -> Result<Filtered, Failure> {
         let org = match &self.org {
@@ -106,7 +106,7 @@ impl Filter {
             (None, true) => *source == Source::Legacy,
             (None, false) => true,
         };
-        let walk = Walk::new(desk.clone(), Source::all().filter(is_meant));
+        let walk = Walk::new(dead_letters.clone(), Source::all().filter(is_meant));
         let walk = after.into_iter().fold(walk, Walk::after);
         Ok(Filtered { walk, org, reason: self.reason })
     }
@@ -115,11 +115,11 @@ impl Filter {
     pub(crate) async fn pick(
         &self,
         registry: &Registry,
-        desk: &DeadLetters,
+        dead_letters: &DeadLetters,
         limit: Option<u64>,
     ) -> Result<Picked, Failure> {
         let limit = limit.unwrap_or(PICKED_MAX);
-        let (mut walk, mut picked) = (self.walk(registry, desk, None).await?, Picked::default());
+        let (mut walk, mut picked) = (self.walk(registry, dead_letters, None).await?, Picked::default());
         while let Some(page) = walk.next().await? {
             for letter in page {
                 if picked.letters.len() as u64 >= limit {
@@ -133,13 +133,13 @@ impl Filter {
 }
 
 impl Chosen {
-    pub(crate) async fn pick(&self, registry: &Registry, desk: &DeadLetters) -> Result<Picked, Failure> {
+    pub(crate) async fn pick(&self, registry: &Registry, dead_letters: &DeadLetters) -> Result<Picked, Failure> {
         if self.ids.is_empty() {
-            return self.filter.pick(registry, desk, self.limit).await;
+            return self.filter.pick(registry, dead_letters, self.limit).await;
         }
         let mut picked = Picked::default();
         for id in &self.ids {
-            match desk.read(*id).await? {
+            match dead_letters.read(*id).await? {
                 Some(letter) => picked.add(&letter.listed),
                 None => picked.gone += 1,
             }

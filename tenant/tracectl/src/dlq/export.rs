@@ -22,7 +22,7 @@ const OWNER_ONLY: u32 = 0o600;
 
 /// Writes a file that appears under its name only when it is complete.
 pub(super) async fn export(
-    desk: &DeadLetters,
+    dead_letters: &DeadLetters,
     picked: Picked,
     file: &Path,
     mut trail: Trail<'_>,
@@ -43,7 +43,7 @@ pub(super) async fn export(
         trail.write(EventType::DlqShow, "export", some).await?;
         for (id, _) in some {
             // A letter that was replayed or dropped meanwhile is no longer a dead letter.
-            let Some(letter) = desk.read(*id).await? else { continue };
+            let Some(letter) = dead_letters.read(*id).await? else { continue };
             let mut line = serde_json::to_value(&letter.listed)?;
             line["envelope"] = STANDARD.encode(&letter.content).into();
             writeln!(out, "{line}").map_err(cannot)?;

@@ -93,7 +93,7 @@ pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -
 }
 
 async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<ParkedLine>, Failure> {
-    if parked.held(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
+    if parked.amount(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
         return Ok(Vec::new());
     }
     let mut months = BTreeMap::<u32, ParkedLine>::new();
@@ -189,7 +189,7 @@ pub(super) async fn release(
         if done.released == 0 {
             // The audit event comes first: without it, no release.
             let event = NewEvent::new(Some(org_id), EventType::QuotaRelease, actor);
-            let event = event.detail(json!({ "envelopes_at_most": most, "force": force }));
+            let event = event.with_detail(json!({ "envelopes_at_most": most, "force": force }));
             registry.record_events(Some(org_id), &[event]).await?;
         }
         parked.release(org_id, id, &envelope, &key).await.map_err(redis_failed)?;
