@@ -106,7 +106,7 @@ fn event((source, org): ShardAndOrg, sums: &Sums) -> NewEvent {
         Source::Shard(shard) => (format!("shard {shard}"), json!({ "shard": shard, "dead_letters": notes })),
         Source::Legacy => ("the legacy stream".to_owned(), json!({ "dead_letters": notes })),
     };
-    NewEvent::new(org, EventType::DlqDeadLettered, ACTOR).target(&target).detail(detail)
+    NewEvent::new(org, EventType::DlqDeadLettered, ACTOR).with_target(&target).with_detail(detail)
 }
 
 #[cfg(test)]

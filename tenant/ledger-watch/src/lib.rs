@@ -143,8 +143,8 @@ impl Watch {
         let items = imbalance.items.unsigned_abs();
         tracing::error!(org_id = %org, hour, items, "accepted items are {what}; see docs/operations/ledger.md");
         let detail = json!({ "imbalance": imbalance.items, "row": row });
-        let event = NewEvent::new(Some(org), EventType::LedgerImbalance, ACTOR).target(&format!("hour {hour}"));
-        match self.registry.record_events(Some(org), &[event.detail(detail)]).await {
+        let event = NewEvent::new(Some(org), EventType::LedgerImbalance, ACTOR).with_target(&format!("hour {hour}"));
+        match self.registry.record_events(Some(org), &[event.with_detail(detail)]).await {
             // An org that is not in the registry has no audit trail; the log has the alarm.
             Err(error) if error.is_refused_data() => {
                 tracing::error!(org_id = %org, %error, "no such org");

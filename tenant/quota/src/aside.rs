@@ -102,7 +102,7 @@ pub fn notes(org: OrgId, kept: &WithheldNotes, actor: &str) -> Vec<NewEvent> {
         let received = received.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
         let name = wire::tables::content_hash_128(format!("{org}{seen}").as_bytes());
         let detail = json!({ "received_in_hour": received, "items": items });
-        NewEvent::new(Some(org), event_type, actor).named(Uuid::from_bytes(name)).detail(detail)
+        NewEvent::new(Some(org), event_type, actor).with_id(Uuid::from_bytes(name)).with_detail(detail)
     };
     sums.into_iter().map(event).collect()
 }
@@ -132,13 +132,13 @@ mod tests {
         let mut kept = WithheldNotes::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
         let told = notes(org, &kept, "somebody");
         assert_eq!(told.len(), 2);
-        let park = told.iter().find(|event| event.event_type == EventType::QuotaPark).unwrap();
-        assert_eq!(park.detail, json!({ "received_in_hour": "2026-10-24T00:00:00Z", "items": 5 }));
+        let park = told.iter().find(|event| event.event_type() == EventType::QuotaPark).unwrap();
+        assert_eq!(*park.detail(), json!({ "received_in_hour": "2026-10-24T00:00:00Z", "items": 5 }));
         let again: Vec<Uuid> = notes(org, &kept, "somebody").iter().map(NewEvent::event_id).collect();
         assert_eq!(again, told.iter().map(NewEvent::event_id).collect::<Vec<_>>(), "the same events");
         kept.insert("498000:park:4/1-1".to_owned(), 1);
         let more = notes(org, &kept, "somebody");
-        assert!(more.iter().any(|event| event.detail["items"] == 6 && !again.contains(&event.event_id())));
+        assert!(more.iter().any(|event| event.detail()["items"] == 6 && !again.contains(&event.event_id())));
         assert_eq!(notes(org, &WithheldNotes::from([("of a later release".to_owned(), 1)]), "somebody"), []);
     }
 }
