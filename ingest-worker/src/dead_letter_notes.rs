@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 /// Time between two events of the same shard and org.
 pub const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often to check whether an event is due.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Most pairs of shard and org that have events of their own. Beyond it, events do not name the org.
 const ORGS_MAX: usize = 4_096;
 /// The actor that the events name.
@@ -50,11 +50,11 @@ impl DeadLetterNotes {
 
     /// Writes events until `stop` is true, and then one last time for everything that is left.
     pub async fn tell(self, audit: AuditWriter, mut stop: watch::Receiver<bool>) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let last = tokio::select! {
-                _ = looks.tick() => false,
+                _ = ticks.tick() => false,
                 _ = stop.wait_for(|stop| *stop) => true,
             };
             for (whose, sums) in self.due(Instant::now(), last) {

@@ -43,7 +43,7 @@ use stream::{Destination, LegacyStream};
 /// The shard whose owner drains the legacy stream.
 pub const DRAINED_BY: Shard = Shard::FIRST;
 /// How often to look for new entries while the stream is empty or closed.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub const POLL_EVERY: Duration = Duration::from_millis(500);
 /// Envelopes above this many bytes are translated in a blocking section, so that the thread's other tasks go on
 /// elsewhere.
 const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -132,7 +132,7 @@ impl Legacy {
                 Ok(false) => {
                     backoff = Backoff::new();
                     tokio::select! {
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
+                        () = tokio::time::sleep(POLL_EVERY) => {}
                         () = guard.ended() => {}
                     }
                 }
