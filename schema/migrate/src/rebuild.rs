@@ -40,7 +40,7 @@ const ROUNDS_MAX: u32 = 10;
 /// How long to wait for inserts that began before the table was closed. The worker stops waiting for an insert after 60
 /// s.
 const INSERTS_WAIT_MAX: Duration = Duration::from_secs(180);
-const INSERTS_LOOK_EVERY: Duration = Duration::from_millis(50);
+const INSERTS_POLL_EVERY: Duration = Duration::from_millis(50);
 /// Most steps of one rebuild; no state needs that many.
 const STEPS_MAX: u32 = 8;
 /// Most projects without an org that an error names.
@@ -431,7 +431,7 @@ async fn wait_for_inserts(session: &mut Session<'_>, table: &str) -> Result<(), 
         if since.elapsed() > INSERTS_WAIT_MAX {
             return Err(RebuildError::InsertsRunning { table: table.to_owned(), queries: begun.join(", ") });
         }
-        tokio::time::sleep(INSERTS_LOOK_EVERY).await;
+        tokio::time::sleep(INSERTS_POLL_EVERY).await;
         let running: Vec<String> = session.rows("SELECT query_id FROM system.processes", &[]).await?;
         begun.retain(|query| running.contains(query));
     }

@@ -22,7 +22,7 @@ mod switch;
 
 pub use dead_letters::DeadLetters;
 pub use projects::{Place, Projects};
-pub use switch::{HEARD_AFTER, Switch, SwitchError};
+pub use switch::{SWITCH_SEEN_AFTER, Switch, SwitchError};
 
 static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("backlog.lua")));
 

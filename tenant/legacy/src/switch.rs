@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use redis::RedisError;
-use registry::flags::{Flag, Flags, LOOK_EVERY};
+use registry::flags::{Flag, Flags, POLL_EVERY};
 use serde_json::json;
 use stores::redis::Redis;
 use thiserror::Error;
@@ -14,7 +14,7 @@ use thiserror::Error;
 use super::{Backlog, read_backlog};
 
 /// The time after which every worker has seen that the stream was closed.
-pub const HEARD_AFTER: Duration = LOOK_EVERY.saturating_mul(2);
+pub const SWITCH_SEEN_AFTER: Duration = POLL_EVERY.saturating_mul(2);
 
 /// Why the stream was not closed or opened.
 #[derive(Debug, Error)]
@@ -67,7 +67,7 @@ impl Switch {
             return Err(SwitchError::NotEmpty(backlog));
         }
         self.flip(false, actor, "it is empty").await?;
-        tokio::time::sleep(HEARD_AFTER).await;
+        tokio::time::sleep(SWITCH_SEEN_AFTER).await;
         let backlog = read_backlog(&self.redis).await?;
         if !backlog.is_empty() {
             self.flip(true, actor, "somebody wrote to it while it was being closed").await?;
@@ -88,7 +88,7 @@ impl Switch {
     /// Whether an operator has closed it. The workers' setting applies only until the switch is flipped for the first
     /// time.
     async fn is_closed(&self) -> Result<bool, sqlx::Error> {
-        Ok(self.flags.standing(Flag::DualReadLegacy).await?.is_some_and(|standing| !standing.enabled))
+        Ok(self.flags.state(Flag::DualReadLegacy).await?.is_some_and(|state| !state.enabled))
     }
 
     async fn flip(&self, open: bool, actor: &str, why: &str) -> Result<(), sqlx::Error> {
