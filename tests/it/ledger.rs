@@ -60,8 +60,8 @@ impl Sums {
         balance.rows.iter().fold(Self::default(), |sum, row| Self {
             accepted: sum.accepted + row.amounts.accepted,
             stored: sum.stored + row.amounts.stored,
-            parked: sum.parked + row.amounts.set_aside.parked,
-            over_quota: sum.over_quota + row.amounts.set_aside.dropped,
+            parked: sum.parked + row.amounts.withheld.parked,
+            over_quota: sum.over_quota + row.amounts.withheld.dropped,
             letters: sum.letters + row.amounts.dead_lettered.held,
             dropped_letters: sum.dropped_letters + row.amounts.dead_lettered.dropped,
             in_flight: sum.in_flight + row.amounts.in_flight,
@@ -317,7 +317,7 @@ async fn envelopes_parked_or_dropped_over_quota_are_no_imbalance() -> anyhow::Re
     world.worker.stop().await?;
     send(&world, &org, 9).await?;
     send(&world, &org, 4).await?;
-    // As a worker sets aside: the copy first, then the entry goes.
+    // As a worker parks an envelope: the copy first, then the entry goes.
     let mut redis = world.redis().await?;
     let stream = RedisKey::shard_stream(Shard::home(org.org_id));
     let waiting: redis::streams::StreamRangeReply = redis.xrange_all(&stream).await?;
@@ -400,7 +400,7 @@ async fn rejected_items_are_counted_once_when_a_refused_request_is_retried() -> 
     world.api.stop().await?;
     let mut redis = world.redis().await?;
     let mut counted = std::collections::BTreeMap::<String, u64>::new();
-    for hour in Hours::up_to(unix_hour(), 2).hours() {
+    for hour in Hours::up_to(unix_hour(), 2).iter() {
         let fields: Vec<(String, u64)> = redis.hgetall(RedisKey::outcomes(Some(org.org_id), hour)).await?;
         for (field, items) in fields {
             *counted.entry(field.split_once(':').unwrap().1.to_owned()).or_default() += items;

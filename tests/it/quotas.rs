@@ -184,7 +184,7 @@ async fn stored(world: &World, org: &Org) -> anyhow::Result<(u64, u64)> {
 }
 
 /// What the ledger counts as dropped, or parked.
-async fn set_aside(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
+async fn withheld(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
     let key = RedisKey::outcomes(Some(org.org_id), stores::clock::unix_hour());
     let sums: Vec<(String, u64)> = redis::cmd("HGETALL").arg(key).query_async(&mut redis.clone()).await?;
     let suffix = format!(":over_quota:{how}");
@@ -222,7 +222,7 @@ async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -
     assert_eq!(stored(&world, &org).await?, (10, 10), "what was released is stored, and nothing else");
     let ids = parked.ids(org.org_id).await?;
     assert_eq!(
-        (ids.len(), parked.amount(org.org_id).await?.envelopes, set_aside(&redis, &org, "parked").await?),
+        (ids.len(), parked.amount(org.org_id).await?.envelopes, withheld(&redis, &org, "parked").await?),
         (2, 2, 30)
     );
     until("the audit trail knows", async || Ok(told(&world, &org, "quota.park").await? >= 1)).await?;
@@ -256,7 +256,7 @@ async fn envelopes_over_a_lowered_limit_are_dropped_and_counted_if_the_org_chose
     until_flag(&redis, &org, Some(OverQuota::Drop)).await?;
     drain(&mut world).await?;
     assert_eq!((stored(&world, &org).await?, stored(&world, &neighbour).await?), ((0, 0), (20, 20)));
-    assert_eq!(set_aside(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
+    assert_eq!(withheld(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
     assert_eq!(ParkedEnvelopes::new(redis.clone()).amount(org.org_id).await?, ParkedAmount::default());
     until("the audit trail knows", async || Ok(told(&world, &org, "quota.drop").await? >= 1)).await?;
     let items = "SELECT max(JSONExtractUInt(detail, 'items')) FROM audit_log FINAL WHERE event_type = 'quota.drop'";
@@ -275,6 +275,6 @@ async fn an_envelope_over_quota_is_stored_when_there_is_no_room_to_park_it() -> 
     until_flag(&redis, &org, Some(OverQuota::Park)).await?;
     world.worker.set_env("TRACEBILITY_QUOTA_PARKED_BYTES_MAX", "0B");
     drain(&mut world).await?;
-    assert_eq!((stored(&world, &org).await?, set_aside(&redis, &org, "parked").await?), ((20, 20), 0));
+    assert_eq!((stored(&world, &org).await?, withheld(&redis, &org, "parked").await?), ((20, 20), 0));
     Ok(())
 }
