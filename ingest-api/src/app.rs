@@ -166,7 +166,7 @@ impl App {
         let (counts, envelope) = admitted.check(decoded)?;
         let tenant = admitted.into_tenant();
         let open = |items| self.ledger.open(tenant.org_id(), items);
-        let items = || RequestOutcomes { accepted: open(counts.accepted()), rejected: open(counts.set_aside) };
+        let items = || RequestOutcomes { accepted: open(counts.accepted()), rejected: open(counts.rejected) };
         let (rate_limit, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };

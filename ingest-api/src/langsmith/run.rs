@@ -62,7 +62,7 @@ impl<'a> Write<'a> {
         batch.push_run(header.project_id, &mut run, hash);
         for (name, raw, reason) in too_much {
             let item = format!("{}.{}.{name}", op.as_str(), run.run_id);
-            batch.keep_aside(item, reason, raw.get().as_bytes());
+            batch.reject_and_keep(item, reason, raw.get().as_bytes());
         }
         if !children.is_empty() {
             tree::store(&children, &Parent::of(&run, level), op, header, batch);

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use translate::batch::Batch;
 use translate::native;
-use translate::native::Aside;
+use translate::native::OnRejection;
 use uuid::{Builder, Uuid};
 use wire::envelope::{ContentId, EnvelopeKey, Header, Source};
 use wire::tables::framed_hash_128;
@@ -129,7 +129,7 @@ impl<'a> LegacyEnvelope<'a> {
         };
         let payload = payload.get();
         let envelope = Batch::with(|batch| {
-            native::decode(payload.as_bytes(), header.project_id, header.received_at, Aside::Kept, batch)
+            native::decode(payload.as_bytes(), header.project_id, header.received_at, OnRejection::Keep, batch)
                 .map_err(Flaw::unreadable)?;
             batch.envelope(&header, payload.len()).map_err(Flaw::unreadable)
         })?;

@@ -48,7 +48,7 @@ pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u
             return;
         }
     };
-    assert_eq!(counts.reasons.len() as u64, counts.set_aside.min(REASONS_MAX as u64));
+    assert_eq!(counts.reasons.len() as u64, counts.rejected.min(REASONS_MAX as u64));
     let told: usize = counts.reasons.iter().map(|reason| reason.item.len() + reason.error.len()).sum();
     assert!(told <= ANSWER_BYTES_MAX, "reasons of {told} bytes");
     let again = translate(&header, body).expect("accepted once and refused the next time");
