@@ -46,7 +46,7 @@ impl Decoder {
     }
 
     /// Everything outside the body that decides what the body means. It is part of the content id.
-    pub fn beside_the_body(&self) -> Cow<'_, str> {
+    pub fn body_context(&self) -> Cow<'_, str> {
         match self {
             Self::OtlpProtobuf(project) | Self::OtlpJson(project) | Self::OtlpGrpc(project) => project.into(),
             Self::Native => "".into(),

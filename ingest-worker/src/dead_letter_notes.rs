@@ -49,7 +49,7 @@ impl DeadLetterNotes {
     }
 
     /// Writes events until `stop` is true, and then one last time for everything that is left.
-    pub async fn tell(self, audit: AuditWriter, mut stop: watch::Receiver<bool>) {
+    pub async fn write_to_audit(self, audit: AuditWriter, mut stop: watch::Receiver<bool>) {
         let mut ticks = tokio::time::interval(POLL_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -296,7 +296,7 @@ impl Worker {
             }
             if self.batch.is_empty() {
                 self.batch = Batch::reusing(
-                    self.shared.spare.take(),
+                    self.shared.block_pool.take(),
                     self.delivered.map(|at| at + self.shared.throttle.between_inserts(self.shared.limits.age)),
                 );
             }
@@ -357,7 +357,7 @@ impl Worker {
         if let Some(quotas) = &mut self.quotas {
             quotas.delivered();
         }
-        self.shared.spare.give(emptied);
+        self.shared.block_pool.give(emptied);
         Ok(())
     }
 }

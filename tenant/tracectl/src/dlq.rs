@@ -7,7 +7,7 @@ mod show;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use choose::{Chosen, Filter, Picked};
+use choose::{Filter, Selection, Selector};
 use clap::Subcommand;
 use model::ids::OrgId;
 use queue::dlq::{DeadLetterId, DeadLetters, DlqError, Listed, PAGE_LETTERS, Replayed};
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     )]
     Replay {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: Selector,
         #[command(flatten)]
         services: Services,
     },
@@ -67,7 +67,7 @@ pub(crate) enum Command {
         tracectl dlq drop --all --shard 7 --reason unreadable --yes")]
     Drop {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: Selector,
         #[command(flatten)]
         confirm: Confirm,
         #[command(flatten)]
@@ -91,21 +91,21 @@ impl Command {
         let unknown =
             || Failure::usage("it is not known where Redis is, which has the dead letters", format!("set {REDIS}"));
         let dead_letters = DeadLetters::new(redis.ok_or_else(unknown)?);
-        let trail = |services| Trail { registry, services, of_no_org: None, actor };
+        let trail = |services| AuditTrail { registry, services, of_no_org: None, actor };
         match self {
             Self::Ls { filter, after } => list(registry, &dead_letters, &filter, after).await,
             Self::Show { id, services } => show::show(registry, &dead_letters, id, trail(services)).await,
             Self::Replay { chosen, services } => {
-                let picked = chosen.pick(registry, &dead_letters).await?;
+                let picked = chosen.select(registry, &dead_letters).await?;
                 let key = registry.envelope_key().await?;
                 replay(&dead_letters, &key, picked, trail(services)).await
             }
             Self::Drop { chosen, confirm, services } => {
-                let picked = chosen.pick(registry, &dead_letters).await?;
+                let picked = chosen.select(registry, &dead_letters).await?;
                 drop(&dead_letters, picked, confirm, trail(services)).await
             }
             Self::Export { file, filter, services } => {
-                let picked = filter.pick(registry, &dead_letters, None).await?;
+                let picked = filter.select(registry, &dead_letters, None).await?;
                 export::export(&dead_letters, picked, &file, trail(services)).await
             }
         }
@@ -119,7 +119,7 @@ impl From<DlqError> for Failure {
 }
 
 /// Writes audit events before dead letters are changed.
-struct Trail<'a> {
+struct AuditTrail<'a> {
     registry: &'a Registry,
     services: Services,
     /// Opened for the first letter of an unknown org: only the services' role may write events of no org.
@@ -127,7 +127,7 @@ struct Trail<'a> {
     actor: &'a str,
 }
 
-impl Trail<'_> {
+impl AuditTrail<'_> {
     /// Writes an event to each org that has letters. Without the event, nothing is changed.
     async fn write(
         &mut self,
@@ -250,8 +250,8 @@ struct Skipped {
 async fn replay(
     dead_letters: &DeadLetters,
     key: &EnvelopeKey,
-    picked: Picked,
-    mut trail: Trail<'_>,
+    picked: Selection,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let (mut sent, mut gone, mut skipped, mut named) = (0_u64, picked.gone, 0_u64, Vec::new());
     for some in picked.letters.chunks(PAGE_LETTERS) {
@@ -288,9 +288,9 @@ async fn replay(
 
 async fn drop(
     dead_letters: &DeadLetters,
-    picked: Picked,
+    picked: Selection,
     confirm: Confirm,
-    mut trail: Trail<'_>,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let (count, items) = (picked.letters.len(), picked.items);
     if count > 0 {

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::shards::shard;
 
 /// The most dead letters that one command changes.
-const PICKED_MAX: u64 = 1_000_000;
+const SELECTED_MAX: u64 = 1_000_000;
 
 /// Selects by shard, org and reason.
 #[derive(Args, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct Filter {
 
 /// Selects by name, or by a filter.
 #[derive(Args, Debug)]
-pub(crate) struct Chosen {
+pub(crate) struct Selector {
     /// The names of dead letters, such as 7/1795241935570-0.
     #[arg(
         value_name = "ID",
@@ -45,13 +45,13 @@ pub(crate) struct Chosen {
     #[command(flatten)]
     filter: Filter,
     /// At most so many, the oldest of each shard first.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PICKED_MAX))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SELECTED_MAX))]
     limit: Option<u64>,
 }
 
 /// The dead letters that a command selected when it began.
 #[derive(Debug, Default)]
-pub(crate) struct Picked {
+pub(crate) struct Selection {
     /// The names of the dead letters, and their orgs if known.
     pub(crate) letters: Vec<(DeadLetterId, Option<OrgId>)>,
     /// The number of runs and spans in them.
@@ -62,7 +62,7 @@ pub(crate) struct Picked {
     pub(crate) gone: u64,
 }
 
-impl Picked {
+impl Selection {
     fn add(&mut self, letter: &Listed) {
         self.letters.push((letter.id, letter.description.org));
         self.items += letter.description.items;
@@ -112,14 +112,14 @@ impl Filter {
     }
 
     /// Reads the names of the selected dead letters.
-    pub(crate) async fn pick(
+    pub(crate) async fn select(
         &self,
         registry: &Registry,
         dead_letters: &DeadLetters,
         limit: Option<u64>,
-    ) -> Result<Picked, Failure> {
-        let limit = limit.unwrap_or(PICKED_MAX);
-        let (mut walk, mut picked) = (self.walk(registry, dead_letters, None).await?, Picked::default());
+    ) -> Result<Selection, Failure> {
+        let limit = limit.unwrap_or(SELECTED_MAX);
+        let (mut walk, mut picked) = (self.walk(registry, dead_letters, None).await?, Selection::default());
         while let Some(page) = walk.next().await? {
             for letter in page {
                 if picked.letters.len() as u64 >= limit {
@@ -132,12 +132,12 @@ impl Filter {
     }
 }
 
-impl Chosen {
-    pub(crate) async fn pick(&self, registry: &Registry, dead_letters: &DeadLetters) -> Result<Picked, Failure> {
+impl Selector {
+    pub(crate) async fn select(&self, registry: &Registry, dead_letters: &DeadLetters) -> Result<Selection, Failure> {
         if self.ids.is_empty() {
-            return self.filter.pick(registry, dead_letters, self.limit).await;
+            return self.filter.select(registry, dead_letters, self.limit).await;
         }
-        let mut picked = Picked::default();
+        let mut picked = Selection::default();
         for id in &self.ids {
             match dead_letters.read(*id).await? {
                 Some(letter) => picked.add(&letter.listed),

@@ -12,8 +12,8 @@ use queue::dlq::{DeadLetters, PAGE_LETTERS};
 use registry::event::EventType;
 use serde_json::json;
 
-use super::Trail;
-use super::choose::Picked;
+use super::AuditTrail;
+use super::choose::Selection;
 use crate::failure::Failure;
 use crate::output::Answer;
 
@@ -23,9 +23,9 @@ const OWNER_ONLY: u32 = 0o600;
 /// Writes a file that appears under its name only when it is complete.
 pub(super) async fn export(
     dead_letters: &DeadLetters,
-    picked: Picked,
+    picked: Selection,
     file: &Path,
-    mut trail: Trail<'_>,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let cannot = |error: io::Error| {
         Failure::new(

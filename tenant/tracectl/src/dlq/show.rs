@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use wire::envelope::{Envelope, EnvelopeKey};
 use wire::tables::Table;
 
-use super::{Trail, since, slug};
+use super::{AuditTrail, since, slug};
 use crate::failure::Failure;
 use crate::output::{Answer, NONE, moment, or_none};
 
@@ -24,7 +24,7 @@ pub(super) async fn show(
     registry: &Registry,
     dead_letters: &DeadLetters,
     id: DeadLetterId,
-    mut trail: Trail<'_>,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let letter = dead_letters.read(id).await?;
     let letter = letter.ok_or_else(|| {
