@@ -223,7 +223,7 @@ async fn the_cutover_loses_and_doubles_nothing() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cutover_on_a_redis_cluster() -> anyhow::Result<()> {
+async fn the_cutover_loses_and_doubles_nothing_on_a_cluster() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     let cluster = stack::RedisCluster::start().await?;
     let urls = Urls { redis_url: cluster.url().to_owned(), ..(*db).clone() };

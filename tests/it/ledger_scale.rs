@@ -135,7 +135,7 @@ impl Spent {
 /// What looking costs, for docs/operations/ledger.md: `just ledger-cost`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures, and takes some minutes"]
-async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> {
+async fn the_cost_of_checking_a_hundred_thousand_orgs() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     world.worker.stop().await?;
     let crowd = Crowd::settle(&world, 100_000, (0, 0), (0, 0)).await?;

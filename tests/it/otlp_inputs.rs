@@ -36,7 +36,7 @@ fn pair(key: &str, value: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_http_client_on_the_grpc_port_is_told_so() -> anyhow::Result<()> {
+async fn an_http_client_on_the_grpc_port_gets_an_explanation() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("wrong-port").await?;
     let export = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";

@@ -329,7 +329,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
 }
 
 #[tokio::test]
-async fn a_crash_between_postgres_and_redis_is_made_up_for() {
+async fn a_crash_between_postgres_and_redis_is_repaired_by_the_next_tick() {
     let bills = Bills::new().await;
     let (org, reconciler) = (bills.world.org.org_id, bills.reconciler(true));
     limit(&bills.world, org, Limit::AtMost(100)).await;

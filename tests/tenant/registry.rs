@@ -368,7 +368,7 @@ async fn a_service_makes_and_ends_keys_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_registry_that_cannot_be_reached_is_told_without_its_password() {
+async fn a_registry_that_cannot_be_reached_is_reported_without_its_password() {
     let error = Registry::connect(&url("postgres://u:hunter2@127.0.0.1:1/db")).await.unwrap_err();
     assert!(matches!(error, RegistryError::Database(_)));
     assert!(!format!("{error} {error:?}").contains("hunter2"));

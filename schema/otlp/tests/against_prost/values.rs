@@ -140,7 +140,7 @@ fn attributes_events_and_links_over_their_limits_are_dropped_and_counted() {
 }
 
 #[test]
-fn a_resource_tells_how_many_attributes_were_dropped() {
+fn a_resource_reports_how_many_attributes_were_dropped() {
     use otlp::limits::{ATTRIBUTES_MAX, DROPPED};
     let pairs = (0..ATTRIBUTES_MAX + 5).map(|i| KeyValue { key: i.to_string(), ..Default::default() }).collect();
     let resource = Resource { attributes: pairs, ..Default::default() };

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_announcement_not_heard_by_the_second_poll_counts_as_missed() {
+    fn an_announcement_not_received_by_the_second_poll_counts_as_missed() {
         let mut received = ReceivedAnnouncements::default();
         assert!(!received.missed(5), "what was announced before the start means nothing here");
         received.record(6);
