@@ -218,8 +218,8 @@ async fn the_cutover_loses_and_doubles_nothing() -> anyhow::Result<()> {
     let flags = Flags::new(stores::postgres::pool(&parse::postgres_url(&world.urls.pg_app_dsn).unwrap())?);
     let state = flags.state(Flag::DualReadLegacy).await?.context("it was flipped")?;
     assert_eq!((state.enabled, state.by.as_str()), (true, "a test"));
-    let told = "SELECT count() FROM audit_log WHERE event_type = 'flag.change' AND target = 'dual_read_legacy'";
-    world.until_number(told, 2).await
+    let switches = "SELECT count() FROM audit_log WHERE event_type = 'flag.change' AND target = 'dual_read_legacy'";
+    world.until_number(switches, 2).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -136,10 +136,10 @@ async fn the_ledger_balances_wherever_items_are_and_whichever_process_is_killed(
         let url = format!("{}/v1/admin/ledger{query}", world.api.operator_url());
         world.http.send(Method::GET, &url, &[("authorization", &format!("Bearer {key}"))], "").await
     };
-    let told = ask(&format!("?org={}&hours=3", org.org_id), world.api.admin_key()).await?.json()?;
+    let reply = ask(&format!("?org={}&hours=3", org.org_id), world.api.admin_key()).await?.json()?;
     let accepted: u64 =
-        told["rows"].as_array().unwrap().iter().map(|row| row["row"]["accepted"].as_u64().unwrap()).sum();
-    assert_eq!((accepted, &told["imbalance"], &told["is_complete"]), (50, &json!(0), &json!(true)), "{told}");
+        reply["rows"].as_array().unwrap().iter().map(|row| row["row"]["accepted"].as_u64().unwrap()).sum();
+    assert_eq!((accepted, &reply["imbalance"], &reply["is_complete"]), (50, &json!(0), &json!(true)), "{reply}");
     let all = ask("", world.api.admin_key()).await?.json()?;
     let orgs: Vec<_> = all["rows"].as_array().unwrap().iter().map(|row| &row["row"]["org_id"]).collect();
     assert!(orgs.contains(&&json!(org.org_id)) && orgs.contains(&&json!(other.org_id)), "{all}");

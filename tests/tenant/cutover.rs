@@ -80,14 +80,14 @@ async fn a_cutover_switch_and_its_event_are_written_together() {
     // An actor that no event can have: the switch stays, too.
     flags.set(Flag::DualReadLegacy, false, "", &json!({})).await.unwrap_err();
     assert!(flags.state(Flag::DualReadLegacy).await.unwrap().unwrap().enabled);
-    let told: Vec<(String, Value)> = sqlx::query_as(
+    let recorded: Vec<(String, Value)> = sqlx::query_as(
         "SELECT actor, detail FROM outbox_events(0, 'infinity', true, 100) WHERE event_type = 'flag.change' ORDER BY id",
     )
     .fetch_all(&world.pool)
     .await
     .unwrap();
     assert_eq!(
-        told,
+        recorded,
         [
             ("olga".to_owned(), json!({"why": "done", "old": null, "new": false})),
             ("otto".to_owned(), json!({"old": false, "new": true})),

@@ -128,8 +128,11 @@ async fn the_over_quota_policy_is_set_per_org_and_audited() {
     assert!(world.registry.set_limits(org, &other).await.unwrap());
     assert_eq!(world.registry.limits(org).await.unwrap().over_quota, OverQuota::Drop, "another limit leaves it");
     let events = world.registry.events(org, 10).await.unwrap();
-    let told = events.iter().find(|event| event.detail["new"]["over_quota"] == "drop").unwrap();
-    assert_eq!((told.event_type.as_str(), &told.detail["old"]["over_quota"]), ("org.limits", &"drop".into()));
+    let policy_change = events.iter().find(|event| event.detail["new"]["over_quota"] == "drop").unwrap();
+    assert_eq!(
+        (policy_change.event_type.as_str(), &policy_change.detail["old"]["over_quota"]),
+        ("org.limits", &"drop".into())
+    );
     let first = events.iter().rfind(|event| event.event_type == "org.limits").unwrap();
     assert_eq!(first.detail["old"]["over_quota"], "park");
 }

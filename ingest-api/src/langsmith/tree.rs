@@ -153,9 +153,9 @@ mod tests {
         let nil = Uuid::nil();
         let counts =
             stored(&format!(r#"{{"id":"{root}","child_runs":[{{"id":"{child}"}},"x",{{"id":"{nil}"}},null]}}"#));
-        let told: Vec<_> = counts.reasons.iter().map(|reason| reason.item.clone()).collect();
+        let rejected: Vec<_> = counts.reasons.iter().map(|reason| reason.item.clone()).collect();
         assert_eq!(counts.runs, 2);
-        assert_eq!(told, [1, 2].map(|i| format!("post.{root}.child_runs[{i}]")));
+        assert_eq!(rejected, [1, 2].map(|i| format!("post.{root}.child_runs[{i}]")));
         for other in ["{}", "\"x\"", "7", "null", "[]"] {
             let counts = stored(&format!(r#"{{"id":"{root}","child_runs":{other}}}"#));
             assert_eq!((counts.runs, counts.rejected), (1, 0), "{other}");

@@ -349,7 +349,7 @@ mod tests {
     fn rejected_items_alone_make_an_envelope() {
         let sections = Batch::with(|batch| {
             batch.reject_and_keep("part 1".to_owned(), "no".to_owned(), b"x");
-            batch.reject("part 2".to_owned(), "told".to_owned());
+            batch.reject("part 2".to_owned(), "no".to_owned());
             let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
             let counts = batch.counts();
             assert_eq!((counts.rejected, counts.accepted(), counts.reasons.len()), (2, 0, 2));

@@ -395,15 +395,15 @@ mod tests {
         );
         let counts = decoded(&body);
         assert_eq!((counts.runs, counts.spans, counts.rejected), (1, 0, 4));
-        let told: Vec<_> = counts
+        let reasons: Vec<_> = counts
             .reasons
             .iter()
             .map(|r| format!("{} {} {}", r.item, r.id.as_deref().unwrap_or("-"), r.error))
             .collect();
-        assert_eq!(told[0], "runs[1] - `run_id` is missing");
-        assert!(told[1].starts_with("runs[2] - not a JSON object"), "{}", told[1]);
-        assert!(told[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", told[2]);
-        assert_eq!(told[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
+        assert_eq!(reasons[0], "runs[1] - `run_id` is missing");
+        assert!(reasons[1].starts_with("runs[2] - not a JSON object"), "{}", reasons[1]);
+        assert!(reasons[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", reasons[2]);
+        assert_eq!(reasons[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
     }
 
     #[test]
