@@ -16,7 +16,7 @@ use wire::tables::content_hash;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
-use super::usage::{Said, USD_LIMIT, Usage};
+use super::usage::{SentNumber, USD_LIMIT, Usage};
 use super::{instant, times, unique};
 
 /// The only version of the batch model so far.
@@ -229,10 +229,10 @@ impl<'a> Fields<'a> {
 
     /// Takes a number out, or a text that is a number, with its text. JSON has one type of number, so 3.0 is a count
     /// too.
-    fn said(&mut self, name: &'static str) -> Result<(Said, &'a str), ItemError> {
+    fn said(&mut self, name: &'static str) -> Result<(SentNumber, &'a str), ItemError> {
         let raw = self.take(name).map_or("null", RawValue::get);
         let value: serde_json::Value = serde_json::from_str(raw).map_err(|e| invalid(name, e.to_string()))?;
-        Ok((Said::json(&value), raw))
+        Ok((SentNumber::json(&value), raw))
     }
 
     fn count(&mut self, name: &'static str) -> Result<Option<u32>, ItemError> {
