@@ -166,7 +166,7 @@ impl App {
         let (counts, envelope) = admitted.check(decoded)?;
         let tenant = admitted.into_tenant();
         let open = |items| self.ledger.open(tenant.org_id(), items);
-        let items = || RequestOutcomes { accepted: open(counts.accepted()), rejected: open(counts.set_aside) };
+        let items = || RequestOutcomes { accepted: open(counts.accepted()), rejected: open(counts.rejected) };
         let (rate_limit, ack) = match envelope {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
@@ -176,7 +176,7 @@ impl App {
             }
             None => {
                 let rate_limit = self.charge_request(&tenant).await.map_err(|error| items().refused(error))?;
-                items().taken();
+                items().appended();
                 (rate_limit, None)
             }
         };
@@ -207,7 +207,7 @@ impl App {
             Ok(Appended::Kept) => {
                 charge.kept();
                 self.ledger.answered().add(new.org, received_at, cost.items);
-                items.taken();
+                items.appended();
                 return Ok((rate_limit, Some(self.ack)));
             }
             Ok(Appended::Closed) => ApiError::Moving,
@@ -226,7 +226,7 @@ struct RequestOutcomes {
 }
 
 impl RequestOutcomes {
-    fn taken(self) {
+    fn appended(self) {
         self.accepted.end(Outcome::Accepted, "appended");
         self.rejected.end(Outcome::Rejected, "set_aside");
     }
@@ -242,8 +242,11 @@ impl RequestOutcomes {
 /// compression, because decoding adds nothing of its own (`tests/fuzz` decodes every body twice).
 fn content_id(tenant: &TenantContext, decoder: &Decoder, body: &[u8]) -> ContentId {
     let (org, key) = (tenant.org_id().0, tenant.api_key_id().0);
-    let beside = decoder.beside_the_body();
-    ContentId::of(&[org.as_bytes(), key.as_bytes(), decoder.source().as_str().as_bytes(), beside.as_bytes()], body)
+    let body_context = decoder.body_context();
+    ContentId::of(
+        &[org.as_bytes(), key.as_bytes(), decoder.source().as_str().as_bytes(), body_context.as_bytes()],
+        body,
+    )
 }
 
 fn now() -> UnixNanos {

@@ -7,7 +7,7 @@ use otlp::Translator;
 use translate::batch::{Batch, Counts};
 use translate::lenient::Document;
 use translate::native;
-use translate::native::Aside;
+use translate::native::OnRejection;
 use wire::envelope::{Header, Source, Writer};
 
 use crate::body::Budget;
@@ -46,7 +46,7 @@ impl Decoder {
     }
 
     /// Everything outside the body that decides what the body means. It is part of the content id.
-    pub fn beside_the_body(&self) -> Cow<'_, str> {
+    pub fn body_context(&self) -> Cow<'_, str> {
         match self {
             Self::OtlpProtobuf(project) | Self::OtlpJson(project) | Self::OtlpGrpc(project) => project.into(),
             Self::Native => "".into(),
@@ -77,7 +77,9 @@ impl Decoder {
                 .map_err(|error| ApiError::Malformed(otlp::malformed_json(&error))),
             // Same here: errors that concern the whole body are found first.
             Self::Native => Document::new(body)
-                .read(|json| native::decode(json.as_bytes(), header.project_id, received_at, Aside::Told, batch))
+                .read(|json| {
+                    native::decode(json.as_bytes(), header.project_id, received_at, OnRejection::Answer, batch)
+                })
                 .map_err(|error| ApiError::Malformed(error.to_string())),
             Self::LangSmith(kind) => langsmith::decode(kind, body, header, budget, batch),
         }

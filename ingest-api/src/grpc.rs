@@ -49,19 +49,19 @@ type Answer = Response<WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, 
 
 /// A gRPC method that this server has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Call {
+enum GrpcMethod {
     Traces,
     Untraced(Signal),
     Health,
 }
 
-impl Call {
+impl GrpcMethod {
     fn of(path: &str) -> Option<Self> {
         match path.strip_prefix('/')?.split_once('/')? {
-            (TRACES, "Export") => Some(Call::Traces),
-            (LOGS, "Export") => Some(Call::Untraced(Signal::Logs)),
-            (METRICS, "Export") => Some(Call::Untraced(Signal::Metrics)),
-            (HEALTH, "Check") => Some(Call::Health),
+            (TRACES, "Export") => Some(GrpcMethod::Traces),
+            (LOGS, "Export") => Some(GrpcMethod::Untraced(Signal::Logs)),
+            (METRICS, "Export") => Some(GrpcMethod::Untraced(Signal::Metrics)),
+            (HEALTH, "Check") => Some(GrpcMethod::Health),
             _ => None,
         }
     }
@@ -75,10 +75,10 @@ pub async fn handle(app: App, request: Request<Incoming>) -> Result<Answer, Infa
     if !is_grpc(&request) {
         return Ok(not_grpc(request_id, request, begun).await);
     }
-    let result = match Call::of(&http_path::normal(request.uri().path())) {
-        Some(Call::Traces) => export(&app, request_id, request).await,
-        Some(Call::Untraced(signal)) => reject(&app, signal, request).await.map(Reply::from),
-        Some(Call::Health) => check_health(&app, request).await.map(Reply::from),
+    let result = match GrpcMethod::of(&http_path::normal(request.uri().path())) {
+        Some(GrpcMethod::Traces) => export(&app, request_id, request).await,
+        Some(GrpcMethod::Untraced(signal)) => reject(&app, signal, request).await.map(Reply::from),
+        Some(GrpcMethod::Health) => check_health(&app, request).await.map(Reply::from),
         None => Err(ApiError::MethodNotAllowed { allowed: "the methods TraceService/Export and Health/Check" }),
     };
     let status = result.as_ref().map_or_else(|e| e.status().as_u16(), |_| 200);

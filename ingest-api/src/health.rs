@@ -4,7 +4,7 @@ use auth::envelope_key::EnvelopeKeys;
 use http::StatusCode;
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use stores::redis::readiness::{Fit, Readiness};
+use stores::redis::readiness::{Readiness, Ready};
 
 use crate::answer::{Answer, answer};
 
@@ -54,10 +54,10 @@ impl Health {
     }
 
     /// Whether the process can take requests; if not, the reason as an error.
-    async fn ready(&self) -> Result<Fit, String> {
-        let fit = self.redis.check().await.map_err(|error| error.to_string())?;
+    async fn ready(&self) -> Result<Ready, String> {
+        let ready = self.redis.check().await.map_err(|error| error.to_string())?;
         match self.envelope_keys.get() {
-            Some(_key) => Ok(fit),
+            Some(_key) => Ok(ready),
             None => Err("postgres: the envelope key could not be read yet".to_owned()),
         }
     }
@@ -67,8 +67,8 @@ impl Health {
         match probe {
             Probe::Alive => answer(StatusCode::OK, "application/json", json!({"alive": true}).to_string().into_bytes()),
             Probe::Ready => match self.ready().await {
-                Ok(fit) => {
-                    let warnings: Vec<_> = fit.warnings.iter().map(|warning| warning.text()).collect();
+                Ok(ready) => {
+                    let warnings: Vec<_> = ready.warnings.iter().map(|warning| warning.text()).collect();
                     let body = json!({"ready": true, "ack": self.redis.policy().class, "warnings": warnings});
                     answer(StatusCode::OK, "application/json", body.to_string().into_bytes())
                 }

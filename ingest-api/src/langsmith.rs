@@ -157,7 +157,7 @@ pub fn decode(
                 }
                 count += 1;
                 if let Err(error) = run::store(op, None, item, header, batch) {
-                    batch.keep_aside(format!("{}[{i}]", op.as_str()), error.to_string(), item);
+                    batch.reject_and_keep(format!("{}[{i}]", op.as_str()), error.to_string(), item);
                 }
                 Ok(())
             })

@@ -29,7 +29,7 @@ pub fn items(counts: &Counts) {
         .increment(counts.scores.into());
     counter!("tracebility_items_total", "table" => "run_attachment", "outcome" => "accepted")
         .increment(counts.attachments.into());
-    counter!("tracebility_items_total", "table" => "any", "outcome" => "set_aside").increment(counts.set_aside);
+    counter!("tracebility_items_total", "table" => "any", "outcome" => "set_aside").increment(counts.rejected);
 }
 
 /// `tracebility_prices_read_total{outcome}`: how often a changed file of prices was taken, or was not.

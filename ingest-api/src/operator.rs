@@ -94,9 +94,9 @@ impl Operator {
 
     /// `GET /v1/admin/ledger?org=…&hours=…`: the ledger per org and hour, and its imbalances.
     async fn ledger(&self, query: &str) -> Result<Answer, ApiError> {
-        let (whose, hours) = asked(query)?;
-        let window = Hours::up_to(unix_hour(), hours);
-        let balance = self.ledger.balance(whose, &window).await.map_err(|error| match error {
+        let (scope, hour_count) = parse_ledger_query(query)?;
+        let hours = Hours::up_to(unix_hour(), hour_count);
+        let balance = self.ledger.balance(scope, &hours).await.map_err(|error| match error {
             LedgerError::TooMany => ApiError::Invalid(error.to_string()),
             other => ApiError::NoLedger(other),
         })?;
@@ -106,7 +106,7 @@ impl Operator {
             json!({ "row": row, "imbalance_since_s": since })
         });
         let body = json!({
-            "hours": window.hours().count(), "imbalance": balance.imbalance(), "is_whole": balance.is_whole,
+            "hours": hours.iter().count(), "imbalance": balance.imbalance(), "is_whole": balance.is_whole,
             "is_complete": balance.is_complete, "unreadable": balance.unreadable, "rows": rows.collect::<Vec<_>>(),
         });
         Ok(answer(StatusCode::OK, "application/json", body.to_string().into_bytes()))
@@ -114,13 +114,13 @@ impl Operator {
 }
 
 /// The org, or every org, and the number of hours that the query asks for.
-fn asked(query: &str) -> Result<(Scope, u32), ApiError> {
-    let (mut whose, mut hours) = (Scope::Everyone, LEDGER_HOURS);
+fn parse_ledger_query(query: &str) -> Result<(Scope, u32), ApiError> {
+    let (mut scope, mut hours) = (Scope::Everyone, LEDGER_HOURS);
     for (name, value) in query.split('&').filter(|part| !part.is_empty()).filter_map(|part| part.split_once('=')) {
         match name {
             "org" => {
                 let org = value.parse().map_err(|_| ApiError::Malformed("`org` must be a UUID".to_owned()))?;
-                whose = Scope::Org(org);
+                scope = Scope::Org(org);
             }
             "hours" => {
                 let asked = value.parse().ok().filter(|hours| (1..=HOURS_MAX).contains(hours));
@@ -130,7 +130,7 @@ fn asked(query: &str) -> Result<(Scope, u32), ApiError> {
             _ => return Err(ApiError::Malformed("the parameters are org and hours".to_owned())),
         }
     }
-    Ok((whose, hours))
+    Ok((scope, hours))
 }
 
 #[cfg(test)]
@@ -142,7 +142,7 @@ mod tests {
         let org = "11111111-1111-1111-1111-111111111111";
         assert_eq!(asked("").unwrap(), (Scope::Everyone, LEDGER_HOURS));
         let wanted = Scope::Org(org.parse().unwrap());
-        assert_eq!(asked(&format!("org={org}&hours=168")).unwrap(), (wanted, 168));
+        assert_eq!(parse_ledger_query(&format!("org={org}&hours=168")).unwrap(), (wanted, 168));
         for bad in ["org=acme", "hours=0", "hours=169", "hours=x", "days=1", "org=", &format!("organisation={org}")] {
             assert!(matches!(asked(bad), Err(ApiError::Malformed(_))), "{bad}");
         }

@@ -32,15 +32,15 @@ type Version = (Option<SystemTime>, u64);
 /// must not stop ingest.
 pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
     let Some(path) = path else { return };
-    let mut file = PriceFile { path, seen: None };
-    file.look().await;
+    let mut file = PriceFile { path, last_read: None };
+    file.reload_if_changed().await;
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(POLL_EVERY) => {}
                 _ = stopping.wait_for(|stop| *stop) => return,
             }
-            file.look().await;
+            file.reload_if_changed().await;
         }
     });
 }
@@ -48,16 +48,16 @@ pub async fn follow(path: Option<PathBuf>, mut stopping: Receiver<bool>) {
 struct PriceFile {
     path: PathBuf,
     /// The version that was read last, whether its prices were taken or not.
-    seen: Option<Result<Version, ErrorKind>>,
+    last_read: Option<Result<Version, ErrorKind>>,
 }
 
 impl PriceFile {
-    async fn look(&mut self) {
+    async fn reload_if_changed(&mut self) {
         let path = &self.path;
         // The version is read first: if the file changes while we read it, its version differs and we read it again
         // next time.
         let version = version(path).await;
-        if self.seen.as_ref() == Some(&version) {
+        if self.last_read.as_ref() == Some(&version) {
             return;
         }
         let read = match &version {
@@ -74,7 +74,7 @@ impl PriceFile {
                 tracing::error!(path = %path.display(), %error, "no prices taken from the file; those before it stay");
             }
         }
-        self.seen = Some(version);
+        self.last_read = Some(version);
     }
 }
 

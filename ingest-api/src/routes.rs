@@ -247,9 +247,9 @@ async fn langsmith(
     };
     match stored {
         Ok(Accepted { counts, rate_limit, ack }) => {
-            if counts.set_aside > 0 {
+            if counts.rejected > 0 {
                 // LangSmith's SDKs do not read answers, so operators must find rejected items in the log.
-                tracing::warn!(%request_id, set_aside = counts.set_aside, reasons = ?counts.reasons, "items were set aside");
+                tracing::warn!(%request_id, rejected = counts.rejected, reasons = ?counts.reasons, "items were rejected");
             }
             let answer = answer(StatusCode::ACCEPTED, "application/json", accepted(&counts));
             with_ack(with_rate_limit(answer, rate_limit), ack)
@@ -276,9 +276,9 @@ fn accepted(counts: &Counts) -> Vec<u8> {
             body[name] = number.into();
         }
     }
-    let untold = counts.set_aside - counts.reasons.len() as u64;
-    if untold > 0 {
-        body["rejected_omitted"] = untold.into();
+    let omitted = counts.rejected - counts.reasons.len() as u64;
+    if omitted > 0 {
+        body["rejected_omitted"] = omitted.into();
     }
     body.to_string().into_bytes()
 }

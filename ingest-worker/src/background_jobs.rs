@@ -82,7 +82,7 @@ impl BackgroundJobs {
                 let watch = watch.clone();
                 turn.clone().repeat(Job::Ledger, every, stop.clone(), move || {
                     let watch = watch.clone();
-                    async move { watch.look().await }
+                    async move { watch.check().await }
                 })
             }));
         }

@@ -16,9 +16,9 @@ static CRASH: LazyLock<Option<(String, bool)>> = LazyLock::new(|| {
 });
 
 #[allow(clippy::panic)]
-pub(crate) fn on(held: &ReadEntry) {
+pub(crate) fn on(entry: &ReadEntry) {
     let Some((org, aborts)) = &*CRASH else { return };
-    if held.org.to_string() == *org {
+    if entry.org.to_string() == *org {
         if *aborts {
             std::process::abort();
         }

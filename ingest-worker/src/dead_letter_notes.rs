@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 /// Time between two events of the same shard and org.
 pub const TELL_EVERY: Duration = Duration::from_secs(60);
 /// How often to check whether an event is due.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
+const POLL_EVERY: Duration = Duration::from_secs(1);
 /// Most pairs of shard and org that have events of their own. Beyond it, events do not name the org.
 const ORGS_MAX: usize = 4_096;
 /// The actor that the events name.
@@ -34,7 +34,7 @@ pub struct DeadLetterNotes(Arc<Mutex<HashMap<ShardAndOrg, Unreported>>>);
 #[derive(Debug, Default)]
 struct Unreported {
     sums: Sums,
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl DeadLetterNotes {
@@ -49,12 +49,12 @@ impl DeadLetterNotes {
     }
 
     /// Writes events until `stop` is true, and then one last time for everything that is left.
-    pub async fn tell(self, audit: AuditWriter, mut stop: watch::Receiver<bool>) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pub async fn write_to_audit(self, audit: AuditWriter, mut stop: watch::Receiver<bool>) {
+        let mut ticks = tokio::time::interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let last = tokio::select! {
-                _ = looks.tick() => false,
+                _ = ticks.tick() => false,
                 _ = stop.wait_for(|stop| *stop) => true,
             };
             for (whose, sums) in self.due(Instant::now(), last) {
@@ -73,13 +73,13 @@ impl DeadLetterNotes {
         let mut unreported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = Vec::new();
         unreported.retain(|whose, unreported| {
-            if !all && unreported.told.is_some_and(|told| now.saturating_duration_since(told) < TELL_EVERY) {
+            if !all && unreported.logged_at.is_some_and(|at| now.saturating_duration_since(at) < TELL_EVERY) {
                 return true;
             }
             if unreported.sums.is_empty() {
                 return false;
             }
-            unreported.told = Some(now);
+            unreported.logged_at = Some(now);
             due.push((*whose, std::mem::take(&mut unreported.sums)));
             true
         });
@@ -106,7 +106,7 @@ fn event((source, org): ShardAndOrg, sums: &Sums) -> NewEvent {
         Source::Shard(shard) => (format!("shard {shard}"), json!({ "shard": shard, "dead_letters": notes })),
         Source::Legacy => ("the legacy stream".to_owned(), json!({ "dead_letters": notes })),
     };
-    NewEvent::new(org, EventType::DlqDeadLettered, ACTOR).target(&target).detail(detail)
+    NewEvent::new(org, EventType::DlqDeadLettered, ACTOR).with_target(&target).with_detail(detail)
 }
 
 #[cfg(test)]
@@ -123,24 +123,24 @@ mod tests {
             (DeadLetterNotes::default(), Source::Shard(Shard::new(3).unwrap()), Some(OrgId(uuid::Uuid::from_u128(7))));
         let mut refused = dead_letter::describe(EntryId::ZERO, org, Reason::Refused, 469, "");
         refused.items = 5;
-        let told = |at, all| notes.due(at, all);
+        let due = |at, all| notes.due(at, all);
         let begin = Instant::now();
         notes.note(shard, &refused);
         let one = BTreeMap::from([((Reason::Refused, 469), (1, 5))]);
-        assert_eq!(told(begin, false), [((shard, org), one.clone())], "the first at once");
+        assert_eq!(due(begin, false), [((shard, org), one.clone())], "the first at once");
         for _ in 0..1000 {
             notes.note(shard, &refused);
         }
         notes.note(shard, &dead_letter::describe(EntryId::ZERO, None, Reason::Unreadable, 0, ""));
         let unreadable = ((shard, None), BTreeMap::from([((Reason::Unreadable, 0), (1, 0))]));
-        assert_eq!(told(begin + TELL_EVERY / 2, false), [unreadable], "others do not wait for it");
+        assert_eq!(due(begin + TELL_EVERY / 2, false), [unreadable], "others do not wait for it");
         let many = BTreeMap::from([((Reason::Refused, 469), (1000, 5000))]);
-        assert_eq!(told(begin + TELL_EVERY, false), [((shard, org), many.clone())]);
+        assert_eq!(due(begin + TELL_EVERY, false), [((shard, org), many.clone())]);
         notes.put_back((shard, org), many);
         notes.note(shard, &refused);
         let all = BTreeMap::from([((Reason::Refused, 469), (1001, 5005))]);
-        assert_eq!(told(begin + TELL_EVERY, true), [((shard, org), all)], "at the end all is told");
-        assert_eq!(told(begin + 3 * TELL_EVERY, false), []);
+        assert_eq!(due(begin + TELL_EVERY, true), [((shard, org), all)], "at the end all is told");
+        assert_eq!(due(begin + 3 * TELL_EVERY, false), []);
         assert!(notes.0.lock().unwrap().is_empty(), "who is quiet is forgotten");
     }
 
@@ -153,9 +153,9 @@ mod tests {
                 &dead_letter::describe(EntryId::ZERO, Some(OrgId(uuid::Uuid::from_u128(n))), Reason::Refused, 1, ""),
             );
         }
-        let told = notes.due(Instant::now(), false);
-        assert_eq!(told.len(), ORGS_MAX + 1);
-        let rest = told.iter().find(|((_, org), _)| org.is_none()).map(|(_, sums)| sums[&(Reason::Refused, 1)]);
+        let due = notes.due(Instant::now(), false);
+        assert_eq!(due.len(), ORGS_MAX + 1);
+        let rest = due.iter().find(|((_, org), _)| org.is_none()).map(|(_, sums)| sums[&(Reason::Refused, 1)]);
         assert_eq!(rest, Some((2, 0)));
     }
 }

@@ -41,7 +41,7 @@ pub struct FairQueue {
 
 #[derive(Debug, Default)]
 struct Queue {
-    held: VecDeque<ReadEntry>,
+    entries: VecDeque<ReadEntry>,
     bytes: usize,
     /// The first id from which on this org's entries were read and then forgotten.
     forgotten: Option<EntryId>,
@@ -59,7 +59,7 @@ impl FairQueue {
         self.read_to
     }
 
-    /// Whether no entry is held.
+    /// Whether the queue has no entry.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
@@ -74,7 +74,7 @@ impl FairQueue {
         self.read_to = entry.id;
         let org = entry.org;
         if self.orgs.get(&org).is_none_or(|queue| queue.forgotten.is_none()) {
-            self.hold(entry);
+            self.push(entry);
             while self.bytes > self.bytes_max && self.forget_one() {}
         }
     }
@@ -96,7 +96,7 @@ impl FairQueue {
             return false;
         }
         queue.forgotten = Some(entry.id.next());
-        self.hold(entry);
+        self.push(entry);
         true
     }
 
@@ -111,18 +111,18 @@ impl FairQueue {
                 }
             }
         }
-        self.orgs.retain(|_, queue| !queue.held.is_empty() || queue.forgotten.is_some());
+        self.orgs.retain(|_, queue| !queue.entries.is_empty() || queue.forgotten.is_some());
     }
 
     /// Takes out the next entry, by turns of the orgs.
     pub fn pop(&mut self) -> Option<ReadEntry> {
         let org = *self.turns.front()?;
         let queue = self.orgs.get_mut(&org)?;
-        let entry = queue.held.pop_front()?;
+        let entry = queue.entries.pop_front()?;
         queue.bytes -= entry.envelope.len();
         self.bytes -= entry.envelope.len();
         let turn_is_over = entry.envelope.len() >= self.left;
-        if queue.held.is_empty() {
+        if queue.entries.is_empty() {
             self.turns.pop_front();
             if queue.forgotten.is_none() {
                 self.orgs.remove(&org);
@@ -143,7 +143,7 @@ impl FairQueue {
         let queue = self.orgs.entry(org).or_default();
         queue.bytes += entry.envelope.len();
         self.bytes += entry.envelope.len();
-        queue.held.push_front(entry);
+        queue.entries.push_front(entry);
         self.turns.retain(|other| *other != org);
         self.turns.push_front(org);
         self.left = TURN_BYTES;
@@ -151,37 +151,37 @@ impl FairQueue {
 
     /// The next entry of every org.
     pub fn firsts(&self) -> impl Iterator<Item = &ReadEntry> {
-        self.orgs.values().filter_map(|queue| queue.held.front())
+        self.orgs.values().filter_map(|queue| queue.entries.front())
     }
 
-    /// The first entry that was read and is not in a batch, held or forgotten.
+    /// The first entry that was read and is not in a batch, whether it is in the queue or forgotten.
     pub fn oldest(&self) -> Option<EntryId> {
-        let first = |queue: &Queue| queue.held.front().map(|entry| entry.id).or(queue.forgotten);
+        let first = |queue: &Queue| queue.entries.front().map(|entry| entry.id).or(queue.forgotten);
         self.orgs.values().filter_map(first).min()
     }
 
-    fn hold(&mut self, entry: ReadEntry) {
+    fn push(&mut self, entry: ReadEntry) {
         let org = entry.org;
         let queue = self.orgs.entry(org).or_default();
-        if queue.held.is_empty() {
+        if queue.entries.is_empty() {
             self.turns.push_back(org);
         }
         queue.bytes += entry.envelope.len();
         self.bytes += entry.envelope.len();
-        queue.held.push_back(entry);
+        queue.entries.push_back(entry);
     }
 
-    /// Forgets the newest entry of the org that has most bytes. False when only one entry is held.
+    /// Forgets the newest entry of the org that has most bytes. False when there is only one entry.
     fn forget_one(&mut self) -> bool {
-        if self.turns.len() == 1 && self.orgs.values().any(|queue| queue.held.len() == 1) {
+        if self.turns.len() == 1 && self.orgs.values().any(|queue| queue.entries.len() == 1) {
             return false;
         }
         let Some((org, queue)) = self.orgs.iter_mut().max_by_key(|(_, queue)| queue.bytes) else { return false };
-        let Some(entry) = queue.held.pop_back() else { return false };
+        let Some(entry) = queue.entries.pop_back() else { return false };
         queue.bytes -= entry.envelope.len();
         self.bytes -= entry.envelope.len();
         queue.forgotten = Some(entry.id);
-        if queue.held.is_empty() {
+        if queue.entries.is_empty() {
             let org = *org;
             self.turns.retain(|other| *other != org);
             self.left = TURN_BYTES;
@@ -245,8 +245,8 @@ mod tests {
                     _ => if let Some(entry) = queue.pop() { queue.put_back(entry) },
                 }
                 prop_assert!(queue.bytes <= max);
-                let held: usize = queue.orgs.values().flat_map(|q| &q.held).map(|e| e.envelope.len()).sum();
-                prop_assert_eq!(held, queue.bytes);
+                let bytes: usize = queue.orgs.values().flat_map(|q| &q.entries).map(|e| e.envelope.len()).sum();
+                prop_assert_eq!(bytes, queue.bytes);
                 let oldest = stream[..read].iter().find(|e| !out.contains(e)).map(|e| e.id);
                 // `oldest` is never later than the true one. It is earlier when an org has no entry before its next
                 // forgotten one.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 /// How often the throttle asks ClickHouse how full the fullest partition is.
-pub const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Share of the number of parts at which ClickHouse refuses inserts. From this share on, inserts become less frequent.
 pub const SLOW_FROM: f64 = 0.3;
 /// The largest factor by which inserts become less frequent, reached when ClickHouse is about to refuse them.
@@ -37,14 +37,14 @@ impl InsertThrottle {
         set * self.slower.load(Ordering::Relaxed)
     }
 
-    /// Asks ClickHouse every [`LOOK_EVERY`] until `stop` is true. While ClickHouse does not answer, the factor stays as
+    /// Asks ClickHouse every [`POLL_EVERY`] until `stop` is true. While ClickHouse does not answer, the factor stays as
     /// it is.
     pub async fn follow(self, records: Records, mut stop: watch::Receiver<bool>) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(POLL_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = ticks.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             match records.fullest_partition().await {

@@ -3,7 +3,7 @@
 //!
 //! The owner of the shard [`DRAINED_BY`] does it beside that shard's own work. An entry is moved in steps, each of
 //! which may be repeated ([`queue::arrival`]): *note* where the entry goes, *append* it there under its own token,
-//! *take* it out of the legacy stream, *settle* the token, *forget* the note. An entry that was taken out cannot be
+//! *delete* it from the legacy stream, *settle* the token, *forget* the note. An entry that was deleted cannot be
 //! noted any more, and the note decides where an entry goes. So it is safe if two readers drain at the same time: the
 //! second repeats what the first has done, without effect, and in the same order.
 //!
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use lease::LeaseGuard;
-use legacy::{Left, Letters, Projects};
+use legacy::{Backlog, DeadLetters, Projects};
 use model::entry_id::EntryId;
 use model::ids::OrgId;
 use model::shard::Shard;
@@ -37,13 +37,13 @@ use crate::{dead_letter, metrics};
 mod envelope;
 mod stream;
 
-use envelope::{Flaw, Old};
-use stream::{Goal, LegacyStream};
+use envelope::{Flaw, LegacyEnvelope};
+use stream::{Destination, LegacyStream};
 
 /// The shard whose owner drains the legacy stream.
 pub const DRAINED_BY: Shard = Shard::FIRST;
 /// How often to look for new entries while the stream is empty or closed.
-pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+pub const POLL_EVERY: Duration = Duration::from_millis(500);
 /// Envelopes above this many bytes are translated in a blocking section, so that the thread's other tasks go on
 /// elsewhere.
 const TRANSLATE_INLINE_BYTES_MAX: usize = 256 << 10;
@@ -62,33 +62,33 @@ enum LegacyError {
 pub struct Legacy {
     redis: Redis,
     arrivals: Arrivals,
-    letters: Letters,
+    dead_letters: DeadLetters,
     projects: Projects,
     /// Whether the stream is to be drained.
     open: watch::Receiver<bool>,
     ledger: Ledger,
-    dead_letters: DeadLetterNotes,
+    dead_letter_notes: DeadLetterNotes,
 }
 
 /// An entry that is being moved, and where it goes.
 struct Move {
     id: EntryId,
-    goal: Goal,
-    what: What,
+    destination: Destination,
+    payload: Payload,
 }
 
-enum What {
+enum Payload {
     /// An envelope that goes into its org's shard, encoded.
     Envelope(Vec<u8>),
     /// A dead letter: its description and the entry's bytes.
-    Letter(Box<Description>, Vec<u8>),
+    DeadLetter(Box<Description>, Vec<u8>),
 }
 
 /// What was logged already, so that it is logged again only when it changes.
 #[derive(Default)]
-struct Told {
+struct LastLogged {
     stragglers: u64,
-    other_reader: Option<String>,
+    old_reader: Option<String>,
 }
 
 /// What is not moved in the rest of a pass.
@@ -97,7 +97,7 @@ struct Waiting {
     /// Orgs that their shard is closed to.
     orgs: HashSet<OrgId>,
     /// Whether there is no room for more dead letters.
-    letters: bool,
+    dead_letters: bool,
 }
 
 impl Legacy {
@@ -108,23 +108,31 @@ impl Legacy {
         open: watch::Receiver<bool>,
         dlq_bytes_max: u64,
         ledger: &Ledger,
-        dead_letters: &DeadLetterNotes,
+        dead_letter_notes: &DeadLetterNotes,
     ) -> Self {
-        let (arrivals, letters) = (Arrivals::new(redis.clone()), Letters::new(redis.clone(), dlq_bytes_max));
-        Self { redis, arrivals, letters, projects, open, ledger: ledger.clone(), dead_letters: dead_letters.clone() }
+        let (arrivals, dead_letters) = (Arrivals::new(redis.clone()), DeadLetters::new(redis.clone(), dlq_bytes_max));
+        Self {
+            redis,
+            arrivals,
+            dead_letters,
+            projects,
+            open,
+            ledger: ledger.clone(),
+            dead_letter_notes: dead_letter_notes.clone(),
+        }
     }
 
     /// Drains until the guard ends. Envelopes are sealed with that key.
     pub async fn drain(self, guard: LeaseGuard, key: EnvelopeKey) {
         let mut stream = LegacyStream::new(self.redis.clone());
-        let (mut told, mut backoff) = (Told::default(), Backoff::new());
+        let (mut logged, mut backoff) = (LastLogged::default(), Backoff::new());
         while guard.is_wanted() && guard.holds() {
-            match self.turn(&guard, &key, &mut stream, &mut told).await {
+            match self.turn(&guard, &key, &mut stream, &mut logged).await {
                 Ok(true) => backoff = Backoff::new(),
                 Ok(false) => {
                     backoff = Backoff::new();
                     tokio::select! {
-                        () = tokio::time::sleep(LOOK_EVERY) => {}
+                        () = tokio::time::sleep(POLL_EVERY) => {}
                         () = guard.ended() => {}
                     }
                 }
@@ -138,7 +146,7 @@ impl Legacy {
             }
         }
         // The next owner of the shard measures what is left.
-        metrics::legacy_left(&Left::default(), true);
+        metrics::legacy_backlog(&Backlog::default(), true);
     }
 
     /// Looks at what is left and moves it. True if something was moved.
@@ -147,26 +155,26 @@ impl Legacy {
         guard: &LeaseGuard,
         key: &EnvelopeKey,
         stream: &mut LegacyStream,
-        told: &mut Told,
+        logged: &mut LastLogged,
     ) -> Result<bool, LegacyError> {
-        let left = legacy::look(&self.redis).await?;
+        let backlog = legacy::read_backlog(&self.redis).await?;
         let is_open = *self.open.borrow();
-        metrics::legacy_left(&left, is_open);
-        if left.moving > 0 {
-            self.forget_gone(stream).await?;
+        metrics::legacy_backlog(&backlog, is_open);
+        if backlog.moving > 0 {
+            self.forget_deleted(stream).await?;
         }
         if !is_open {
-            told.stragglers(left.entries);
+            logged.log_stragglers(backlog.entries);
             return Ok(false);
         }
-        told.stragglers = 0;
-        if told.other_reader(&left) {
+        logged.stragglers = 0;
+        if logged.log_old_reader(&backlog) {
             return Ok(false);
         }
         match stream.last().await? {
-            Some(last) => self.pass(guard, key, stream, last, &left).await,
+            Some(last) => self.pass(guard, key, stream, last, &backlog).await,
             None => {
-                for group in left.groups.iter().filter(|group| group.pending > 0) {
+                for group in backlog.groups.iter().filter(|group| group.pending > 0) {
                     stream.acknowledge_rest(&group.name).await?;
                 }
                 Ok(false)
@@ -182,9 +190,9 @@ impl Legacy {
         key: &EnvelopeKey,
         stream: &mut LegacyStream,
         last: EntryId,
-        left: &Left,
+        backlog: &Backlog,
     ) -> Result<bool, LegacyError> {
-        let groups: Vec<String> = left.groups.iter().map(|group| group.name.clone()).collect();
+        let groups: Vec<String> = backlog.groups.iter().map(|group| group.name.clone()).collect();
         let (mut from, mut waiting, mut has_moved) = (EntryId::ZERO, Waiting::default(), false);
         while guard.is_wanted() && guard.holds() && *self.open.borrow() {
             let page = stream.page(from, last).await?;
@@ -207,8 +215,8 @@ impl Legacy {
         let (mut moves, mut empty) = (Vec::with_capacity(page.len()), Vec::new());
         for (id, prepared) in page {
             match prepared {
-                Some(Move { goal: Goal::Shard(_, org), .. }) if waiting.orgs.contains(&org) => {}
-                Some(Move { goal: Goal::Letters, .. }) if waiting.letters => {}
+                Some(Move { destination: Destination::Shard(_, org), .. }) if waiting.orgs.contains(&org) => {}
+                Some(Move { destination: Destination::DeadLetters, .. }) if waiting.dead_letters => {}
                 Some(one) => moves.push(one),
                 None => empty.push(id),
             }
@@ -217,9 +225,9 @@ impl Legacy {
         // The entries for one org, or for the dead letters, are appended in order. Orgs do not wait for each other.
         let mut by_place: HashMap<Option<OrgId>, Vec<Move>> = HashMap::new();
         for one in moves {
-            let org = match one.goal {
-                Goal::Shard(_, org) => Some(org),
-                Goal::Letters => None,
+            let org = match one.destination {
+                Destination::Shard(_, org) => Some(org),
+                Destination::DeadLetters => None,
             };
             by_place.entry(org).or_default().push(one);
         }
@@ -227,8 +235,8 @@ impl Legacy {
         for (appended, refused) in try_join_all(appended).await? {
             done.extend(appended);
             match refused {
-                Some(Goal::Shard(_, org)) => drop(waiting.orgs.insert(org)),
-                Some(Goal::Letters) => waiting.letters = true,
+                Some(Destination::Shard(_, org)) => drop(waiting.orgs.insert(org)),
+                Some(Destination::DeadLetters) => waiting.dead_letters = true,
                 None => {}
             }
         }
@@ -250,49 +258,55 @@ impl Legacy {
 
     /// Where an entry goes, and its bytes there; `None` if the entry is empty.
     async fn prepare(&self, id: EntryId, data: Vec<u8>, key: &EnvelopeKey) -> Result<Option<Move>, LegacyError> {
-        let translated = match Old::read(id, &data) {
+        let translated = match LegacyEnvelope::read(id, &data) {
             Ok(old) => match self.projects.find(old.project()).await? {
                 Some(place) => {
-                    let goal = Goal::Shard(place.shard, place.org_id);
+                    let destination = Destination::Shard(place.shard, place.org_id);
                     let translated = if data.len() > TRANSLATE_INLINE_BYTES_MAX {
                         tokio::task::block_in_place(|| old.translate(&place, key))
                     } else {
                         old.translate(&place, key)
                     };
-                    translated.map(|envelope| (goal, envelope)).map_err(|flaw| (Some(place.org_id), flaw))
+                    translated.map(|envelope| (destination, envelope)).map_err(|flaw| (Some(place.org_id), flaw))
                 }
                 None => Err((None, Flaw::unknown_project(old.project()))),
             },
             Err(flaw) => Err((None, flaw)),
         };
         Ok(match translated {
-            Ok((goal, envelope)) => envelope.map(|bytes| Move { id, goal, what: What::Envelope(bytes) }),
+            Ok((destination, envelope)) => {
+                envelope.map(|bytes| Move { id, destination, payload: Payload::Envelope(bytes) })
+            }
             Err((org, flaw)) => {
                 // The org that the entry names is not believed, so the dead letter has none.
                 let letter = dead_letter::describe(id, None, flaw.reason, 0, &flaw.detail);
                 let project_org = org.map(|org| org.to_string()).unwrap_or_default();
                 tracing::warn!(entry = %id, reason = %flaw.reason, project_org, detail = letter.detail, "an envelope of the legacy stream becomes a dead letter");
-                Some(Move { id, goal: Goal::Letters, what: What::Letter(Box::new(letter), data) })
+                Some(Move {
+                    id,
+                    destination: Destination::DeadLetters,
+                    payload: Payload::DeadLetter(Box::new(letter), data),
+                })
             }
         })
     }
 
     /// Notes where entries go. Returns the entries that are to be appended, and those that were appended before.
     async fn note(&self, stream: &LegacyStream, moves: Vec<Move>) -> Result<(Vec<Move>, Vec<Move>), LegacyError> {
-        let goals: Vec<_> = moves.iter().map(|one| (one.id, one.goal, None)).collect();
-        let noted = if goals.is_empty() { Vec::new() } else { stream.note(&goals).await? };
+        let destinations: Vec<_> = moves.iter().map(|one| (one.id, one.destination, None)).collect();
+        let noted = if destinations.is_empty() { Vec::new() } else { stream.note(&destinations).await? };
         let (mut ready, mut there) = (Vec::with_capacity(moves.len()), Vec::new());
         for (mut one, noted) in moves.into_iter().zip(noted) {
             match noted {
                 None => {}
-                Some(noted) if noted == one.goal => ready.push(one),
+                Some(noted) if noted == one.destination => ready.push(one),
                 Some(noted) if self.has(noted, one.id).await? => {
-                    one.goal = noted;
+                    one.destination = noted;
                     there.push(one);
                 }
                 Some(noted) => {
-                    let renoted = stream.note(&[(one.id, one.goal, Some(noted))]).await?;
-                    if renoted == [Some(one.goal)] {
+                    let renoted = stream.note(&[(one.id, one.destination, Some(noted))]).await?;
+                    if renoted == [Some(one.destination)] {
                         ready.push(one);
                     }
                 }
@@ -301,35 +315,39 @@ impl Legacy {
         Ok((ready, there))
     }
 
-    /// Appends the entries for one place, in order. Returns those that are there now, and the goal if it takes no more
-    /// for now.
-    async fn append_all(&self, guard: &LeaseGuard, moves: Vec<Move>) -> Result<(Vec<Move>, Option<Goal>), RedisError> {
+    /// Appends the entries for one destination, in order. Returns those that are there now, and the destination if it
+    /// takes no more for now.
+    async fn append_all(
+        &self,
+        guard: &LeaseGuard,
+        moves: Vec<Move>,
+    ) -> Result<(Vec<Move>, Option<Destination>), RedisError> {
         let mut appended = Vec::with_capacity(moves.len());
         for one in moves {
             if !guard.holds() {
                 break;
             }
             let token = token(one.id);
-            let is_there = match (&one.what, one.goal) {
-                (What::Envelope(bytes), Goal::Shard(shard, org)) => {
+            let is_there = match (&one.payload, one.destination) {
+                (Payload::Envelope(bytes), Destination::Shard(shard, org)) => {
                     let kept = self.arrivals.append(Place::Shard(shard, org), &token, ENVELOPE_FIELD, bytes).await?;
                     if kept == Appended::Closed {
                         self.projects.forget(org);
                     }
                     kept == Appended::Kept
                 }
-                (What::Letter(letter, data), _) => self.letters.add(&token, letter, data).await?,
-                (What::Envelope(_), Goal::Letters) => false,
+                (Payload::DeadLetter(letter, data), _) => self.dead_letters.add(&token, letter, data).await?,
+                (Payload::Envelope(_), Destination::DeadLetters) => false,
             };
             if !is_there {
-                return Ok((appended, Some(one.goal)));
+                return Ok((appended, Some(one.destination)));
             }
             appended.push(one);
         }
         Ok((appended, None))
     }
 
-    /// Takes out the entries that are elsewhere by now, and the empty ones.
+    /// Deletes the entries that have arrived elsewhere, and the empty ones.
     async fn finish(
         &self,
         stream: &LegacyStream,
@@ -342,26 +360,29 @@ impl Legacy {
         if all.is_empty() {
             return Ok(());
         }
-        stream.take(&all, groups).await?;
+        stream.delete(&all, groups).await?;
         for one in done {
-            if let What::Letter(letter, _) = &one.what {
+            if let Payload::DeadLetter(letter, _) = &one.payload {
                 self.ledger.refused_unread(None, Outcome::DeadLettered, letter.reason.as_str());
-                self.dead_letters.note(Source::Legacy, letter);
+                self.dead_letter_notes.note(Source::Legacy, letter);
             }
         }
-        metrics::legacy_moved(done.iter().filter(|one| one.goal != Goal::Letters).count(), "moved");
-        metrics::legacy_moved(done.iter().filter(|one| one.goal == Goal::Letters).count(), "dead_lettered");
+        metrics::legacy_moved(done.iter().filter(|one| one.destination != Destination::DeadLetters).count(), "moved");
+        metrics::legacy_moved(
+            done.iter().filter(|one| one.destination == Destination::DeadLetters).count(),
+            "dead_lettered",
+        );
         metrics::legacy_moved(empty.len(), "empty");
-        self.settle(done.iter().map(|one| (one.id, one.goal))).await?;
+        self.settle(done.iter().map(|one| (one.id, one.destination))).await?;
         if !moved.is_empty() {
             stream.forget(&moved).await?;
         }
         Ok(())
     }
 
-    /// Settles and forgets the entries that another worker took out before it crashed.
-    async fn forget_gone(&self, stream: &LegacyStream) -> Result<(), LegacyError> {
-        let gone = stream.gone().await?;
+    /// Settles and forgets the entries that another worker deleted before it crashed.
+    async fn forget_deleted(&self, stream: &LegacyStream) -> Result<(), LegacyError> {
+        let gone = stream.deleted().await?;
         if gone.is_empty() {
             return Ok(());
         }
@@ -370,21 +391,21 @@ impl Legacy {
         Ok(stream.forget(&ids).await?)
     }
 
-    async fn settle(&self, moved: impl Iterator<Item = (EntryId, Goal)>) -> Result<(), RedisError> {
-        let settled = moved.map(|(id, goal)| async move {
+    async fn settle(&self, moved: impl Iterator<Item = (EntryId, Destination)>) -> Result<(), RedisError> {
+        let settled = moved.map(|(id, destination)| async move {
             let token = token(id);
-            match goal {
-                Goal::Shard(shard, org) => self.arrivals.settle(Place::Shard(shard, org), &token).await,
-                Goal::Letters => self.letters.settle(&token).await,
+            match destination {
+                Destination::Shard(shard, org) => self.arrivals.settle(Place::Shard(shard, org), &token).await,
+                Destination::DeadLetters => self.dead_letters.settle(&token).await,
             }
         });
         join_all(settled).await.into_iter().collect()
     }
 
-    async fn has(&self, goal: Goal, id: EntryId) -> Result<bool, RedisError> {
-        match goal {
-            Goal::Shard(shard, org) => self.arrivals.has(Place::Shard(shard, org), &token(id)).await,
-            Goal::Letters => self.letters.has(&token(id)).await,
+    async fn has(&self, destination: Destination, id: EntryId) -> Result<bool, RedisError> {
+        match destination {
+            Destination::Shard(shard, org) => self.arrivals.has(Place::Shard(shard, org), &token(id)).await,
+            Destination::DeadLetters => self.dead_letters.has(&token(id)).await,
         }
     }
 }
@@ -394,9 +415,9 @@ fn token(id: EntryId) -> String {
     format!("legacy/{id}")
 }
 
-impl Told {
+impl LastLogged {
     /// Logs entries that were written although the stream is closed: a process of an older release still runs.
-    fn stragglers(&mut self, entries: u64) {
+    fn log_stragglers(&mut self, entries: u64) {
         if entries > self.stragglers {
             tracing::error!(
                 entries,
@@ -407,12 +428,12 @@ impl Told {
     }
 
     /// Whether a worker of an older release reads the stream. It would store the same entries as this worker.
-    fn other_reader(&mut self, left: &Left) -> bool {
-        let reader = left.other_reader().map(|group| group.name.clone());
-        if let Some(group) = reader.as_ref().filter(|_| reader != self.other_reader) {
+    fn log_old_reader(&mut self, backlog: &Backlog) -> bool {
+        let reader = backlog.old_reader().map(|group| group.name.clone());
+        if let Some(group) = reader.as_ref().filter(|_| reader != self.old_reader) {
             tracing::warn!(group, "a worker of an older release reads the legacy stream; waiting until it is stopped");
         }
-        self.other_reader = reader;
-        self.other_reader.is_some()
+        self.old_reader = reader;
+        self.old_reader.is_some()
     }
 }

@@ -4,17 +4,17 @@
 //! shard's stream ([`reader`]) into a [`fair_queue`] and gathers envelopes into a [`batch`]. [`delivery`]
 //! decides the steps in which the batch is delivered, and `deliverer` carries them out against Redis ([`stream`]) and
 //! ClickHouse, no faster than the [`insert_throttle`] allows. Entries that cannot be stored become dead letters, and
-//! [`dead_letter_notes`] writes them to the audit trail. `care` finds entries that crash workers. [`legacy`] moves the
-//! stream from before tenancy into the shards. Beside its shards, a worker may do [`background_jobs`].
+//! [`dead_letter_notes`] writes them to the audit trail. `crash_recovery` finds entries that crash workers. [`legacy`]
+//! moves the stream from before tenancy into the shards. Beside its shards, a worker may do [`background_jobs`].
 
 pub mod arrived;
 pub mod background_jobs;
 mod backoff;
 pub mod batch;
-mod care;
 pub mod config;
 #[cfg(debug_assertions)]
 mod crash;
+mod crash_recovery;
 mod dead_letter;
 pub mod dead_letter_notes;
 mod deliverer;

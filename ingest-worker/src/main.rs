@@ -12,7 +12,7 @@ use ingest_worker::health::Health;
 use ingest_worker::insert_throttle::InsertThrottle;
 use ingest_worker::legacy::Legacy;
 use ingest_worker::metrics::INSERT_BUCKETS_SECONDS;
-use ingest_worker::shared::{MEMORY_UNIT_BYTES, Shared, Spare};
+use ingest_worker::shared::{BlockPool, MEMORY_UNIT_BYTES, Shared};
 use ingest_worker::{health, shard};
 use legacy::Projects;
 use outcomes::Ledger;
@@ -54,7 +54,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
         ledger: Ledger::new(),
         dead_letters: DeadLetterNotes::default(),
         judge: Judge::default(),
-        spare: Spare::default(),
+        block_pool: BlockPool::default(),
     };
 
     // Listen before working, so that the health of this worker can be seen from the start.
@@ -70,13 +70,13 @@ async fn run(config: Config) -> anyhow::Result<()> {
     let serving = tokio::spawn(health::serve(listener, health));
 
     // The ledger and the audit trail end after the work that they record.
-    let (end_telling, telling_ends) = watch::channel(false);
+    let (end_recording, recording_ends) = watch::channel(false);
     let (end_audit, audit_ends) = watch::channel(false);
     let (trail, writing) = audit::writer(Registry::new(postgres.clone()));
     let writing = tokio::spawn(writing.run(audit_ends));
-    let mut telling = JoinSet::new();
-    telling.spawn(outcomes::run(shared.ledger.clone(), redis.clone(), telling_ends.clone()));
-    telling.spawn(shared.dead_letters.clone().tell(trail, telling_ends));
+    let mut recorders = JoinSet::new();
+    recorders.spawn(outcomes::run(shared.ledger.clone(), redis.clone(), recording_ends.clone()));
+    recorders.spawn(shared.dead_letters.clone().write_to_audit(trail, recording_ends));
 
     // Work until the stop signal, then finish what was begun.
     let mut jobs = config.jobs.start(config.roles, &stopping)?;
@@ -119,8 +119,8 @@ async fn run(config: Config) -> anyhow::Result<()> {
     if tokio::time::timeout(config.drain_max, drained).await.is_err() {
         tracing::warn!("drain timeout reached; what was not inserted stays in Redis");
     }
-    end_telling.send_replace(true);
-    while telling.join_next().await.is_some() {}
+    end_recording.send_replace(true);
+    while recorders.join_next().await.is_some() {}
     end_audit.send_replace(true);
     writing.await.context("flushing the audit events failed")?;
     serving.abort();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use legacy::Left;
+use legacy::Backlog;
 use metrics::{counter, gauge, histogram};
 use model::shard::{Shard, Waiting};
 
@@ -98,15 +98,15 @@ pub fn task_panicked(task: &'static str) {
 /// `tracebility_legacy_entries{state}`: entries left in the legacy stream, which are `waiting`, or `straggling` when
 /// the stream is closed; `moving`; and `pending` with readers of older releases. `tracebility_legacy_oldest_seconds`:
 /// age of the oldest entry.
-pub fn legacy_left(left: &Left, is_open: bool) {
-    let (waiting, straggling) = if is_open { (left.entries, 0) } else { (0, left.entries) };
-    let pending = left.groups.iter().map(|group| group.pending).sum();
+pub fn legacy_backlog(backlog: &Backlog, is_open: bool) {
+    let (waiting, straggling) = if is_open { (backlog.entries, 0) } else { (0, backlog.entries) };
+    let pending = backlog.groups.iter().map(|group| group.pending).sum();
     for (state, entries) in
-        [("waiting", waiting), ("straggling", straggling), ("moving", left.moving), ("pending", pending)]
+        [("waiting", waiting), ("straggling", straggling), ("moving", backlog.moving), ("pending", pending)]
     {
         gauge!("tracebility_legacy_entries", "state" => state).set(entries as f64);
     }
-    let age = left.first.map_or(Duration::ZERO, |first| {
+    let age = backlog.first.map_or(Duration::ZERO, |first| {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         since.saturating_sub(Duration::from_millis(first.ms()))
     });

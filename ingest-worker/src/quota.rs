@@ -47,7 +47,7 @@ pub struct Quotas {
 struct Known {
     asked: Instant,
     flag: Flag,
-    held: ParkedAmount,
+    parked: ParkedAmount,
 }
 
 impl Quotas {
@@ -91,8 +91,8 @@ impl Quotas {
         let questions: Vec<_> =
             asked.into_iter().map(|org_month| answer(self.redis.clone(), self.parked.clone(), org_month)).collect();
         let answers = join_all(questions).await;
-        for (org_month, flag, held) in answers {
-            self.known.insert(org_month, Known { asked: now, flag, held });
+        for (org_month, flag, parked) in answers {
+            self.known.insert(org_month, Known { asked: now, flag, parked });
         }
     }
 
@@ -102,12 +102,12 @@ impl Quotas {
             OverQuota::Drop => Some(Verdict::Drop),
             OverQuota::Park => {
                 let in_batch = self.in_batch.entry(org_month.0).or_default();
-                let held = known.held.bytes + in_batch.bytes + bytes;
-                let is_room =
-                    held <= self.bytes_max && known.held.envelopes + in_batch.envelopes < quota::ENVELOPES_MAX;
+                let parked_bytes = known.parked.bytes + in_batch.bytes + bytes;
+                let is_room = parked_bytes <= self.bytes_max
+                    && known.parked.envelopes + in_batch.envelopes < quota::ENVELOPES_MAX;
                 if !is_room {
                     metrics::over_quota_stored();
-                    tracing::warn!(org_id = %org_month.0, held = known.held.bytes, "no room to park more of an org; it is stored");
+                    tracing::warn!(org_id = %org_month.0, parked_bytes = known.parked.bytes, "no room to park more of an org; it is stored");
                     return None;
                 }
                 *in_batch = ParkedAmount { envelopes: in_batch.envelopes + 1, bytes: in_batch.bytes + bytes };
@@ -120,30 +120,30 @@ impl Quotas {
 async fn answer(redis: Redis, parked: ParkedEnvelopes, (org, month): OrgMonth) -> (OrgMonth, Flag, ParkedAmount) {
     let asked = async {
         let flag = quota::read(&redis, org, month).await?;
-        let held = if flag == Some(OverQuota::Park) { parked.held(org).await? } else { ParkedAmount::default() };
-        Ok::<_, RedisError>((flag, held))
+        let amount = if flag == Some(OverQuota::Park) { parked.amount(org).await? } else { ParkedAmount::default() };
+        Ok::<_, RedisError>((flag, amount))
     };
-    let (flag, held) = asked.await.unwrap_or_else(|error| {
+    let (flag, amount) = asked.await.unwrap_or_else(|error| {
         tracing::warn!(org_id = %org, %error, "it is not known whether an org is over its quota; it is stored");
         metrics::redis_failed();
         (None, ParkedAmount::default())
     });
-    ((org, month), flag, held)
+    ((org, month), flag, amount)
 }
 
-fn month_of(held: &fair_queue::ReadEntry) -> Option<OrgMonth> {
-    held.envelope.header().map(|header| (header.org_id, period(header.received_at)))
+fn month_of(entry: &fair_queue::ReadEntry) -> Option<OrgMonth> {
+    entry.envelope.header().map(|header| (header.org_id, period(header.received_at)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn quotas(flag: Flag, held: ParkedAmount) -> (Quotas, OrgMonth) {
+    fn quotas(flag: Flag, parked: ParkedAmount) -> (Quotas, OrgMonth) {
         let url = service::settings::parse::redis_url("redis://127.0.0.1:1").unwrap();
         let mut quotas = Quotas::new(stores::redis::connect(&url).unwrap(), 1_000);
         let org_month = (OrgId(uuid::Uuid::from_u128(7)), 202_611);
-        quotas.known.insert(org_month, Known { asked: Instant::now(), flag, held });
+        quotas.known.insert(org_month, Known { asked: Instant::now(), flag, parked });
         (quotas, org_month)
     }
 
@@ -159,8 +159,8 @@ mod tests {
 
     #[tokio::test]
     async fn envelopes_over_the_parking_limit_are_stored() {
-        let held = ParkedAmount { envelopes: quota::ENVELOPES_MAX - 1, bytes: 0 };
-        let (mut quotas, org_month) = quotas(Some(OverQuota::Park), held);
+        let parked = ParkedAmount { envelopes: quota::ENVELOPES_MAX - 1, bytes: 0 };
+        let (mut quotas, org_month) = quotas(Some(OverQuota::Park), parked);
         assert_eq!(quotas.decide(org_month, 1), Some(Verdict::Park));
         assert_eq!(quotas.decide(org_month, 1), None);
     }

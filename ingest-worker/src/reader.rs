@@ -98,7 +98,7 @@ impl Reader {
         let entries = entries_of_read(reply).ok_or(StreamError::Reply { command: "XREAD" })?;
         self.is_behind = begun.elapsed() < AT_ONCE && is_small(&entries);
         self.is_at_end = entries.is_empty();
-        entries.into_iter().for_each(|entry| self.queue.offer(held(&self.key, entry)));
+        entries.into_iter().for_each(|entry| self.queue.offer(read_entry(&self.key, entry)));
         Ok(())
     }
 
@@ -106,14 +106,14 @@ impl Reader {
         let Page { entries, has_more } = self.page(self.queue.read_to().next(), None).await?;
         self.is_behind = has_more && is_small(&entries);
         self.is_at_end = !has_more;
-        entries.into_iter().for_each(|entry| self.queue.offer(held(&self.key, entry)));
+        entries.into_iter().for_each(|entry| self.queue.offer(read_entry(&self.key, entry)));
         Ok(())
     }
 
     async fn read_again(&mut self, from: EntryId, to: EntryId) -> Result<(), StreamError> {
         let Page { entries, has_more } = self.page(from, Some(to)).await?;
         let read_to = entries.last().filter(|_| has_more).map_or(to, |(id, _)| *id);
-        if entries.into_iter().all(|entry| self.queue.offer_again(held(&self.key, entry))) {
+        if entries.into_iter().all(|entry| self.queue.offer_again(read_entry(&self.key, entry))) {
             self.queue.read_again_to(read_to);
         }
         Ok(())
@@ -136,7 +136,7 @@ fn is_small(entries: &[Entry]) -> bool {
 
 /// The org of an entry is believed only if this deployment has sealed the envelope. Any other entry gets the nil id,
 /// and becomes a dead letter when its turn comes.
-fn held(key: &EnvelopeKey, (id, bytes): Entry) -> ReadEntry {
+fn read_entry(key: &EnvelopeKey, (id, bytes): Entry) -> ReadEntry {
     let envelope = Arrived::check(key, bytes);
     let org = envelope.header().map_or(OrgId(Uuid::nil()), |header| header.org_id);
     ReadEntry { id, org, envelope }

@@ -24,7 +24,7 @@ use wire::envelope::{ContentId, DecodeError, EnvelopeKey};
 
 use crate::backoff::Backoff;
 use crate::batch::Batch;
-use crate::care::{Care, Look};
+use crate::crash_recovery::{CrashRecovery, Precaution};
 use crate::deliverer::{Deliverer, LeaseLost};
 use crate::legacy::{DRAINED_BY, Legacy};
 use crate::persist::persist;
@@ -36,7 +36,7 @@ use crate::stream::Stream;
 use crate::{dead_letter, metrics};
 
 /// How often to check whether Redis has brought back entries that were stored.
-const LOOK_BEHIND_EVERY: Duration = Duration::from_secs(5);
+const CHECK_BEHIND_EVERY: Duration = Duration::from_secs(5);
 
 /// The servers and keys that the shards are served with.
 pub struct Stores {
@@ -85,9 +85,9 @@ pub fn serve(
                 Ok(connection) => {
                     let working = async {
                         let reader = Reader::new(shard, connection, key.clone(), shared.read_ahead_max);
-                        let care = Care::new(guard.clone(), redis.clone());
+                        let recovery = CrashRecovery::new(guard.clone(), redis.clone());
                         let deliverer = Deliverer::new(guard, stream, redis, key, &shared);
-                        run(reader, deliverer, care, quotas, shared).await;
+                        run(reader, deliverer, recovery, quotas, shared).await;
                     };
                     // The lease is held for as long as this future runs, so it ends with the work on the shard.
                     // Draining the legacy stream may be aborted anywhere, because each of its steps may be repeated.
@@ -117,13 +117,13 @@ pub fn serve(
 }
 
 /// Serves a shard until its guard ends. Entries that were read by then and are in no announced batch stay in Redis.
-async fn run(reader: Reader, deliverer: Deliverer, care: Care, quotas: Option<Quotas>, shared: Shared) {
+async fn run(reader: Reader, deliverer: Deliverer, recovery: CrashRecovery, quotas: Option<Quotas>, shared: Shared) {
     let shard = deliverer.guard().shard().number();
     let batch = Batch::default();
     let worker = Worker {
         reader,
         deliverer,
-        care,
+        recovery,
         horizon: None,
         quotas,
         shared,
@@ -133,7 +133,7 @@ async fn run(reader: Reader, deliverer: Deliverer, care: Care, quotas: Option<Qu
         memory: None,
         delivered: None,
         batches: 0,
-        looked_behind: Instant::now(),
+        checked_behind: Instant::now(),
     };
     if worker.work().await.is_err() {
         tracing::warn!(shard, "the shard was lost; its next owner goes on with what is under way");
@@ -143,7 +143,7 @@ async fn run(reader: Reader, deliverer: Deliverer, care: Care, quotas: Option<Qu
 struct Worker {
     reader: Reader,
     deliverer: Deliverer,
-    care: Care,
+    recovery: CrashRecovery,
     /// The last entry of the stream when it was read to its end for the first time.
     horizon: Option<EntryId>,
     quotas: Option<Quotas>,
@@ -158,7 +158,7 @@ struct Worker {
     delivered: Option<Instant>,
     /// How many batches this owner has announced.
     batches: u64,
-    looked_behind: Instant,
+    checked_behind: Instant,
 }
 
 impl Worker {
@@ -179,28 +179,28 @@ impl Worker {
             if is_full || self.batch.is_due(&self.shared.limits, Instant::now()) {
                 self.deliver().await?;
             }
-            self.calm_down().await?;
-            self.look_behind().await?;
+            self.forget_crashes_once_done().await?;
+            self.expect_none_behind().await?;
         }
         Ok(())
     }
 
     /// Checks now and then whether the stream has entries again that were stored.
-    async fn look_behind(&mut self) -> Result<(), LeaseLost> {
-        if self.looked_behind.elapsed() < LOOK_BEHIND_EVERY {
+    async fn expect_none_behind(&mut self) -> Result<(), LeaseLost> {
+        if self.checked_behind.elapsed() < CHECK_BEHIND_EVERY {
             return Ok(());
         }
-        self.looked_behind = Instant::now();
-        let held = [self.batch.oldest(), self.reader.queue.oldest()];
-        self.deliverer.expect_none_behind(self.reader.queue.read_to(), held.into_iter().flatten().min()).await
+        self.checked_behind = Instant::now();
+        let waiting = [self.batch.oldest(), self.reader.queue.oldest()];
+        self.deliverer.expect_none_behind(self.reader.queue.read_to(), waiting.into_iter().flatten().min()).await
     }
 
     /// Pauses before any work, when the work on this shard has crashed several times.
     async fn recover_from_crashes(&self) {
-        let (guard, pause) = (self.deliverer.guard(), self.care.pause());
+        let (guard, pause) = (self.deliverer.guard(), self.recovery.pause());
         let (shard, crashes) = (guard.shard(), guard.crashes());
         metrics::shard_crashes(shard, crashes);
-        if self.care.is_on() {
+        if self.recovery.is_careful() {
             let shard = shard.number();
             tracing::error!(shard, crashes, ?pause, "the work on a shard has crashed again and again; being careful");
         }
@@ -211,8 +211,8 @@ impl Worker {
     }
 
     /// Forgets the crashes when all entries are done that were waiting at the beginning.
-    async fn calm_down(&mut self) -> Result<(), LeaseLost> {
-        if !self.care.has_crashed() {
+    async fn forget_crashes_once_done(&mut self) -> Result<(), LeaseLost> {
+        if !self.recovery.has_crashed() {
             return Ok(());
         }
         if self.horizon.is_none() && self.reader.is_at_end() {
@@ -221,7 +221,7 @@ impl Worker {
         let is_past = |horizon| self.reader.queue.oldest().is_none_or(|oldest| oldest > horizon);
         if self.batch.is_empty() && self.horizon.is_some_and(is_past) {
             let mut backoff = Backoff::new();
-            while let Err(error) = self.care.calm().await {
+            while let Err(error) = self.recovery.forget_crashes().await {
                 self.deliverer.wait_for_redis(&mut backoff, "forget crashes", &error.into()).await?;
             }
             metrics::shard_crashes(self.deliverer.guard().shard(), 0);
@@ -229,13 +229,13 @@ impl Worker {
         Ok(())
     }
 
-    /// How to look at an entry. Repeats until Redis answers.
-    async fn look(&self, entry: EntryId) -> Result<Look, LeaseLost> {
+    /// Writes down that an entry is about to be processed. Repeats until Redis answers.
+    async fn record_attempt(&self, entry: EntryId) -> Result<Precaution, LeaseLost> {
         let mut backoff = Backoff::new();
         loop {
-            match self.care.look(entry).await {
-                Ok(Look::LeaseLost) => return Err(LeaseLost),
-                Ok(look) => return Ok(look),
+            match self.recovery.record_attempt(entry).await {
+                Ok(Precaution::LeaseLost) => return Err(LeaseLost),
+                Ok(precaution) => return Ok(precaution),
                 Err(error) => self.deliverer.wait_for_redis(&mut backoff, "note an entry", &error.into()).await?,
             }
         }
@@ -259,31 +259,31 @@ impl Worker {
 
     /// Moves entries from the fair queue into the batch, org by org. True if the batch is full.
     async fn gather(&mut self) -> Result<bool, LeaseLost> {
-        while let Some(held) = self.reader.queue.pop() {
-            let org = held.envelope.header().map(|header| header.org_id);
-            match self.look(held.id).await? {
-                Look::Alone if !self.batch.is_empty() => {
-                    self.reader.queue.put_back(held);
+        while let Some(entry) = self.reader.queue.pop() {
+            let org = entry.envelope.header().map(|header| header.org_id);
+            match self.record_attempt(entry.id).await? {
+                Precaution::Alone if !self.batch.is_empty() => {
+                    self.reader.queue.put_back(entry);
                     return Ok(true);
                 }
-                Look::Never(tries) => {
+                Precaution::DeadLetter(tries) => {
                     let detail = format!("{tries} workers in a row crashed as soon as they looked at it");
-                    let letter = dead_letter::describe(held.id, org, Reason::CrashedWorker, 0, &detail);
+                    let letter = dead_letter::describe(entry.id, org, Reason::CrashedWorker, 0, &detail);
                     self.deliverer.dead_letter(&letter).await?;
                     continue;
                 }
-                Look::Freely | Look::Alone | Look::LeaseLost => {}
+                Precaution::None | Precaution::Alone | Precaution::LeaseLost => {}
             }
             #[cfg(debug_assertions)]
-            crate::crash::on(&held);
-            let envelope = match held.envelope.decode() {
+            crate::crash::on(&entry);
+            let envelope = match entry.envelope.decode() {
                 Ok(envelope) => envelope,
                 Err(error) => {
                     let reason = match error {
                         DecodeError::Unauthenticated => Reason::Unauthenticated,
                         _ => Reason::Unreadable,
                     };
-                    let letter = dead_letter::describe(held.id, org, reason, 0, &error.to_string());
+                    let letter = dead_letter::describe(entry.id, org, reason, 0, &error.to_string());
                     self.deliverer.dead_letter(&letter).await?;
                     continue;
                 }
@@ -291,12 +291,12 @@ impl Worker {
             let fits =
                 self.batch.has_room(&self.shared.limits, &envelope) && self.reserve(envelope.expanded_len()).await?;
             if !fits {
-                self.reader.queue.put_back(held);
+                self.reader.queue.put_back(entry);
                 return Ok(true);
             }
             if self.batch.is_empty() {
                 self.batch = Batch::reusing(
-                    self.shared.spare.take(),
+                    self.shared.block_pool.take(),
                     self.delivered.map(|at| at + self.shared.throttle.between_inserts(self.shared.limits.age)),
                 );
             }
@@ -304,13 +304,13 @@ impl Worker {
             let is_repeated = !content.is_none() && (self.recent.contains(content) || self.contents.contains(&content));
             let verdict = match &mut self.quotas {
                 _ if is_repeated => Some(Verdict::Repeated),
-                Some(quotas) => quotas.verdict(&envelope, held.envelope.len(), &self.reader.queue).await,
+                Some(quotas) => quotas.verdict(&envelope, entry.envelope.len(), &self.reader.queue).await,
                 None => None,
             };
             if !content.is_none() && !is_repeated {
                 self.contents.insert(content);
             }
-            self.batch.add(held.id, &envelope, verdict, Instant::now());
+            self.batch.add(entry.id, &envelope, verdict, Instant::now());
             if self.batch.is_full(&self.shared.limits) {
                 return Ok(true);
             }
@@ -334,7 +334,7 @@ impl Worker {
             }
         };
         match &mut self.memory {
-            Some(held) => held.merge(permit),
+            Some(reserved) => reserved.merge(permit),
             None => self.memory = Some(permit),
         }
         Ok(true)
@@ -357,7 +357,7 @@ impl Worker {
         if let Some(quotas) = &mut self.quotas {
             quotas.delivered();
         }
-        self.shared.spare.give(emptied);
+        self.shared.block_pool.give(emptied);
         Ok(())
     }
 }

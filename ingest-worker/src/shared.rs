@@ -44,25 +44,25 @@ pub struct Shared {
     /// The entries that were refused since a table last accepted rows.
     pub judge: Judge,
     /// Emptied blocks, to be filled again.
-    pub spare: Spare,
+    pub block_pool: BlockPool,
 }
 
 /// Emptied blocks of inserted batches. Few shards are busy at a time, so few sets are kept, for the next shard that
 /// needs one.
 #[derive(Clone, Debug, Default)]
-pub struct Spare(Arc<Mutex<Vec<Vec<Block>>>>);
+pub struct BlockPool(Arc<Mutex<Vec<Vec<Block>>>>);
 
 /// Most sets of blocks that are kept. Each has the memory of the largest batch it ever held.
-const SPARE_SETS_MAX: usize = 3;
+const POOLED_SETS_MAX: usize = 3;
 
-impl Spare {
+impl BlockPool {
     pub(crate) fn take(&self) -> Vec<Block> {
         self.0.lock().ok().and_then(|mut sets| sets.pop()).unwrap_or_default()
     }
 
     pub(crate) fn give(&self, blocks: Vec<Block>) {
         if let Ok(mut sets) = self.0.lock()
-            && sets.len() < SPARE_SETS_MAX
+            && sets.len() < POOLED_SETS_MAX
         {
             sets.push(blocks);
         }

@@ -26,7 +26,7 @@ struct Current {
     why: Waiting,
     since: Instant,
     /// When the wait was last reported; `None` if it was not yet.
-    told: Option<Instant>,
+    logged_at: Option<Instant>,
 }
 
 impl Wait {
@@ -38,16 +38,16 @@ impl Wait {
     pub(crate) fn goes_on(&self, why: Waiting) -> Option<Duration> {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let at = Instant::now();
-        let current = now.get_or_insert(Current { why, since: at, told: None });
+        let current = now.get_or_insert(Current { why, since: at, logged_at: None });
         if current.why != why {
             metrics::waiting(self.shard, current.why, Duration::ZERO);
-            *current = Current { why, since: current.since, told: None };
+            *current = Current { why, since: current.since, logged_at: None };
         }
         let lasts = at.saturating_duration_since(current.since);
         metrics::waiting(self.shard, why, lasts);
-        let due = current.told.unwrap_or(current.since) + TELL_EVERY;
+        let due = current.logged_at.unwrap_or(current.since) + TELL_EVERY;
         (due <= at).then(|| {
-            current.told = Some(at);
+            current.logged_at = Some(at);
             lasts
         })
     }
@@ -57,7 +57,7 @@ impl Wait {
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(current) = now.take() else { return false };
         metrics::waiting(self.shard, current.why, Duration::ZERO);
-        current.told.is_some()
+        current.logged_at.is_some()
     }
 }
 

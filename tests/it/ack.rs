@@ -73,8 +73,8 @@ async fn requests_are_refused_while_redis_would_lose_data() -> anyhow::Result<()
 
     redis.command::<()>(&["CONFIG", "SET", "appendonly", "no"]).await?;
     for url in [world.api.url(), world.api.operator_url(), world.worker.url()] {
-        let told = until_ready_is(&world, &url, StatusCode::SERVICE_UNAVAILABLE).await?;
-        assert!(told["reason"].as_str().unwrap().contains("set appendonly yes"), "{told}");
+        let reply = until_ready_is(&world, &url, StatusCode::SERVICE_UNAVAILABLE).await?;
+        assert!(reply["reason"].as_str().unwrap().contains("set appendonly yes"), "{reply}");
     }
     let url = format!("{}/runs/batch", world.api.url());
     let batch = json!({"post": [{"id": "11111111-2222-4333-8444-777777777777", "name": "n", "run_type": "llm",

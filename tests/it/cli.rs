@@ -41,13 +41,13 @@ async fn services_explain_and_check_their_settings() -> anyhow::Result<()> {
         ];
         let refused = run(program, &["--check-config"], &wrong);
         assert_eq!(refused.status.code(), Some(2));
-        let told = text(&refused.stderr);
+        let message = text(&refused.stderr);
         for name in
             ["TRACEBILITY_PG_DSN", "TRACEBILITY_REDIS_URL", "TRACEBILITY_CLICKHOUSE_URL", "TRACEBILITY_DRAIN_MAX"]
         {
-            assert!(told.contains(name), "{program} does not report {name}: {told}");
+            assert!(message.contains(name), "{program} does not report {name}: {message}");
         }
-        assert!(!told.contains("hunter2"), "a secret is printed: {told}");
+        assert!(!message.contains("hunter2"), "a secret is printed: {message}");
 
         let right = [
             ("TRACEBILITY_PG_DSN", "postgres://app:hunter2@h/db"),

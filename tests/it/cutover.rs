@@ -98,11 +98,11 @@ fn switch(urls: &Urls, redis: &Redis) -> anyhow::Result<Switch> {
 async fn until_nothing_is_left(world: &World) -> anyhow::Result<()> {
     let (redis, begun) = (world.redis().await?, Instant::now());
     loop {
-        let left = legacy::look(&redis).await?;
-        if left.is_nothing() {
+        let backlog = legacy::read_backlog(&redis).await?;
+        if backlog.is_empty() {
             return Ok(());
         }
-        anyhow::ensure!(begun.elapsed() < STORED_WITHIN, "still there: {left:?}\n{}", world.worker.log());
+        anyhow::ensure!(begun.elapsed() < STORED_WITHIN, "still there: {backlog:?}\n{}", world.worker.log());
         tokio::time::sleep(POLL_EVERY).await;
     }
 }
@@ -195,7 +195,7 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     let late = entry(orgs[2].project_id.0, &json!({})).to_string();
     add(&mut redis, &late).await?;
     until_straggling(world, 1).await?;
-    assert_eq!(legacy::look(&redis).await?.entries, 1, "it stays where it is");
+    assert_eq!(legacy::read_backlog(&redis).await?.entries, 1, "it stays where it is");
 
     // The way back.
     assert!(switch.reopen("a test").await? && !switch.reopen("a test").await?);
@@ -204,10 +204,10 @@ async fn rehearse(world: &mut World) -> anyhow::Result<()> {
     assert_eq!(world.worker.pid(), pid, "no restart was needed");
 
     // A dead letter that is sent again is judged again.
-    let desk = DeadLetters::new(redis.clone());
-    let listed = Walk::new(desk.clone(), [Source::Legacy]).next().await?.context("a page")?;
-    let letter = desk.read(listed[0].id).await?.context("a letter")?;
-    desk.replay(&letter, &world.registry().await?.envelope_key().await?).await?;
+    let dead_letters = DeadLetters::new(redis.clone());
+    let listed = Walk::new(dead_letters.clone(), [Source::Legacy]).next().await?.context("a page")?;
+    let letter = dead_letters.read(listed[0].id).await?.context("a letter")?;
+    dead_letters.replay(&letter, &world.registry().await?.envelope_key().await?).await?;
     check(world, &written).await
 }
 
@@ -216,14 +216,14 @@ async fn the_cutover_loses_and_doubles_nothing() -> anyhow::Result<()> {
     let mut world = World::start_with(&[], &WORKER).await?;
     rehearse(&mut world).await?;
     let flags = Flags::new(stores::postgres::pool(&parse::postgres_url(&world.urls.pg_app_dsn).unwrap())?);
-    let standing = flags.standing(Flag::DualReadLegacy).await?.context("it was flipped")?;
-    assert_eq!((standing.enabled, standing.by.as_str()), (true, "a test"));
-    let told = "SELECT count() FROM audit_log WHERE event_type = 'flag.change' AND target = 'dual_read_legacy'";
-    world.until_number(told, 2).await
+    let state = flags.state(Flag::DualReadLegacy).await?.context("it was flipped")?;
+    assert_eq!((state.enabled, state.by.as_str()), (true, "a test"));
+    let switches = "SELECT count() FROM audit_log WHERE event_type = 'flag.change' AND target = 'dual_read_legacy'";
+    world.until_number(switches, 2).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_cutover_on_a_redis_cluster() -> anyhow::Result<()> {
+async fn the_cutover_loses_and_doubles_nothing_on_a_cluster() -> anyhow::Result<()> {
     let db = stack::shared().await?.fresh_database().await?;
     let cluster = stack::RedisCluster::start().await?;
     let urls = Urls { redis_url: cluster.url().to_owned(), ..(*db).clone() };
@@ -246,8 +246,12 @@ async fn the_cutover_waits_for_a_worker_of_an_older_release() -> anyhow::Result<
     let mut read = redis::cmd("XREADGROUP");
     read.arg("GROUP").arg(INGEST_GROUP).arg("old").arg("COUNT").arg(1).arg("STREAMS").arg(&stream).arg(">");
     read.exec_async(&mut redis).await?;
-    let left = legacy::look(&redis).await?;
-    assert_eq!((left.entries, left.groups[0].pending, left.other_reader().is_some()), (2, 1, true), "{left:?}");
+    let backlog = legacy::read_backlog(&redis).await?;
+    assert_eq!(
+        (backlog.entries, backlog.groups[0].pending, backlog.old_reader().is_some()),
+        (2, 1, true),
+        "{backlog:?}"
+    );
     let refused = switch(&world.urls, &redis)?.close("a test").await;
     assert!(matches!(refused, Err(SwitchError::OtherReader(_))), "{refused:?}");
 
@@ -257,7 +261,7 @@ async fn the_cutover_waits_for_a_worker_of_an_older_release() -> anyhow::Result<
         anyhow::ensure!(begun.elapsed() < STORED_WITHIN, "{}", world.worker.log());
         tokio::time::sleep(POLL_EVERY).await;
     }
-    assert_eq!(legacy::look(&redis).await?.entries, 2, "nobody else reads meanwhile");
+    assert_eq!(legacy::read_backlog(&redis).await?.entries, 2, "nobody else reads meanwhile");
     // It asks for nothing more. What it held is stored, and acknowledged in its place.
     check(&world, &Written { good: 2, bad: 0 }).await
 }

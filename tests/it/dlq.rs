@@ -40,8 +40,8 @@ async fn post(world: &World, org: &Org, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn letters(desk: &DeadLetters) -> anyhow::Result<Vec<Listed>> {
-    let (mut walk, mut all) = (Walk::new(desk.clone(), Source::all()), Vec::new());
+async fn letters(dead_letters: &DeadLetters) -> anyhow::Result<Vec<Listed>> {
+    let (mut walk, mut all) = (Walk::new(dead_letters.clone(), Source::all()), Vec::new());
     while let Some(page) = walk.next().await? {
         all.extend(page);
     }
@@ -71,7 +71,7 @@ async fn an_envelope_that_clickhouse_refuses_is_dead_lettered_alone_and_replayed
     let home = Shard::home(org.org_id);
     let neighbour = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) == home);
     let neighbour = world.org_with_id(neighbour.unwrap(), "neighbour").await?;
-    let (mut redis, desk) = (world.redis().await?, DeadLetters::new(world.redis().await?));
+    let (mut redis, dead_letters) = (world.redis().await?, DeadLetters::new(world.redis().await?));
     world.clickhouse.text(&format!("ALTER TABLE span ADD CONSTRAINT no_poison CHECK name != '{POISON}'")).await?;
     world.worker.stop().await?;
     for name in ["good", POISON, "good"] {
@@ -83,7 +83,7 @@ async fn an_envelope_that_clickhouse_refuses_is_dead_lettered_alone_and_replayed
     assert_eq!(stored(&world, &neighbour).await?, [3, 3, 3, 6]);
     let [runs, spans, captures, billed] = stored(&world, &org).await?;
     assert_eq!((runs, spans, captures, billed), (3, 2, 2, 4), "the run is stored, what comes after the refusal is not");
-    let [letter] = &letters(&desk).await?[..] else { panic!("one letter") };
+    let [letter] = &letters(&dead_letters).await?[..] else { panic!("one letter") };
     let description = &letter.description;
     assert_eq!((letter.id.source, description.org), (Source::Shard(home), Some(org.org_id)));
     assert_eq!((description.reason, description.code, description.items), (Reason::Refused, 469, 2));
@@ -104,22 +104,24 @@ async fn an_envelope_that_clickhouse_refuses_is_dead_lettered_alone_and_replayed
     .await?;
 
     // Refused again, it is a letter again.
-    let (read, key) = (desk.read(letter.id).await?.unwrap(), registry.envelope_key().await?);
-    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Sent));
-    until("it is refused again", async || Ok(letters(&desk).await?.first().is_some_and(|again| again.id != letter.id)))
-        .await?;
+    let (read, key) = (dead_letters.read(letter.id).await?.unwrap(), registry.envelope_key().await?);
+    assert!(matches!(dead_letters.replay(&read, &key).await?, Replayed::Sent));
+    until("it is refused again", async || {
+        Ok(letters(&dead_letters).await?.first().is_some_and(|again| again.id != letter.id))
+    })
+    .await?;
     assert_eq!(stored(&world, &org).await?, [3, 2, 2, 4]);
 
     world.clickhouse.text("ALTER TABLE span DROP CONSTRAINT no_poison").await?;
-    let [again] = &letters(&desk).await?[..] else { panic!("one letter") };
+    let [again] = &letters(&dead_letters).await?[..] else { panic!("one letter") };
     assert_eq!((again.received_at, &again.description.tables), (letter.received_at, &description.tables));
-    let read = desk.read(again.id).await?.unwrap();
-    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Sent));
-    assert!(matches!(desk.replay(&read, &key).await?, Replayed::Gone));
+    let read = dead_letters.read(again.id).await?.unwrap();
+    assert!(matches!(dead_letters.replay(&read, &key).await?, Replayed::Sent));
+    assert!(matches!(dead_letters.replay(&read, &key).await?, Replayed::Gone));
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, [3, 3, 3, 6], "each row once");
     assert_eq!(stored(&world, &neighbour).await?, [3, 3, 3, 6]);
-    assert_eq!(letters(&desk).await?, []);
+    assert_eq!(letters(&dead_letters).await?, []);
     Ok(())
 }
 
@@ -130,13 +132,13 @@ async fn a_shard_without_room_for_dead_letters_waits_and_no_other_does() -> anyh
     let home = Shard::home(stuck.org_id);
     let free = std::iter::repeat_with(|| OrgId(Uuid::new_v4())).find(|id| Shard::home(*id) != home);
     let free = world.org_with_id(free.unwrap(), "free").await?;
-    let (mut redis, desk) = (world.redis().await?, DeadLetters::new(world.redis().await?));
+    let (mut redis, dead_letters) = (world.redis().await?, DeadLetters::new(world.redis().await?));
     let (source, stream) = (Source::Shard(home), RedisKey::shard_stream(home));
     let garbage = "x".repeat(40 << 10);
     for _ in 0..2 {
         let _: String = redis.xadd(&stream, "*", &[("e", garbage.as_str())]).await?;
     }
-    until("the dead letters are full", async || Ok(desk.held(source).await?.0 == 1)).await?;
+    until("the dead letters are full", async || Ok(dead_letters.size(source).await?.0 == 1)).await?;
     let send = async |org: &Org, seed| {
         let answer = world.post_otlp(&org.key, Corpus::new(seed).request(5, now()).body).await?;
         anyhow::ensure!(answer.status.is_success());
@@ -146,15 +148,15 @@ async fn a_shard_without_room_for_dead_letters_waits_and_no_other_does() -> anyh
     send(&free, 2).await?;
     let count = |org: &Org| format!("SELECT count() FROM span WHERE org_id = '{}'", org.org_id);
     world.until_number(&count(&free), 5).await?;
-    assert_eq!(desk.held(source).await?.0, 1, "no more than there is room for");
+    assert_eq!(dead_letters.size(source).await?.0, 1, "no more than there is room for");
     assert_eq!(redis.xlen::<_, u64>(&stream).await?, 2, "and nothing is lost");
     assert_eq!(world.clickhouse.number(&count(&stuck)).await?, 0);
 
-    let [full] = &letters(&desk).await?[..] else { panic!("one letter") };
-    assert!(desk.drop(full).await?);
+    let [full] = &letters(&dead_letters).await?[..] else { panic!("one letter") };
+    assert!(dead_letters.drop(full).await?);
     world.until_number(&count(&stuck), 5).await?;
     world.until_drained().await?;
-    let (held, bytes) = desk.held(source).await?;
+    let (held, bytes) = dead_letters.size(source).await?;
     assert!(held == 1 && bytes > garbage.len() as u64, "the second took the first one's place: {held}, {bytes}");
     Ok(())
 }

@@ -3,13 +3,13 @@
 //! The fixtures' `expect` was made by a reference normaliser. Where it differs from what we store: it keeps an empty
 //! `inputs` or `outputs` object, which to us is "not provided"; it says `pending` where we say `running`.
 
-mod aside;
 mod fixtures;
 mod forms;
 mod limits;
 mod merge;
 mod merge_rules;
 mod protocol;
+mod rejected;
 mod sdks;
 mod updates;
 

@@ -60,8 +60,8 @@ impl Sums {
         balance.rows.iter().fold(Self::default(), |sum, row| Self {
             accepted: sum.accepted + row.amounts.accepted,
             stored: sum.stored + row.amounts.stored,
-            parked: sum.parked + row.amounts.set_aside.parked,
-            over_quota: sum.over_quota + row.amounts.set_aside.dropped,
+            parked: sum.parked + row.amounts.withheld.parked,
+            over_quota: sum.over_quota + row.amounts.withheld.dropped,
             letters: sum.letters + row.amounts.dead_lettered.held,
             dropped_letters: sum.dropped_letters + row.amounts.dead_lettered.dropped,
             in_flight: sum.in_flight + row.amounts.in_flight,
@@ -125,9 +125,9 @@ async fn the_ledger_balances_wherever_items_are_and_whichever_process_is_killed(
     assert_eq!(sums(&world, &org).await?, stored, "the poisoned one is a dead letter");
     assert_eq!(sums(&world, &other).await?, Sums { accepted: 7, stored: 7, ..Sums::default() });
 
-    let desk = DeadLetters::new(world.redis().await?);
-    let letter = Walk::new(desk.clone(), Source::all()).next().await?.unwrap().remove(0);
-    assert!(desk.drop(&letter).await?);
+    let dead_letters = DeadLetters::new(world.redis().await?);
+    let letter = Walk::new(dead_letters.clone(), Source::all()).next().await?.unwrap().remove(0);
+    assert!(dead_letters.drop(&letter).await?);
     let dropped = Sums { letters: 0, dropped_letters: 2, ..stored };
     assert_eq!(sums(&world, &org).await?, dropped);
 
@@ -136,10 +136,10 @@ async fn the_ledger_balances_wherever_items_are_and_whichever_process_is_killed(
         let url = format!("{}/v1/admin/ledger{query}", world.api.operator_url());
         world.http.send(Method::GET, &url, &[("authorization", &format!("Bearer {key}"))], "").await
     };
-    let told = ask(&format!("?org={}&hours=3", org.org_id), world.api.admin_key()).await?.json()?;
+    let reply = ask(&format!("?org={}&hours=3", org.org_id), world.api.admin_key()).await?.json()?;
     let accepted: u64 =
-        told["rows"].as_array().unwrap().iter().map(|row| row["row"]["accepted"].as_u64().unwrap()).sum();
-    assert_eq!((accepted, &told["imbalance"], &told["is_complete"]), (50, &json!(0), &json!(true)), "{told}");
+        reply["rows"].as_array().unwrap().iter().map(|row| row["row"]["accepted"].as_u64().unwrap()).sum();
+    assert_eq!((accepted, &reply["imbalance"], &reply["is_complete"]), (50, &json!(0), &json!(true)), "{reply}");
     let all = ask("", world.api.admin_key()).await?.json()?;
     let orgs: Vec<_> = all["rows"].as_array().unwrap().iter().map(|row| &row["row"]["org_id"]).collect();
     assert!(orgs.contains(&&json!(org.org_id)) && orgs.contains(&&json!(other.org_id)), "{all}");
@@ -317,7 +317,7 @@ async fn envelopes_parked_or_dropped_over_quota_are_no_imbalance() -> anyhow::Re
     world.worker.stop().await?;
     send(&world, &org, 9).await?;
     send(&world, &org, 4).await?;
-    // As a worker sets aside: the copy first, then the entry goes.
+    // As a worker parks an envelope: the copy first, then the entry goes.
     let mut redis = world.redis().await?;
     let stream = RedisKey::shard_stream(Shard::home(org.org_id));
     let waiting: redis::streams::StreamRangeReply = redis.xrange_all(&stream).await?;
@@ -400,7 +400,7 @@ async fn rejected_items_are_counted_once_when_a_refused_request_is_retried() -> 
     world.api.stop().await?;
     let mut redis = world.redis().await?;
     let mut counted = std::collections::BTreeMap::<String, u64>::new();
-    for hour in Hours::up_to(unix_hour(), 2).hours() {
+    for hour in Hours::up_to(unix_hour(), 2).iter() {
         let fields: Vec<(String, u64)> = redis.hgetall(RedisKey::outcomes(Some(org.org_id), hour)).await?;
         for (field, items) in fields {
             *counted.entry(field.split_once(':').unwrap().1.to_owned()).or_default() += items;

@@ -16,7 +16,7 @@ use crate::ledger::books;
 /// Orgs that are in no registry, each of which sent something in each of the last hours.
 struct Crowd {
     orgs: u64,
-    window: Hours,
+    hours: Hours,
 }
 
 /// Items of an org and hour.
@@ -28,9 +28,9 @@ impl Crowd {
     /// Counts them as accepted and as stored, but for one org and hour of which nothing is stored, and one that is
     /// stored twice.
     async fn settle(world: &World, orgs: u64, lost: (u64, i64), doubled: (u64, i64)) -> anyhow::Result<Self> {
-        let window = Hours::up_to(unix_hour(), Self::HOURS);
+        let hours = Hours::up_to(unix_hour(), Self::HOURS);
         let mut redis = world.redis().await?;
-        for hour in window.hours() {
+        for hour in hours.iter() {
             for shard in Shard::all() {
                 let key = RedisKey::shard_accepted(shard, hour);
                 let of_shard: Vec<u64> = (1..=orgs).filter(|org| *org % 16 == u64::from(shard.number())).collect();
@@ -57,7 +57,7 @@ impl Crowd {
             );
             world.clickhouse.text(&insert).await?;
         }
-        Ok(Self { orgs, window })
+        Ok(Self { orgs, hours })
     }
 
     fn id(org: u64) -> OrgId {
@@ -65,7 +65,7 @@ impl Crowd {
     }
 
     fn rows(&self) -> usize {
-        self.orgs as usize * self.window.hours().len()
+        self.orgs as usize * self.hours.iter().len()
     }
 }
 
@@ -78,17 +78,17 @@ async fn an_imbalance_is_found_among_more_orgs_and_hours_than_one_answer_lists()
     assert!(crowd.rows() > ROWS_MAX);
     let wanted = [((Crowd::id(77), lost.1), 5), ((Crowd::id(3_000), doubled.1), -5)];
 
-    let balance = books(&world).await?.balance(Scope::Everyone, &crowd.window).await?;
-    let told: Vec<_> = balance.rows.iter().map(|row| ((row.org_id, row.hour), row.amounts.imbalance)).collect();
-    assert_eq!((told, balance.is_whole, balance.is_complete), (wanted.to_vec(), false, true));
+    let balance = books(&world).await?.balance(Scope::Everyone, &crowd.hours).await?;
+    let listed: Vec<_> = balance.rows.iter().map(|row| ((row.org_id, row.hour), row.amounts.imbalance)).collect();
+    assert_eq!((listed, balance.is_whole, balance.is_complete), (wanted.to_vec(), false, true));
 
     let redis = world.redis().await?;
     let watch = Watch::new(books(&world).await?, redis.clone(), world.registry().await?, Duration::ZERO);
-    let report = watch.look().await?;
-    assert_eq!((report.imbalances, report.items, report.told), (2, 10, 0), "{report:?}");
-    assert_eq!(watch.look().await?.told, 2, "the older hour is looked at again, because something is missing in it");
+    let report = watch.check().await?;
+    assert_eq!((report.imbalances, report.items, report.alarms), (2, 10, 0), "{report:?}");
+    assert_eq!(watch.check().await?.alarms, 2, "the older hour is checked again, because something is missing in it");
     let seen = ledger::imbalances(&redis).await?;
-    let seen: Vec<_> = seen.iter().map(|(of, imbalance)| (*of, imbalance.told)).collect();
+    let seen: Vec<_> = seen.iter().map(|(of, imbalance)| (*of, imbalance.alarmed)).collect();
     assert_eq!(seen, wanted);
     Ok(())
 }
@@ -135,7 +135,7 @@ impl Spent {
 /// What looking costs, for docs/operations/ledger.md: `just ledger-cost`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "it measures, and takes some minutes"]
-async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> {
+async fn the_cost_of_checking_a_hundred_thousand_orgs() -> anyhow::Result<()> {
     let mut world = World::start().await?;
     world.worker.stop().await?;
     let crowd = Crowd::settle(&world, 100_000, (0, 0), (0, 0)).await?;
@@ -144,7 +144,7 @@ async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> 
     let watch = Watch::new(books(&world).await?, redis.clone(), world.registry().await?, Duration::ZERO);
     for what in ["all hours", "the last two hours", "the last two hours again"] {
         let before = Spent::read(&world).await?;
-        let report = watch.look().await?;
+        let report = watch.check().await?;
         before.since(&world, what).await?;
         assert_eq!((report.imbalances, report.items), (0, 0), "{report:?}");
     }
@@ -153,7 +153,7 @@ async fn the_cost_of_looking_at_a_hundred_thousand_orgs() -> anyhow::Result<()> 
     let key = RedisKey::shard_accepted(Shard::new(5).unwrap(), unix_hour());
     redis::cmd("HINCRBY").arg(&key).arg(Crowd::id(5).to_string()).arg(3).exec_async(&mut redis).await?;
     let before = Spent::read(&world).await?;
-    let report = watch.look().await?;
+    let report = watch.check().await?;
     before.since(&world, "with one org that does not balance").await?;
     assert_eq!((report.imbalances, report.items), (1, 3), "{report:?}");
     Ok(())

@@ -37,10 +37,10 @@ async fn native_batches_are_stored_with_all_their_fields() -> anyhow::Result<()>
     });
     let answer = world.post_runs(&org.key, &body).await?;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
-    let told = answer.json()?;
-    assert_eq!((&told["accepted_runs"], &told["accepted_spans"]), (&json!(1), &json!(2)), "{told}");
-    let rejected = &told["rejected"][0];
-    assert_eq!((&rejected["path"], &rejected["id"]), (&json!("runs[1]"), &json!("not an id")), "{told}");
+    let reply = answer.json()?;
+    assert_eq!((&reply["accepted_runs"], &reply["accepted_spans"]), (&json!(1), &json!(2)), "{reply}");
+    let rejected = &reply["rejected"][0];
+    assert_eq!((&rejected["path"], &rejected["id"]), (&json!("runs[1]"), &json!("not an id")), "{reply}");
     world.until_drained().await?;
     let run =
         "SELECT toString(run_id) AS id, toUnixTimestamp64Nano(start_time) AS start, status, inputs, outputs, tags,
@@ -116,11 +116,11 @@ async fn a_too_deeply_nested_item_is_rejected_alone() -> anyhow::Result<()> {
     let answer = post(format!(r#"{{"runs":[{}]}}"#, runs.join(","))).await?;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
     let rejected = answer.json()?["rejected"].clone();
-    let told: Vec<_> = rejected.as_array().unwrap().iter().map(|r| (&r["path"], &r["error"])).collect();
+    let reply: Vec<_> = rejected.as_array().unwrap().iter().map(|r| (&r["path"], &r["error"])).collect();
     let error = |name: &str| json!(format!("`{name}` is nested deeper than 100 levels"));
     let (inputs, metadata, unknown) = (error("inputs"), error("metadata"), error("unknown"));
     let paths = ["runs[1]", "runs[2]", "runs[3]"].map(|path| json!(path));
-    assert_eq!(told, [(&paths[0], &inputs), (&paths[1], &metadata), (&paths[2], &unknown)]);
+    assert_eq!(reply, [(&paths[0], &inputs), (&paths[1], &metadata), (&paths[2], &unknown)]);
     let whole = post(format!(r#"{{"runs":[],"unknown":{}}}"#, nested(101))).await?;
     assert_eq!(whole.status, StatusCode::BAD_REQUEST);
     assert!(whole.json()?["error"]["message"].as_str().unwrap().contains("`unknown` is nested deeper"), "{whole:?}");

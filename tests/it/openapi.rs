@@ -69,13 +69,13 @@ async fn everything_that_openapi_describes_is_stored() -> anyhow::Result<()> {
         let body = description.make("Batch", &mut rng);
         description.check("Batch", &body);
         let answer = world.post_runs(&org.key, &body).await?;
-        let told = answer.json()?;
-        assert_eq!((answer.status, &told["rejected"]), (StatusCode::ACCEPTED, &json!([])), "{told}\n{body}");
-        description.check("Accepted", &told);
+        let reply = answer.json()?;
+        assert_eq!((answer.status, &reply["rejected"]), (StatusCode::ACCEPTED, &json!([])), "{reply}\n{body}");
+        description.check("Accepted", &reply);
         let items = |value: &Value| value.as_array().cloned().unwrap_or_default();
         let sent: Vec<_> = items(&body["runs"]);
         let nested: Vec<_> = sent.iter().flat_map(|run| items(&run["spans"])).chain(items(&body["spans"])).collect();
-        assert_eq!((&told["accepted_runs"], &told["accepted_spans"]), (&json!(sent.len()), &json!(nested.len())));
+        assert_eq!((&reply["accepted_runs"], &reply["accepted_spans"]), (&json!(sent.len()), &json!(nested.len())));
         (runs, spans) = (runs + sent.len() as u64, spans + nested.len() as u64);
         for (of, items) in [("Run", &sent), ("Span", &nested)] {
             seen.extend(items.iter().flat_map(|i| i.as_object().unwrap().keys()).map(|key| (of, key.clone())));
@@ -131,12 +131,12 @@ async fn rejects(
         assert!(!description.allows("Batch", &body));
         let answer = world.post_runs(&org.key, &body).await?;
         assert_eq!(answer.status, StatusCode::ACCEPTED, "{answer:?}");
-        let told = answer.json()?;
-        description.check("Accepted", &told);
-        let rejected = told["rejected"].as_array().unwrap();
-        assert_eq!(rejected.len(), wrong.len(), "{told}");
+        let reply = answer.json()?;
+        description.check("Accepted", &reply);
+        let rejected = reply["rejected"].as_array().unwrap();
+        assert_eq!(rejected.len(), wrong.len(), "{reply}");
         for (i, (rejected, wrong)) in rejected.iter().zip(wrong).enumerate() {
-            assert_eq!(rejected["path"], path(i), "{told}");
+            assert_eq!(rejected["path"], path(i), "{reply}");
             let error = rejected["error"].as_str().unwrap();
             assert!(error.starts_with(&format!("`{}`", wrong.name)), "{}: {error}", wrong.name);
         }
@@ -175,10 +175,10 @@ async fn items_that_openapi_does_not_allow_are_rejected_by_name() -> anyhow::Res
         // Of a list, one bad item costs only itself.
         for value in description.wrong_values(property).into_iter().filter(|value| !value.is_array()) {
             let answer = world.post_runs(&org.key, &json!({"runs": [run], name: value})).await?;
-            let told = answer.json()?;
+            let reply = answer.json()?;
             assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{name}: {value}");
-            description.check("Refusal", &told);
-            let message = told["error"]["message"].as_str().unwrap();
+            description.check("Refusal", &reply);
+            let message = reply["error"]["message"].as_str().unwrap();
             assert!(message.contains(&format!("`{name}`")), "{name}: {message}");
         }
     }

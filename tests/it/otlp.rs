@@ -284,15 +284,17 @@ async fn grpc_answers_health_checks_and_other_signals_and_says_when_to_retry() -
     let change = LimitChange { rps: once, burst: once, ..LimitChange::default() };
     world.registry().await?.set_limits(slow.org_id, &change).await?;
     let arguments = [&*world.api.otlp_grpc_url(), &*org.key, &*slow.key];
-    let told: Value = serde_json::from_str(&sdk::python("otel-python", "more.py", &arguments, &[]).await?)?;
-    assert_eq!(told["health"], json!(["OK", 1]), "{told}");
-    assert_eq!(told["health of traces"], json!(["OK", 1]));
-    assert_eq!(told["health of nothing"][0], "NOT_FOUND");
-    assert_eq!((&told["logs"][0], &told["logs"][1]), (&json!("OK"), &json!(2)), "{told}");
-    assert_eq!((&told["metrics"][0], &told["metrics"][1]), (&json!("OK"), &json!(3)), "{told}");
-    assert_eq!(told["deflated"], json!(["OK", 0]), "{told}");
-    let [code, delay, detail_code, detail_delay] = &told["throttled"].as_array().unwrap()[..] else { panic!("{told}") };
+    let reply: Value = serde_json::from_str(&sdk::python("otel-python", "more.py", &arguments, &[]).await?)?;
+    assert_eq!(reply["health"], json!(["OK", 1]), "{reply}");
+    assert_eq!(reply["health of traces"], json!(["OK", 1]));
+    assert_eq!(reply["health of nothing"][0], "NOT_FOUND");
+    assert_eq!((&reply["logs"][0], &reply["logs"][1]), (&json!("OK"), &json!(2)), "{reply}");
+    assert_eq!((&reply["metrics"][0], &reply["metrics"][1]), (&json!("OK"), &json!(3)), "{reply}");
+    assert_eq!(reply["deflated"], json!(["OK", 0]), "{reply}");
+    let [code, delay, detail_code, detail_delay] = &reply["throttled"].as_array().unwrap()[..] else {
+        panic!("{reply}")
+    };
     assert_eq!((code, detail_code), (&json!("RESOURCE_EXHAUSTED"), &json!(8)));
-    assert!(delay.as_u64() >= Some(1) && delay == detail_delay, "{told}");
+    assert!(delay.as_u64() >= Some(1) && delay == detail_delay, "{reply}");
     Ok(())
 }

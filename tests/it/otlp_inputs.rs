@@ -36,7 +36,7 @@ fn pair(key: &str, value: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_http_client_on_the_grpc_port_is_told_so() -> anyhow::Result<()> {
+async fn an_http_client_on_the_grpc_port_gets_an_explanation() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("wrong-port").await?;
     let export = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
@@ -149,9 +149,9 @@ async fn an_unreadable_value_costs_only_itself_and_is_kept() -> anyhow::Result<(
         span(1, 4, r#""status":{"code":1}"#),
         span(1, 5, r#""status":{"code":"STATUS_CODE_UNSET"}"#),
     ];
-    let told = post(&world, &org, request("null", &spans)).await?;
-    assert_eq!(told["partialSuccess"]["rejectedSpans"], "1", "{told}");
-    let message = told["partialSuccess"]["errorMessage"].as_str().unwrap();
+    let reply = post(&world, &org, request("null", &spans)).await?;
+    assert_eq!(reply["partialSuccess"]["rejectedSpans"], "1", "{reply}");
+    let message = reply["partialSuccess"]["errorMessage"].as_str().unwrap();
     assert!(message.contains("span 0303030303030303: `startTimeUnixNano` cannot be read: \"never "), "{message}");
     // The same byte that is no UTF-8, in both encodings and in a resource.
     let resource = format!(r#"{{"attributes":[{}]}}"#, pair("agent", "caf#"));

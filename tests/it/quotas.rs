@@ -57,7 +57,7 @@ async fn bill(world: &World, org: &Org, spans: u64) -> anyhow::Result<()> {
     world.clickhouse.text(&insert).await.map(drop)
 }
 
-async fn told(world: &World, org: &Org, word: &str) -> anyhow::Result<u64> {
+async fn audit_events(world: &World, org: &Org, word: &str) -> anyhow::Result<u64> {
     let count =
         format!("SELECT count() FROM audit_log FINAL WHERE org_id = '{}' AND event_type = '{word}'", org.org_id);
     world.clickhouse.number(&count).await
@@ -77,7 +77,7 @@ async fn billed_usage_over_the_limit_refuses_requests_and_is_announced_once() ->
         Ok(redis::cmd("GET").arg(key).query_async(&mut redis.clone()).await?)
     };
     until("the counter is what is billed", async || Ok(counter().await? == Some(90))).await?;
-    until("the warning is in ClickHouse", async || Ok(told(&world, &org, "quota.warn").await? == 1)).await?;
+    until("the warning is in ClickHouse", async || Ok(audit_events(&world, &org, "quota.warn").await? == 1)).await?;
     let usage = registry.usage(org.org_id).await?;
     let spans = usage.iter().find(|usage| usage.meter == Meter::SpanIngested).unwrap();
     assert_eq!((spans.used, spans.warned_at.is_some(), spans.reached_at), (90, true, None));
@@ -87,7 +87,7 @@ async fn billed_usage_over_the_limit_refuses_requests_and_is_announced_once() ->
     assert_eq!(refusal.status, StatusCode::PAYMENT_REQUIRED);
     assert_eq!((refusal.header("x-quota-meter"), refusal.header("retry-after")), (Some("span_ingested"), None));
     assert!(world.post_otlp(&org.key, corpus.request(6, now()).body).await?.status.is_success(), "what fits passes");
-    until("the block is in ClickHouse", async || Ok(told(&world, &org, "quota.block").await? == 1)).await?;
+    until("the block is in ClickHouse", async || Ok(audit_events(&world, &org, "quota.block").await? == 1)).await?;
     until("what was accepted is counted", async || Ok(counter().await? == Some(96))).await?;
 
     // A worker that is killed and comes back tells nothing twice, and loses nothing of what is queued.
@@ -113,7 +113,10 @@ async fn billed_usage_over_the_limit_refuses_requests_and_is_announced_once() ->
     .await?;
     world.until_drained().await?;
     assert_eq!(counter().await?, Some(119));
-    assert_eq!((told(&world, &org, "quota.warn").await?, told(&world, &org, "quota.block").await?), (1, 1));
+    assert_eq!(
+        (audit_events(&world, &org, "quota.warn").await?, audit_events(&world, &org, "quota.block").await?),
+        (1, 1)
+    );
     let outbox = registry.events(org.org_id, 1000).await?.len() as u64;
     let copied = format!("SELECT count() FROM audit_log FINAL WHERE org_id = '{}'", org.org_id);
     world.until_number(&copied, outbox).await?;
@@ -128,7 +131,7 @@ async fn worker_roles_can_be_divided_among_workers() -> anyhow::Result<()> {
     let (org, registry) = (world.org("divided").await?, registry(&world).await?);
     limit(&registry, &org, 10).await?;
     bill(&world, &org, 10).await?;
-    until("the block is in ClickHouse", async || Ok(told(&world, &org, "quota.block").await? == 1)).await?;
+    until("the block is in ClickHouse", async || Ok(audit_events(&world, &org, "quota.block").await? == 1)).await?;
     let answer = world.post_otlp(&org.key, Corpus::new(1).request(3, now()).body).await?;
     assert!(answer.status.is_success(), "a self-hosted API only counts");
     assert_eq!(world.waiting().await?.iter().sum::<u64>(), 1, "nobody reads the shards");
@@ -184,7 +187,7 @@ async fn stored(world: &World, org: &Org) -> anyhow::Result<(u64, u64)> {
 }
 
 /// What the ledger counts as dropped, or parked.
-async fn set_aside(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
+async fn withheld(redis: &Redis, org: &Org, how: &str) -> anyhow::Result<u64> {
     let key = RedisKey::outcomes(Some(org.org_id), stores::clock::unix_hour());
     let sums: Vec<(String, u64)> = redis::cmd("HGETALL").arg(key).query_async(&mut redis.clone()).await?;
     let suffix = format!(":over_quota:{how}");
@@ -222,10 +225,10 @@ async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -
     assert_eq!(stored(&world, &org).await?, (10, 10), "what was released is stored, and nothing else");
     let ids = parked.ids(org.org_id).await?;
     assert_eq!(
-        (ids.len(), parked.held(org.org_id).await?.envelopes, set_aside(&redis, &org, "parked").await?),
+        (ids.len(), parked.amount(org.org_id).await?.envelopes, withheld(&redis, &org, "parked").await?),
         (2, 2, 30)
     );
-    until("the audit trail knows", async || Ok(told(&world, &org, "quota.park").await? >= 1)).await?;
+    until("the audit trail knows", async || Ok(audit_events(&world, &org, "quota.park").await? >= 1)).await?;
 
     limit(&registry, &org, 1_000).await?;
     for id in ids {
@@ -236,7 +239,7 @@ async fn envelopes_over_a_lowered_limit_are_parked_and_released_exactly_once() -
     }
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (30, 30));
-    assert_eq!(parked.held(org.org_id).await?, ParkedAmount::default());
+    assert_eq!(parked.amount(org.org_id).await?, ParkedAmount::default());
     send(&world, &org, &mut corpus, 1).await?;
     world.until_drained().await?;
     assert_eq!(stored(&world, &org).await?, (40, 40), "it goes on as before");
@@ -256,9 +259,9 @@ async fn envelopes_over_a_lowered_limit_are_dropped_and_counted_if_the_org_chose
     until_flag(&redis, &org, Some(OverQuota::Drop)).await?;
     drain(&mut world).await?;
     assert_eq!((stored(&world, &org).await?, stored(&world, &neighbour).await?), ((0, 0), (20, 20)));
-    assert_eq!(set_aside(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
-    assert_eq!(ParkedEnvelopes::new(redis.clone()).held(org.org_id).await?, ParkedAmount::default());
-    until("the audit trail knows", async || Ok(told(&world, &org, "quota.drop").await? >= 1)).await?;
+    assert_eq!(withheld(&redis, &org, "dropped").await?, 30, "what is dropped is counted");
+    assert_eq!(ParkedEnvelopes::new(redis.clone()).amount(org.org_id).await?, ParkedAmount::default());
+    until("the audit trail knows", async || Ok(audit_events(&world, &org, "quota.drop").await? >= 1)).await?;
     let items = "SELECT max(JSONExtractUInt(detail, 'items')) FROM audit_log FINAL WHERE event_type = 'quota.drop'";
     world.until_number(items, 30).await
 }
@@ -275,6 +278,6 @@ async fn an_envelope_over_quota_is_stored_when_there_is_no_room_to_park_it() -> 
     until_flag(&redis, &org, Some(OverQuota::Park)).await?;
     world.worker.set_env("TRACEBILITY_QUOTA_PARKED_BYTES_MAX", "0B");
     drain(&mut world).await?;
-    assert_eq!((stored(&world, &org).await?, set_aside(&redis, &org, "parked").await?), ((20, 20), 0));
+    assert_eq!((stored(&world, &org).await?, withheld(&redis, &org, "parked").await?), ((20, 20), 0));
     Ok(())
 }

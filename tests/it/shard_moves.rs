@@ -27,11 +27,12 @@ const SPANS_PER_REQUEST: usize = 2;
 /// Between two requests of a sender, and before it comes again.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the org is left alone between two moves.
-const REST: Duration = Duration::from_millis(400);
+const BETWEEN_MOVES: Duration = Duration::from_millis(400);
 
-/// What one client was told: it sends a request again until it is accepted, and only then the next one.
+/// What one client sent, and how it was answered. It repeats a request until it is accepted, and only then sends the
+/// next one.
 #[derive(Default)]
-struct Told {
+struct Sent {
     /// The ids of the envelopes that were answered with 2xx, in order.
     accepted: Vec<Uuid>,
     spans: HashSet<String>,
@@ -41,36 +42,36 @@ struct Told {
 }
 
 /// Sends over both processes in turn until `stop`.
-async fn send(http: Http, urls: [String; 2], key: String, seed: u64, stop: watch::Receiver<bool>) -> Told {
-    let (mut corpus, mut told, mut last) = (Corpus::new(seed), Told::default(), Instant::now());
+async fn send(http: Http, urls: [String; 2], key: String, seed: u64, stop: watch::Receiver<bool>) -> Sent {
+    let (mut corpus, mut sent, mut last) = (Corpus::new(seed), Sent::default(), Instant::now());
     for turn in 0.. {
         let request = corpus.request(SPANS_PER_REQUEST, now());
         loop {
-            let url = &urls[(turn + told.refused) % urls.len()];
+            let url = &urls[(turn + sent.refused) % urls.len()];
             let answer = http.post(url, &key, "application/x-protobuf", request.body.clone()).await.unwrap();
             if answer.status == StatusCode::OK {
-                told.accepted.push(answer.header("x-request-id").unwrap().parse().unwrap());
-                told.longest = told.longest.max(last.elapsed());
+                sent.accepted.push(answer.header("x-request-id").unwrap().parse().unwrap());
+                sent.longest = sent.longest.max(last.elapsed());
                 last = Instant::now();
                 break;
             }
             assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{:?}", answer.body);
             assert_eq!(answer.header("retry-after"), Some("1"));
             assert!(String::from_utf8_lossy(&answer.body).contains("is being moved"), "{:?}", answer.body);
-            told.refused += 1;
+            sent.refused += 1;
             tokio::time::sleep(PAUSE).await;
         }
-        told.spans.extend(request.span_ids.iter().map(|id| id.map(|byte| format!("{byte:02x}")).concat()));
+        sent.spans.extend(request.span_ids.iter().map(|id| id.map(|byte| format!("{byte:02x}")).concat()));
         if *stop.borrow() {
             break;
         }
         tokio::time::sleep(PAUSE).await;
     }
-    told
+    sent
 }
 
-/// Moves an org to other shards and back under load, and says what its clients were told.
-async fn moved_under_load(world: &World) -> anyhow::Result<Vec<Told>> {
+/// Moves an org to other shards and back under load, and returns what its clients sent.
+async fn moved_under_load(world: &World) -> anyhow::Result<Vec<Sent>> {
     let second = Service::ingest_api(&world.urls, &[]).await?;
     let urls = [&world.api, &second].map(|api| format!("{}/v1/traces", api.url()));
     let (org, other) = (world.org("moves").await?, world.org("stays").await?);
@@ -87,25 +88,25 @@ async fn moved_under_load(world: &World) -> anyhow::Result<Vec<Told>> {
     let home = Shard::home(org.org_id);
     let away = |n: u8| Shard::new((home.number() + n) % 16);
     for to in [away(1), away(5), None, away(1), None] {
-        tokio::time::sleep(REST).await;
+        tokio::time::sleep(BETWEEN_MOVES).await;
         registry.assign_shard(org.org_id, to).await?;
         mover.finish(org.org_id, STORED_WITHIN, &mut |_| {}).await?;
     }
-    tokio::time::sleep(REST).await;
+    tokio::time::sleep(BETWEEN_MOVES).await;
     stop.send_replace(true);
-    let told = senders.join_all().await;
+    let sent = senders.join_all().await;
     let neighbour = neighbour.await?;
-    let sum = |count: fn(&Told) -> usize| told.iter().map(count).sum::<usize>();
-    let longest = told.iter().map(|told| told.longest).max().unwrap_or_default();
+    let sum = |count: fn(&Sent) -> usize| sent.iter().map(count).sum::<usize>();
+    let longest = sent.iter().map(|sent| sent.longest).max().unwrap_or_default();
     println!(
         "5 moves: {} requests accepted, {} refused; the longest a client was refused: {longest:?}, its neighbour {:?}",
-        sum(|told| told.accepted.len()),
-        sum(|told| told.refused),
+        sum(|sent| sent.accepted.len()),
+        sum(|sent| sent.refused),
         neighbour.longest
     );
     assert_eq!(neighbour.refused, 0, "an org that stays notices nothing");
-    assert!(told.iter().all(|told| told.refused > 0 && told.accepted.len() > 20), "not a load");
-    Ok(told.into_iter().chain([neighbour]).collect())
+    assert!(sent.iter().all(|sent| sent.refused > 0 && sent.accepted.len() > 20), "not a load");
+    Ok(sent.into_iter().chain([neighbour]).collect())
 }
 
 /// Stores envelopes as a worker does, shard by shard and each shard in order, and notes their ids.
@@ -134,14 +135,14 @@ async fn in_order(urls: &Urls) -> anyhow::Result<()> {
     world.worker.stop().await?;
     let (stop, stopped) = watch::channel(false);
     let recorded = tokio::spawn(record(world.redis().await?, stopped));
-    let told = moved_under_load(&world).await?;
+    let sent = moved_under_load(&world).await?;
     stop.send_replace(true);
     let recorded = recorded.await?;
     let place: HashMap<Uuid, usize> = recorded.iter().enumerate().map(|(place, id)| (*id, place)).collect();
-    let answered: usize = told.iter().map(|told| told.accepted.len()).sum();
-    println!("{} envelopes were stored that nobody was told of", recorded.len() - answered);
-    for told in told {
-        let places: Vec<_> = told.accepted.iter().map(|id| place.get(id)).collect();
+    let answered: usize = sent.iter().map(|sent| sent.accepted.len()).sum();
+    println!("{} envelopes were stored that no client got an answer for", recorded.len() - answered);
+    for sent in sent {
+        let places: Vec<_> = sent.accepted.iter().map(|id| place.get(id)).collect();
         assert!(places.iter().all(Option::is_some), "lost");
         assert!(places.is_sorted(), "not in the order of the answers");
     }
@@ -163,11 +164,11 @@ async fn a_moved_org_stays_in_order_on_a_cluster() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn all_of_a_moved_org_is_stored() -> anyhow::Result<()> {
     let world = World::start().await?;
-    let told = moved_under_load(&world).await?;
+    let sent = moved_under_load(&world).await?;
     world.until_drained().await?;
     let stored = world.clickhouse.text("SELECT right(toString(span_id), 17) FROM span FINAL").await?;
     let stored: HashSet<String> = stored.lines().map(|id| id.replace('-', "")).collect();
-    let lost = told.iter().flat_map(|told| &told.spans).filter(|id| !stored.contains(*id)).count();
+    let lost = sent.iter().flat_map(|sent| &sent.spans).filter(|id| !stored.contains(*id)).count();
     assert_eq!(lost, 0, "spans that were answered for");
     Ok(())
 }

@@ -11,7 +11,7 @@ use stack::{Flavour, RedisServer};
 use stores::keys::RedisKey;
 use stores::redis::ack::{AckClass, AckPolicy, Wait};
 use stores::redis::confirm::{APPENDING, Confirmer};
-use stores::redis::readiness::{Readiness, Seen, Warning};
+use stores::redis::readiness::{CheckResult, Readiness, Warning};
 use stores::redis::{ConnectError, Redis, connect};
 use stores::secret::SecretUrl;
 use tokio::task::JoinSet;
@@ -34,13 +34,13 @@ fn policy(class: AckClass, replicas: u8, timeout: Duration) -> AckPolicy {
     AckPolicy { class, replicas, timeout }
 }
 
-/// A look that shares nothing with an earlier one.
-async fn seen(server: &RedisServer, policy: AckPolicy) -> Seen {
+/// A check that shares nothing with an earlier one.
+async fn checked(server: &RedisServer, policy: AckPolicy) -> CheckResult {
     Readiness::new(redis(server), policy).check().await
 }
 
 async fn refused(server: &RedisServer, policy: AckPolicy) -> ConnectError {
-    let error = seen(server, policy).await.unwrap_err();
+    let error = checked(server, policy).await.unwrap_err();
     std::sync::Arc::into_inner(error).unwrap()
 }
 
@@ -77,7 +77,7 @@ async fn replica_of(primary: &RedisServer) -> RedisServer {
 async fn redis_that_would_lose_acknowledged_data_is_not_ready() {
     let server = RedisServer::start(Flavour::Redis, FIT).await.unwrap();
     let queued = AckPolicy::QUEUED;
-    assert_eq!(seen(&server, queued).await.unwrap().warnings, []);
+    assert_eq!(checked(&server, queued).await.unwrap().warnings, []);
     let set = async |name: &str, value: &str| server.command::<()>(&["CONFIG", "SET", name, value]).await.unwrap();
 
     set("appendonly", "no").await;
@@ -90,13 +90,13 @@ async fn redis_that_would_lose_acknowledged_data_is_not_ready() {
     set("maxmemory-policy", "volatile-lru").await;
     assert!(matches!(refused(&server, queued).await, ConnectError::Evicts { policy } if policy == "volatile-lru"));
     set("maxmemory-policy", "noeviction").await;
-    assert_eq!(seen(&server, queued).await.unwrap().warnings, []);
+    assert_eq!(checked(&server, queued).await.unwrap().warnings, []);
 
     set("no-appendfsync-on-rewrite", "yes").await;
     set("maxmemory", "1mb").await;
-    assert_eq!(seen(&server, queued).await.unwrap().warnings, [Warning::NoFsyncOnRewrite, Warning::LittleMemory]);
+    assert_eq!(checked(&server, queued).await.unwrap().warnings, [Warning::NoFsyncOnRewrite, Warning::LittleMemory]);
     set("maxmemory", "0").await;
-    assert_eq!(seen(&server, queued).await.unwrap().warnings, [Warning::NoFsyncOnRewrite, Warning::NoMaxmemory]);
+    assert_eq!(checked(&server, queued).await.unwrap().warnings, [Warning::NoFsyncOnRewrite, Warning::NoMaxmemory]);
 }
 
 #[tokio::test]
@@ -149,7 +149,7 @@ async fn a_class_that_the_server_cannot_give_is_refused_and_nothing_is_appended(
     assert_eq!(in_stream(&server, 3).await, 0);
 
     server.command::<()>(&["CONFIG", "SET", "appendfsync", "always"]).await.unwrap();
-    assert_eq!(seen(&server, fsynced).await.unwrap().wait, None, "its reply says enough");
+    assert_eq!(checked(&server, fsynced).await.unwrap().wait, None, "its reply says enough");
     assert_eq!(append(&fence(&server, fsynced), 3).await.unwrap(), Appended::Kept);
     server.command::<()>(&["CONFIG", "SET", "no-appendfsync-on-rewrite", "yes"]).await.unwrap();
     assert!(matches!(refused(&server, fsynced).await, ConnectError::AckUnavailable { .. }));

@@ -16,7 +16,9 @@ use crate::clickhouse::raw_client;
 use crate::support::{Wire, World, stores};
 
 fn login(org: Option<OrgId>, n: usize) -> NewEvent {
-    NewEvent::new(org, EventType::Login, "ann@example.com").target(&format!("{n:04}")).detail(json!({ "n": n }))
+    NewEvent::new(org, EventType::Login, "ann@example.com")
+        .with_target(&format!("{n:04}"))
+        .with_detail(json!({ "n": n }))
 }
 
 #[tokio::test]

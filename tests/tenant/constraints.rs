@@ -207,14 +207,14 @@ async fn deleting_an_org_deletes_its_rows_and_keeps_its_history() {
     fill(&of_other).await;
     let before = counts(&of_other).await;
     assert!(before.values().all(|count| *count > 0) && counts(&world.owner).await.values().all(|count| *count > 0));
-    let (logged, told) = (before["audit_log"], counts(&world.owner).await["audit_outbox"]);
+    let (logged, recorded) = (before["audit_log"], counts(&world.owner).await["audit_outbox"]);
 
     // As docs/reference/registry.md has it: the owner, bound to the org. Nobody else may.
     world.execute("DELETE FROM tenants").await;
     assert!(counts(&world.owner).await.values().all(|count| *count == 0), "{:?}", counts(&world.owner).await);
     assert_eq!(counts(&of_other).await, before, "the other org has all it had");
     // History is no org's any more; only who switches the policy off sees it.
-    for (table, rows) in [("audit_log", logged), ("audit_outbox", told)] {
+    for (table, rows) in [("audit_log", logged), ("audit_outbox", recorded)] {
         let sql = format!("ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY");
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&world.owner).await.unwrap();
         let sql = format!("SELECT count(*) FROM {table} WHERE tenant_id IS NULL AND tenant_ref = $1");

@@ -69,25 +69,25 @@ async fn a_cutover_switch_and_its_event_are_written_together() {
     let flags = Flags::new(world.pool.clone());
     let (_stop, stopped) = watch::channel(false);
     let mut open = flags.clone().follow(Flag::DualReadLegacy, true, stopped);
-    assert_eq!(flags.standing(Flag::DualReadLegacy).await.unwrap(), None);
+    assert_eq!(flags.state(Flag::DualReadLegacy).await.unwrap(), None);
     flags.set(Flag::DualReadLegacy, false, "olga", &json!({"why": "done"})).await.unwrap();
-    let standing = flags.standing(Flag::DualReadLegacy).await.unwrap().unwrap();
-    assert_eq!((standing.enabled, standing.by.as_str()), (false, "olga"));
+    let state = flags.state(Flag::DualReadLegacy).await.unwrap().unwrap();
+    assert_eq!((state.enabled, state.by.as_str()), (false, "olga"));
     open.wait_for(|open| !open).await.unwrap();
     flags.set(Flag::DualReadLegacy, true, "otto", &json!({})).await.unwrap();
     open.wait_for(|open| *open).await.unwrap();
 
     // An actor that no event can have: the switch stays, too.
     flags.set(Flag::DualReadLegacy, false, "", &json!({})).await.unwrap_err();
-    assert!(flags.standing(Flag::DualReadLegacy).await.unwrap().unwrap().enabled);
-    let told: Vec<(String, Value)> = sqlx::query_as(
+    assert!(flags.state(Flag::DualReadLegacy).await.unwrap().unwrap().enabled);
+    let recorded: Vec<(String, Value)> = sqlx::query_as(
         "SELECT actor, detail FROM outbox_events(0, 'infinity', true, 100) WHERE event_type = 'flag.change' ORDER BY id",
     )
     .fetch_all(&world.pool)
     .await
     .unwrap();
     assert_eq!(
-        told,
+        recorded,
         [
             ("olga".to_owned(), json!({"why": "done", "old": null, "new": false})),
             ("otto".to_owned(), json!({"old": false, "new": true})),

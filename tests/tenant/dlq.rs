@@ -117,21 +117,21 @@ fn document(world: &World, args: &[&str]) -> Value {
 }
 
 /// Letters of a source are gone, and the room that they took is free.
-async fn is_empty(desk: &DeadLetters, source: Source) -> bool {
-    desk.held(source).await.unwrap() == (0, 0)
+async fn is_empty(dead_letters: &DeadLetters, source: Source) -> bool {
+    dead_letters.size(source).await.unwrap() == (0, 0)
 }
 
 #[tokio::test]
 async fn paging_ends_with_the_dead_letters_that_were_there_at_its_start() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), Some(world.org.org_id));
-    let desk = DeadLetters::new(redis.clone());
+    let dead_letters = DeadLetters::new(redis.clone());
     let many = PAGE_LETTERS * 2 + 3;
     for _ in 0..many {
         letter(&mut redis, Source::Shard(shard(3)), org, 1, &[], b"x").await;
     }
     let other = letter(&mut redis, Source::Legacy, None, 0, &[], b"{}").await;
-    let mut walk = Walk::new(desk.clone(), Source::all());
+    let mut walk = Walk::new(dead_letters.clone(), Source::all());
     let (mut seen, mut pages) = (Vec::new(), 0);
     while let Some(page) = walk.next().await.unwrap() {
         assert!(!page.is_empty() && page.len() <= PAGE_LETTERS);
@@ -141,7 +141,7 @@ async fn paging_ends_with_the_dead_letters_that_were_there_at_its_start() {
     }
     assert_eq!((seen.len(), pages, seen.last()), (many + 1, 4, Some(&other)));
     assert!(seen.is_sorted());
-    let mut rest = Walk::new(desk, Source::all()).after(seen[many - 1]);
+    let mut rest = Walk::new(dead_letters, Source::all()).after(seen[many - 1]);
     let mut after = Vec::new();
     while let Some(page) = rest.next().await.unwrap() {
         after.extend(page);
@@ -153,7 +153,7 @@ async fn paging_ends_with_the_dead_letters_that_were_there_at_its_start() {
 async fn a_replay_sends_a_dead_letter_once_and_only_its_missing_tables() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
-    let desk = DeadLetters::new(redis.clone());
+    let dead_letters = DeadLetters::new(redis.clone());
     let (source, stream) = (Source::Shard(shard(7)), RedisKey::shard_stream(shard(7)));
     let key = &world.registry.envelope_key().await.unwrap();
     let bytes = envelope(key, org, 2);
@@ -186,8 +186,8 @@ async fn a_replay_sends_a_dead_letter_once_and_only_its_missing_tables() {
     let gone = document(&world, &["replay", &whole.to_string()]);
     assert_eq!((&gone["sent"], &gone["gone"]), (&json!(0), &json!(1)));
     assert_eq!(entries(&mut redis, &stream, "e").await.len(), 2);
-    assert_eq!(desk.held(source).await.unwrap().0, 2, "what nobody could read stays");
-    assert_eq!(desk.read(odd).await.unwrap().unwrap().content, b"not an envelope");
+    assert_eq!(dead_letters.size(source).await.unwrap().0, 2, "what nobody could read stays");
+    assert_eq!(dead_letters.read(odd).await.unwrap().unwrap().content, b"not an envelope");
 }
 
 #[tokio::test]
@@ -318,7 +318,7 @@ async fn dlq_command_errors_say_what_helps() {
     let mut without = command(&world);
     let ran: Ran = without.env_remove("TRACEBILITY_PG_DSN").args(["replay", "--all"]).output().unwrap().into();
     assert!(ran.code == Some(2) && ran.err.contains("set TRACEBILITY_PG_DSN"), "{}", ran.err);
-    assert_eq!(DeadLetters::new(redis).held(Source::Legacy).await.unwrap().0, 1);
+    assert_eq!(DeadLetters::new(redis).size(Source::Legacy).await.unwrap().0, 1);
 }
 
 #[tokio::test]
@@ -351,7 +351,7 @@ async fn an_arrival_is_appended_once_and_a_closed_shard_takes_none() {
 async fn every_dlq_command_works_on_a_cluster() {
     let cluster = stack::RedisCluster::start().await.expect("a cluster");
     let mut redis = connect(&parse::redis_url(cluster.url()).unwrap()).unwrap();
-    let (desk, org) = (DeadLetters::new(redis.clone()), OrgId(Uuid::new_v4()));
+    let (dead_letters, org) = (DeadLetters::new(redis.clone()), OrgId(Uuid::new_v4()));
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let bytes = envelope(&key, org, 2);
     for source in Source::all() {
@@ -360,15 +360,15 @@ async fn every_dlq_command_works_on_a_cluster() {
             letter(&mut redis, source, Some(org), 2, &[], content).await;
         }
     }
-    let mut walk = Walk::new(desk.clone(), Source::all());
+    let mut walk = Walk::new(dead_letters.clone(), Source::all());
     while let Some(page) = walk.next().await.unwrap() {
         let [first, second] = &page[..] else { panic!("{page:?}") };
-        let read = desk.read(first.id).await.unwrap().unwrap();
+        let read = dead_letters.read(first.id).await.unwrap().unwrap();
         assert_eq!(read.listed, *first);
-        assert!(matches!(desk.replay(&read, &key).await.unwrap(), Replayed::Sent));
-        assert!(matches!(desk.replay(&read, &key).await.unwrap(), Replayed::Gone));
-        assert!(desk.drop(second).await.unwrap() && !desk.drop(second).await.unwrap());
-        assert!(is_empty(&desk, first.id.source).await);
+        assert!(matches!(dead_letters.replay(&read, &key).await.unwrap(), Replayed::Sent));
+        assert!(matches!(dead_letters.replay(&read, &key).await.unwrap(), Replayed::Gone));
+        assert!(dead_letters.drop(second).await.unwrap() && !dead_letters.drop(second).await.unwrap());
+        assert!(is_empty(&dead_letters, first.id.source).await);
     }
     let outcomes: HashMap<String, u64> = redis.hgetall(RedisKey::outcomes(Some(org), HOUR)).await.unwrap();
     assert_eq!(outcomes.values().sum::<u64>(), 17 * 2, "of each source");

@@ -132,7 +132,7 @@ async fn one_process_verifies_a_key_for_all_on_a_node() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_heard_on_a_node() {
+async fn a_revocation_reaches_every_process_on_a_node() {
     let world = World::new().await;
     a_revocation_is_heard(&world, &world.db.redis_url).await;
 }

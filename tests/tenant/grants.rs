@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use model::ids::OrgId;
 use stack::{TestDb, User};
-use stores::clickhouse::{AuditRow, ClickHouseUrl, Gap, InsertStatement, Inserter, Records, Tally, TallyOf};
+use stores::clickhouse::{AuditGap, AuditRow, ClickHouseUrl, InsertStatement, Inserter, Records, Tally, TallyOf};
 use time::OffsetDateTime;
 use uuid::Uuid;
 use wire::tables::{STAMPS, Table};
@@ -57,7 +57,7 @@ async fn the_services_role_can_run_every_query_and_insert_of_the_services() {
     };
     records.insert_events(std::slice::from_ref(&event), "t").await.unwrap();
     assert_eq!(records.find_events(&[event.event_id], now, now).await.unwrap().len(), 1);
-    let gap = Gap {
+    let gap = AuditGap {
         detection_id: Uuid::from_u128(2),
         detected_at: now,
         event_id: event.event_id,

@@ -63,7 +63,7 @@ async fn parked_once_and_released_once(redis: Redis) {
     let bytes = envelope(key, org, 5);
     for _ in 0..2 {
         parked.park(org, here, &bytes).await.unwrap();
-        assert_eq!(parked.held(org).await.unwrap(), ParkedAmount { envelopes: 1, bytes: bytes.len() as u64 });
+        assert_eq!(parked.amount(org).await.unwrap(), ParkedAmount { envelopes: 1, bytes: bytes.len() as u64 });
     }
     parked.park(org, id(3, 8), &envelope(key, org, 1)).await.unwrap();
     parked.park(org, id(12, 1), &envelope(key, org, 1)).await.unwrap();
@@ -101,7 +101,7 @@ async fn parked_once_and_released_once(redis: Redis) {
 
     let read = parked.read(org, id(12, 1)).await.unwrap().unwrap();
     parked.release(org, id(12, 1), &verified(read), key).await.unwrap();
-    assert_eq!(parked.held(org).await.unwrap().envelopes, 0);
+    assert_eq!(parked.amount(org).await.unwrap().envelopes, 0);
 }
 
 #[tokio::test]
@@ -128,8 +128,11 @@ async fn the_over_quota_policy_is_set_per_org_and_audited() {
     assert!(world.registry.set_limits(org, &other).await.unwrap());
     assert_eq!(world.registry.limits(org).await.unwrap().over_quota, OverQuota::Drop, "another limit leaves it");
     let events = world.registry.events(org, 10).await.unwrap();
-    let told = events.iter().find(|event| event.detail["new"]["over_quota"] == "drop").unwrap();
-    assert_eq!((told.event_type.as_str(), &told.detail["old"]["over_quota"]), ("org.limits", &"drop".into()));
+    let policy_change = events.iter().find(|event| event.detail["new"]["over_quota"] == "drop").unwrap();
+    assert_eq!(
+        (policy_change.event_type.as_str(), &policy_change.detail["old"]["over_quota"]),
+        ("org.limits", &"drop".into())
+    );
     let first = events.iter().rfind(|event| event.event_type == "org.limits").unwrap();
     assert_eq!(first.detail["old"]["over_quota"], "park");
 }

@@ -253,7 +253,7 @@ impl Bills {
     }
 
     /// Quota events of an org, oldest first: what, of how many, up to which percentage.
-    async fn told(&self, org: OrgId) -> Vec<(String, i64, i64)> {
+    async fn quota_events(&self, org: OrgId) -> Vec<(String, i64, i64)> {
         let events = self.services.events(org, 100).await.unwrap();
         let quota = events.iter().rev().filter(|event| event.event_type.starts_with("quota."));
         quota
@@ -288,7 +288,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
     assert_eq!(report, expected);
     assert_eq!((bills.used(a, PERIOD).await, bills.used(b, PERIOD).await), (Some(70), Some(1_000)));
     assert_eq!((bills.counter(a, PERIOD).await, bills.counter(b, PERIOD).await), (Some(70), Some(1_000)));
-    assert_eq!((bills.over(a).await, bills.told(a).await), (None, vec![]));
+    assert_eq!((bills.over(a).await, bills.quota_events(a).await), (None, vec![]));
 
     // Two at once, and again: one event, and the same sums.
     let later = NOON + 5 * MINUTE;
@@ -298,7 +298,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
         reconciler.tick_at(later).await.unwrap(),
         Report { watermark: later - 2 * MINUTE, corrections: 0, told: 0, ..expected }
     );
-    assert_eq!(bills.told(a).await, [event("quota.warn", 100, 80)]);
+    assert_eq!(bills.quota_events(a).await, [event("quota.warn", 100, 80)]);
     assert_eq!((bills.used(a, PERIOD).await, bills.counter(a, PERIOD).await), (Some(95), Some(95)));
 
     // An older watermark changes nothing, in either store.
@@ -307,7 +307,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
 
     bills.bill(a, NOON, 5).await;
     assert_eq!(reconciler.tick_at(later).await.unwrap().told, 1);
-    assert_eq!(bills.told(a).await[1..], [event("quota.block", 100, 100)]);
+    assert_eq!(bills.quota_events(a).await[1..], [event("quota.block", 100, 100)]);
     assert_eq!((bills.over(a).await.as_deref(), bills.over(b).await), (Some("span_ingested"), None));
 
     // The limit is raised: the flag goes, and a later crossing is told again.
@@ -316,7 +316,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
     assert_eq!(bills.over(a).await, None);
     bills.bill(a, NOON, 60).await;
     assert_eq!(reconciler.tick_at(later).await.unwrap().told, 1);
-    assert_eq!(bills.told(a).await[2..], [event("quota.warn", 200, 80)]);
+    assert_eq!(bills.quota_events(a).await[2..], [event("quota.warn", 200, 80)]);
 
     // The counters were lost with Redis.
     for key in [RedisKey::quota(a, PERIOD, "span_ingested"), RedisKey::quota_recent(a, PERIOD)] {
@@ -329,7 +329,7 @@ async fn billed_usage_is_summed_up_and_announced_once() {
 }
 
 #[tokio::test]
-async fn a_crash_between_postgres_and_redis_is_made_up_for() {
+async fn a_crash_between_postgres_and_redis_is_repaired_by_the_next_tick() {
     let bills = Bills::new().await;
     let (org, reconciler) = (bills.world.org.org_id, bills.reconciler(true));
     limit(&bills.world, org, Limit::AtMost(100)).await;
@@ -348,7 +348,7 @@ async fn a_crash_between_postgres_and_redis_is_made_up_for() {
         (bills.counter(org, PERIOD).await, bills.over(org).await.as_deref()),
         (Some(100), Some("span_ingested"))
     );
-    assert_eq!(bills.told(org).await, [event("quota.warn", 100, 80), event("quota.block", 100, 100)]);
+    assert_eq!(bills.quota_events(org).await, [event("quota.warn", 100, 80), event("quota.block", 100, 100)]);
 }
 
 #[tokio::test]
@@ -366,7 +366,7 @@ async fn a_refused_org_is_told_so_even_below_its_limit() {
     let org = tenant.org_id();
     assert_eq!(bills.reconciler(true).tick_at(NOON + MINUTE).await.unwrap().told, 1);
     assert_eq!((bills.counter(org, PERIOD).await, bills.used(org, PERIOD).await), (Some(90), Some(0)));
-    assert_eq!(bills.told(org).await, [event("quota.block", 100, 100)]);
+    assert_eq!(bills.quota_events(org).await, [event("quota.block", 100, 100)]);
     assert_eq!(bills.over(org).await, None, "what was accepted is within the limit");
     // The limit is raised: the old refusal says nothing about the new one.
     limit(&bills.world, org, Limit::AtMost(1_000)).await;
@@ -380,7 +380,7 @@ async fn a_self_hosted_org_is_warned_at_its_limit_and_not_refused() {
     limit(&bills.world, org, Limit::AtMost(100)).await;
     bills.bill(org, NOON - 9 * MINUTE, 150).await;
     assert_eq!(bills.reconciler(false).tick_at(NOON).await.unwrap().told, 2);
-    assert_eq!(bills.told(org).await, [event("quota.warn", 100, 80), event("quota.warn", 100, 100)]);
+    assert_eq!(bills.quota_events(org).await, [event("quota.warn", 100, 80), event("quota.warn", 100, 100)]);
     assert_eq!((bills.over(org).await, bills.counter(org, PERIOD).await), (None, Some(150)));
 }
 

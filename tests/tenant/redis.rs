@@ -63,7 +63,7 @@ async fn one_node_of_a_cluster_that_evicts_is_noticed() {
 }
 
 #[tokio::test]
-async fn an_absent_redis_is_told_in_time_and_without_its_password() {
+async fn an_absent_redis_is_reported_in_time_and_without_its_password() {
     for url in [
         "redis://:hunter2@127.0.0.1:1/0",
         "redis-cluster://:hunter2@127.0.0.1:1/?nodes=127.0.0.1:2",

@@ -33,7 +33,7 @@ async fn every_change_writes_an_outbox_event_with_old_and_new_values() {
     let mut events = registry.events(org_id, 100).await.unwrap();
     events.reverse();
     let (org, project, team) = (org_id.to_string(), project.to_string(), team.to_string());
-    let told: Vec<_> =
+    let recorded: Vec<_> =
         events.iter().map(|event| (event.event_type.as_str(), event.target.as_deref().unwrap())).collect();
     let expected = [
         ("org.create", org.as_str()),
@@ -53,7 +53,7 @@ async fn every_change_writes_an_outbox_event_with_old_and_new_values() {
         ("workspace.archive", &team),
         ("org.archive", &org),
     ];
-    assert_eq!(told, expected);
+    assert_eq!(recorded, expected);
     assert!(events.iter().all(|event| event.actor == "a test"));
     let detail = |event_type: &str| &events.iter().find(|event| event.event_type == event_type).unwrap().detail;
     assert_eq!(detail("org.plan"), &json!({ "old": "pro", "new": "free" }));
@@ -86,7 +86,7 @@ async fn a_change_without_effect_writes_no_event() {
     registry.archive_project(org_id, site).await.unwrap();
     registry.archive_workspace(org_id, team).await.unwrap();
     registry.freeze(org_id, "x").await.unwrap();
-    let told = registry.events(org_id, 100).await.unwrap().len();
+    let recorded = registry.events(org_id, 100).await.unwrap().len();
 
     assert!(!registry.set_plan(org_id, "pro").await.unwrap());
     assert!(!registry.set_retention(org_id, 90).await.unwrap());
@@ -99,7 +99,7 @@ async fn a_change_without_effect_writes_no_event() {
     assert!(!registry.archive_project(org_id, site).await.unwrap());
     assert!(!registry.archive_workspace(org_id, team).await.unwrap());
     assert!(!registry.freeze(org_id, "again").await.unwrap());
-    assert_eq!(registry.events(org_id, 100).await.unwrap().len(), told);
+    assert_eq!(registry.events(org_id, 100).await.unwrap().len(), recorded);
 
     // A change that the database refuses at its end takes its event with it.
     world.execute("ALTER TABLE audit_outbox ADD CONSTRAINT no_thaw CHECK (event_type <> 'org.thaw')").await;
@@ -368,7 +368,7 @@ async fn a_service_makes_and_ends_keys_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_registry_that_cannot_be_reached_is_told_without_its_password() {
+async fn a_registry_that_cannot_be_reached_is_reported_without_its_password() {
     let error = Registry::connect(&url("postgres://u:hunter2@127.0.0.1:1/db")).await.unwrap_err();
     assert!(matches!(error, RegistryError::Database(_)));
     assert!(!format!("{error} {error:?}").contains("hunter2"));

@@ -55,7 +55,7 @@ async fn a_thousand_requests_with_a_new_key_ask_postgres_once() {
 }
 
 #[tokio::test]
-async fn wrong_secrets_and_unknown_keys_are_not_told_apart() {
+async fn wrong_secrets_and_unknown_keys_get_the_same_answer() {
     let world = World::new().await;
     let key = world.key("site").await;
     let (resolver, _) = resolver(&world);

@@ -66,7 +66,7 @@ async fn a_connection_follows_the_primary_that_sentinel_names() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_does_not_know_the_name_is_told() {
+async fn a_sentinel_that_does_not_know_the_name_is_reported() {
     let sentinel = RedisServer::start(Flavour::Sentinel, "").await.unwrap();
     let url = format!("redis-sentinel://127.0.0.1:{}/unknown", sentinel.port());
     let redis = connect(&parse::redis_url(&url).unwrap()).unwrap();

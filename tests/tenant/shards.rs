@@ -289,11 +289,11 @@ async fn the_shard_map_says_where_an_org_is_and_where_it_goes() {
     assert!(registry.settle_shard_move(org, aborted.place.version).await.unwrap());
     assert_eq!(seen().await, (further, false));
 
-    let mut told: Vec<_> = registry.events(org, 100).await.unwrap().into_iter().map(|e| e.event_type).collect();
-    told.retain(|event| event.starts_with("shard."));
-    told.reverse();
+    let mut recorded: Vec<_> = registry.events(org, 100).await.unwrap().into_iter().map(|e| e.event_type).collect();
+    recorded.retain(|event| event.starts_with("shard."));
+    recorded.reverse();
     let assign = "shard.assign";
-    assert_eq!(told, [assign, assign, "shard.settle", "shard.unassign", assign, "shard.settle"]);
+    assert_eq!(recorded, [assign, assign, "shard.settle", "shard.unassign", assign, "shard.settle"]);
 }
 
 #[tokio::test]
@@ -308,10 +308,10 @@ async fn a_move_waits_only_for_entries_appended_before_it() {
     let away = shard((home.number() + 1) % 16);
     assert_eq!(fence.append(home, &of(org, b"before")).await.unwrap(), Appended::Kept);
     registry.assign_shard(org, Some(away)).await.unwrap();
-    let mut told = Vec::new();
-    let error = mover.finish(org, Duration::ZERO, &mut |progress| told.push(progress)).await.unwrap_err();
+    let mut recorded = Vec::new();
+    let error = mover.finish(org, Duration::ZERO, &mut |progress| recorded.push(progress)).await.unwrap_err();
     assert!(matches!(error, MoveError::NotDrained { shard, .. } if shard == home), "{error}");
-    assert!(matches!(told[..], [Progress::Announced, Progress::Draining { .. }]), "{told:?}");
+    assert!(matches!(recorded[..], [Progress::Announced, Progress::Draining { .. }]), "{recorded:?}");
     // Interrupted, and taken back: the org goes on where it is, without waiting for anything.
     registry.abort_shard_move(org).await.unwrap();
     mover.finish(org, Duration::ZERO, &mut |_| {}).await.unwrap();

@@ -52,7 +52,7 @@ pub(super) fn store(id: Option<Uuid>, object: &[u8], project: ProjectId, batch: 
         start_time: read(&mut fields, "start_time", instant::of_json, &mut unread).unwrap_or_default(),
         created_at: read(&mut fields, "created_at", instant::of_json, &mut unread).unwrap_or_default(),
         modified_at: read(&mut fields, "modified_at", instant::of_json, &mut unread).unwrap_or_default(),
-        extra: rest(&fields, &unread).into(),
+        extra: rest_as_json(&fields, &unread).into(),
     };
     batch.scores.push(project, &score);
     Ok(())
@@ -86,7 +86,7 @@ fn read<'a, T>(
 }
 
 /// The fields that were not taken or could not be read, as one object.
-fn rest(fields: &Fields<'_>, unread: &[(&'static str, &RawValue)]) -> String {
+fn rest_as_json(fields: &Fields<'_>, unread: &[(&'static str, &RawValue)]) -> String {
     let others = fields.0.iter().filter(|(_, raw)| raw.get() != "null").map(|(name, raw)| (&**name, *raw));
     let members: Vec<_> = others
         .chain(unread.iter().copied())

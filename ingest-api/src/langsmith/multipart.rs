@@ -179,9 +179,9 @@ mod tests {
 
     fn read(body: &str) -> Vec<Result<(String, String, String), String>> {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let told = |bad: BadPart<'_>| format!("part {}: {} {:?}", bad.number, bad.reason, text(bad.raw));
+        let describe = |bad: BadPart<'_>| format!("part {}: {} {:?}", bad.number, bad.reason, text(bad.raw));
         let parts = parts(body.as_bytes(), "b").unwrap().into_iter();
-        parts.map(|p| p.map(|p| (p.name.into_owned(), p.mime_type, text(p.content))).map_err(told)).collect()
+        parts.map(|p| p.map(|p| (p.name.into_owned(), p.mime_type, text(p.content))).map_err(describe)).collect()
     }
 
     const NAMED: &str = "Content-Disposition: form-data; name=\"n\"";
@@ -206,9 +206,9 @@ mod tests {
     fn a_part_without_content_disposition_is_reported_alone() {
         let body = format!("--b\r\n\r\nno headers\r\n--b\r\n--b\r\nX: y\r\n\r\n\r\n--b\r\n{NAMED}\r\n\r\n\r\n--b--");
         let read = read(&body);
-        let told: Vec<_> = read.iter().map(|part| part.as_ref().err().map_or("fine", |e| e.as_str())).collect();
+        let errors: Vec<_> = read.iter().map(|part| part.as_ref().err().map_or("fine", |e| e.as_str())).collect();
         assert_eq!(
-            told,
+            errors,
             [
                 r#"part 1: it has no content-disposition "\r\nno headers""#,
                 r#"part 2: its headers do not end """#,

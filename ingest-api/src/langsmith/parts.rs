@@ -68,15 +68,15 @@ pub(super) fn store<'a>(
         let part = match part {
             Ok(part) => part,
             Err(bad) => {
-                keep_aside(batch, format!("part {}", bad.number), bad.reason.clone(), [bad.raw]);
+                reject_parts(batch, format!("part {}", bad.number), bad.reason.clone(), [bad.raw]);
                 continue;
             }
         };
-        let aside = |batch: &mut Batch, reason| keep_aside(batch, part.name.to_string(), reason, [part.raw]);
-        let place = match placed(&part.name) {
-            Ok(place) => place,
+        let reject = |batch: &mut Batch, reason| reject_parts(batch, part.name.to_string(), reason, [part.raw]);
+        let part_name = match parse_part_name(&part.name) {
+            Ok(part_name) => part_name,
             Err(reason) => {
-                aside(batch, reason);
+                reject(batch, reason);
                 continue;
             }
         };
@@ -86,13 +86,13 @@ pub(super) fn store<'a>(
                 Ok(body) => Content::Decompressed(body),
                 Err(error @ ApiError::Overloaded) => return Err(error),
                 Err(error) => {
-                    aside(batch, error.to_string());
+                    reject(batch, error.to_string());
                     continue;
                 }
             },
         };
-        match place {
-            Place::Run { op, id, field } => {
+        match part_name {
+            PartName::Run { op, id, field } => {
                 // A field that the group has already begins another write of the same run.
                 let at = newest.get(&(op, id)).copied().filter(|at| groups[*at].fields.iter().all(|f| f.name != field));
                 let at = at.unwrap_or_else(|| {
@@ -101,22 +101,25 @@ pub(super) fn store<'a>(
                 });
                 newest.insert((op, id), at);
                 if groups[at].fields.len() == FIELDS_MAX {
-                    aside(batch, format!("one write of a run has more than {FIELDS_MAX} parts (FIELDS_MAX)"));
+                    reject(batch, format!("one write of a run has more than {FIELDS_MAX} parts (FIELDS_MAX)"));
                 } else {
                     groups[at].fields.push(Field { name: field, content, part });
                 }
             }
-            Place::Attachment { .. } if content.bytes().len() > ATTACHMENT_BYTES_MAX => {
-                aside(batch, format!("an attachment of more than {ATTACHMENT_BYTES_MAX} bytes (ATTACHMENT_BYTES_MAX)"));
+            PartName::Attachment { .. } if content.bytes().len() > ATTACHMENT_BYTES_MAX => {
+                reject(
+                    batch,
+                    format!("an attachment of more than {ATTACHMENT_BYTES_MAX} bytes (ATTACHMENT_BYTES_MAX)"),
+                );
             }
-            Place::Attachment { id, name } => {
+            PartName::Attachment { id, name } => {
                 let mime_type = Cow::Borrowed(part.mime_type.as_str());
                 let attachment = Attachment { run_id: id, name: name.into(), mime_type, content: content.bytes() };
                 batch.attachments.push(header.project_id, &attachment);
             }
-            Place::Feedback { id } => {
+            PartName::Feedback { id } => {
                 if let Err(error) = feedback::store(Some(id), content.bytes(), header.project_id, batch) {
-                    aside(batch, error.to_string());
+                    reject(batch, error.to_string());
                 }
             }
         }
@@ -124,7 +127,7 @@ pub(super) fn store<'a>(
     for group in groups {
         if let Err(error) = group.store(header, batch) {
             let item = format!("{}.{}", group.op.as_str(), group.id);
-            keep_aside(batch, item, error.to_string(), group.fields.iter().map(|field| field.part.raw));
+            reject_parts(batch, item, error.to_string(), group.fields.iter().map(|field| field.part.raw));
         }
     }
     Ok(())
@@ -132,7 +135,12 @@ pub(super) fn store<'a>(
 
 /// Keeps the parts of a rejected item unchanged. Their boundary is their hash, so that the same parts have the same
 /// content.
-fn keep_aside<'a>(batch: &mut Batch, item: String, reason: String, parts: impl IntoIterator<Item = &'a [u8]> + Clone) {
+fn reject_parts<'a>(
+    batch: &mut Batch,
+    item: String,
+    reason: String,
+    parts: impl IntoIterator<Item = &'a [u8]> + Clone,
+) {
     let boundary = format!("{:016x}", content_hash_of(parts.clone()));
     let mut content = Vec::new();
     for part in parts {
@@ -141,7 +149,7 @@ fn keep_aside<'a>(batch: &mut Batch, item: String, reason: String, parts: impl I
         content.extend_from_slice(b"\r\n");
     }
     content.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
-    batch.keep_aside(item, reason, &content);
+    batch.reject_and_keep(item, reason, &content);
 }
 
 impl Group<'_> {
@@ -167,13 +175,13 @@ impl Group<'_> {
 }
 
 /// What a part contains, according to its name.
-enum Place<'a> {
+enum PartName<'a> {
     Run { op: Op, id: Uuid, field: &'a str },
     Attachment { id: Uuid, name: &'a str },
     Feedback { id: Uuid },
 }
 
-fn placed(name: &str) -> Result<Place<'_>, String> {
+fn parse_part_name(name: &str) -> Result<PartName<'_>, String> {
     let mut words = name.splitn(3, '.');
     let (kind, id, rest) = (words.next().unwrap_or_default(), words.next().unwrap_or_default(), words.next());
     let known = ["post", "patch", "attachment", "feedback"];
@@ -182,10 +190,10 @@ fn placed(name: &str) -> Result<Place<'_>, String> {
     }
     let id = id.parse().map_err(|error| format!("{id:?} is not an id: {error}"))?;
     match (kind, rest) {
-        ("post", field) => Ok(Place::Run { op: Op::Post, id, field: field.unwrap_or_default() }),
-        ("patch", field) => Ok(Place::Run { op: Op::Patch, id, field: field.unwrap_or_default() }),
-        ("feedback", _) => Ok(Place::Feedback { id }),
-        (_, Some(name)) => Ok(Place::Attachment { id, name }),
+        ("post", field) => Ok(PartName::Run { op: Op::Post, id, field: field.unwrap_or_default() }),
+        ("patch", field) => Ok(PartName::Run { op: Op::Patch, id, field: field.unwrap_or_default() }),
+        ("feedback", _) => Ok(PartName::Feedback { id }),
+        (_, Some(name)) => Ok(PartName::Attachment { id, name }),
         (_, None) => Err("an attachment without a name".to_owned()),
     }
 }
@@ -274,7 +282,7 @@ mod tests {
         })
     }
 
-    fn told(counts: &Counts) -> Vec<(&str, &str)> {
+    fn reasons_of(counts: &Counts) -> Vec<(&str, &str)> {
         counts.reasons.iter().map(|r| (r.item.as_str(), r.error.as_str())).collect()
     }
 
@@ -282,7 +290,7 @@ mod tests {
     fn field_parts_over_the_limit_of_a_write_are_rejected() {
         let parts: Vec<_> = (0..FIELDS_MAX + 3).map(|i| plain(&format!("post.{ID}.field{i}"), b"1")).collect();
         let (counts, _) = stored(&parts, "b", 1 << 20).unwrap();
-        assert_eq!((counts.runs, counts.set_aside), (1, 3));
+        assert_eq!((counts.runs, counts.rejected), (1, 3));
     }
 
     #[test]
@@ -315,13 +323,13 @@ mod tests {
             plain(&format!("post.{ID}"), b"{}"),
         ];
         let (counts, _) = stored(&parts, "b", 1 << 20).unwrap();
-        assert_eq!((counts.runs, counts.attachments, counts.set_aside), (1, 1, 4));
-        let told = told(&counts);
-        assert!(told[0].1.starts_with("the part is not valid gzip"), "{told:?}");
-        assert!(told[1].1.contains("\"br\""), "{told:?}");
-        for (told, name) in told[2..].iter().zip(["second", "third"]) {
-            assert_eq!(told.0, format!("attachment.{ID}.{name}"));
-            assert!(told.1.contains("decompressed parts is larger than 1048576 bytes"), "{told:?}");
+        assert_eq!((counts.runs, counts.attachments, counts.rejected), (1, 1, 4));
+        let reasons = reasons_of(&counts);
+        assert!(reasons[0].1.starts_with("the part is not valid gzip"), "{reasons:?}");
+        assert!(reasons[1].1.contains("\"br\""), "{reasons:?}");
+        for (rejected, name) in reasons[2..].iter().zip(["second", "third"]) {
+            assert_eq!(rejected.0, format!("attachment.{ID}.{name}"));
+            assert!(rejected.1.contains("decompressed parts is larger than 1048576 bytes"), "{reasons:?}");
         }
     }
 
@@ -335,12 +343,12 @@ mod tests {
         ];
         let (counts, envelope) = stored(&parts, "b", 64 << 20).unwrap();
         assert_eq!(counts.accepted(), 0);
-        let told = told(&counts);
+        let reasons = reasons_of(&counts);
         assert_eq!(
-            told.iter().map(|(item, _)| *item).collect::<Vec<_>>(),
+            reasons.iter().map(|(item, _)| *item).collect::<Vec<_>>(),
             ["post.7", &format!("attachment.{ID}.large"), &format!("post.{ID}"),]
         );
-        assert!(told[1].1.contains("ATTACHMENT_BYTES_MAX"), "{told:?}");
+        assert!(reasons[1].1.contains("ATTACHMENT_BYTES_MAX"), "{reasons:?}");
         let boundary = format!(
             "{:016x}",
             content_hash_of(
@@ -425,11 +433,7 @@ mod tests {
                 let parts = sent.iter().map(|(name, content)| part(random, name, content)).collect::<Option<Vec<_>>>();
                 let Some(parts) = parts else { continue };
                 let (counts, envelope) = stored(&parts, &boundary, 1 << 20).unwrap();
-                assert_eq!(
-                    (counts.runs, counts.attachments, counts.set_aside),
-                    (6, 3, 0),
-                    "seed {seed}, round {round}"
-                );
+                assert_eq!((counts.runs, counts.attachments, counts.rejected), (6, 3, 0), "seed {seed}, round {round}");
                 let found = rows(&envelope);
                 assert!(
                     *wanted.get_or_insert_with(|| found.clone()) == found,

@@ -55,14 +55,14 @@ impl<'a> Write<'a> {
     /// Adds the run's row. A field that is too large or too deeply nested is rejected by itself.
     pub(super) fn store(mut self, header: &Header, batch: &mut Batch) -> Result<(), ItemError> {
         let (op, hash, level) = (self.op, self.hash, self.parent.map_or(0, |parent| parent.level));
-        let too_much = self.take_too_much();
+        let too_much = self.remove_oversized();
         let children = tree::take(&mut self.fields, level);
         let mut run = self.read()?;
         run.attributes.extend(times::of_write(run.start_time, run.end_time, header.received_at));
         batch.push_run(header.project_id, &mut run, hash);
         for (name, raw, reason) in too_much {
             let item = format!("{}.{}.{name}", op.as_str(), run.run_id);
-            batch.keep_aside(item, reason, raw.get().as_bytes());
+            batch.reject_and_keep(item, reason, raw.get().as_bytes());
         }
         if !children.is_empty() {
             tree::store(&children, &Parent::of(&run, level), op, header, batch);
@@ -70,7 +70,7 @@ impl<'a> Write<'a> {
         Ok(())
     }
 
-    fn take_too_much(&mut self) -> Vec<(Cow<'a, str>, &'a RawValue, String)> {
+    fn remove_oversized(&mut self) -> Vec<(Cow<'a, str>, &'a RawValue, String)> {
         let mut taken = Vec::new();
         self.fields.0.retain(|(name, raw)| {
             let reason = match raw.get() {
@@ -148,7 +148,7 @@ impl<'a> Write<'a> {
             extra.describe_model(&mut run.llm, &fields.fields.0);
         }
         run.attributes = extra.into_attributes();
-        fields.rest();
+        fields.keep_rest();
         run.attributes.append(&mut fields.attributes);
         Ok(run)
     }
@@ -246,7 +246,7 @@ impl<'a> Lenient<'a> {
     }
 
     /// Keeps all fields that were not taken as attributes.
-    fn rest(&mut self) {
+    fn keep_rest(&mut self) {
         for (name, raw) in std::mem::take(&mut self.fields.0) {
             if !is_placeholder(raw.get()) {
                 self.keep(&name, raw);
@@ -421,7 +421,7 @@ mod tests {
         let long = "x".repeat(VALUE_BYTES_MAX);
         let json = format!(r#"{{"id":"{ID}","name":"n","inputs":{deep},"outputs":"{long}","error":"no"}}"#);
         let mut write = write(Op::Post, &json);
-        let taken = write.take_too_much();
+        let taken = write.remove_oversized();
         let taken: Vec<_> =
             taken.iter().map(|(name, raw, reason)| (&**name, raw.get().len(), reason.as_str())).collect();
         assert_eq!(

@@ -105,7 +105,7 @@ pub(super) fn store(children: &[&RawValue], parent: &Parent, op: Op, header: &He
         };
         if let Err(error) = stored {
             let item = format!("{}.{}.child_runs[{i}]", op.as_str(), parent.run_id);
-            batch.keep_aside(item, error.to_string(), child.get().as_bytes());
+            batch.reject_and_keep(item, error.to_string(), child.get().as_bytes());
         }
     }
 }
@@ -144,7 +144,7 @@ mod tests {
             format!(r#"[{{"id":"{}","child_runs":{inner}}}]"#, Uuid::from_u128(n as u128 + 1))
         });
         let counts = stored(&nested[1..nested.len() - 1]);
-        assert_eq!((counts.runs as usize, counts.set_aside), (CHILD_LEVELS_MAX + 1, 0));
+        assert_eq!((counts.runs as usize, counts.rejected), (CHILD_LEVELS_MAX + 1, 0));
     }
 
     #[test]
@@ -153,12 +153,12 @@ mod tests {
         let nil = Uuid::nil();
         let counts =
             stored(&format!(r#"{{"id":"{root}","child_runs":[{{"id":"{child}"}},"x",{{"id":"{nil}"}},null]}}"#));
-        let told: Vec<_> = counts.reasons.iter().map(|reason| reason.item.clone()).collect();
+        let rejected: Vec<_> = counts.reasons.iter().map(|reason| reason.item.clone()).collect();
         assert_eq!(counts.runs, 2);
-        assert_eq!(told, [1, 2].map(|i| format!("post.{root}.child_runs[{i}]")));
+        assert_eq!(rejected, [1, 2].map(|i| format!("post.{root}.child_runs[{i}]")));
         for other in ["{}", "\"x\"", "7", "null", "[]"] {
             let counts = stored(&format!(r#"{{"id":"{root}","child_runs":{other}}}"#));
-            assert_eq!((counts.runs, counts.set_aside), (1, 0), "{other}");
+            assert_eq!((counts.runs, counts.rejected), (1, 0), "{other}");
         }
     }
 }

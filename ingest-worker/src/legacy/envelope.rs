@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use translate::batch::Batch;
 use translate::native;
-use translate::native::Aside;
+use translate::native::OnRejection;
 use uuid::{Builder, Uuid};
 use wire::envelope::{ContentId, EnvelopeKey, Header, Source};
 use wire::tables::framed_hash_128;
@@ -65,7 +65,7 @@ struct Json<'a> {
 }
 
 /// An entry of the legacy stream that could be read.
-pub(super) struct Old<'a> {
+pub(super) struct LegacyEnvelope<'a> {
     id: EntryId,
     data: &'a [u8],
     json: Json<'a>,
@@ -73,7 +73,7 @@ pub(super) struct Old<'a> {
     received_at: UnixNanos,
 }
 
-impl<'a> Old<'a> {
+impl<'a> LegacyEnvelope<'a> {
     /// Decodes the bytes of the entry with that id.
     pub(super) fn read(id: EntryId, data: &'a [u8]) -> Result<Self, Flaw> {
         let json: Json<'a> = serde_json::from_slice(data).map_err(Flaw::unreadable)?;
@@ -129,7 +129,7 @@ impl<'a> Old<'a> {
         };
         let payload = payload.get();
         let envelope = Batch::with(|batch| {
-            native::decode(payload.as_bytes(), header.project_id, header.received_at, Aside::Kept, batch)
+            native::decode(payload.as_bytes(), header.project_id, header.received_at, OnRejection::Keep, batch)
                 .map_err(Flaw::unreadable)?;
             batch.envelope(&header, payload.len()).map_err(Flaw::unreadable)
         })?;
@@ -184,7 +184,7 @@ mod tests {
 
     fn translated(json: &Value) -> Result<Option<Vec<u8>>, Flaw> {
         let data = serde_json::to_vec(json).unwrap();
-        Old::read(EntryId::new(APPENDED_MS, 1), &data)?.translate(&place(), &key())
+        LegacyEnvelope::read(EntryId::new(APPENDED_MS, 1), &data)?.translate(&place(), &key())
     }
 
     fn with(field: &str, value: Value) -> Value {
@@ -237,7 +237,7 @@ mod tests {
             assert_eq!(flaw.reason, Reason::Unreadable);
             assert!(flaw.detail.contains(why), "{flaw}");
         }
-        assert!(Old::read(EntryId::ZERO, b"{").is_err());
+        assert!(LegacyEnvelope::read(EntryId::ZERO, b"{").is_err());
     }
 
     #[test]

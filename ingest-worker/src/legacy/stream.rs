@@ -1,4 +1,4 @@
-//! The legacy stream in Redis: reads it, notes where its entries go, takes them out.
+//! The legacy stream in Redis: reads it, notes where its entries go, deletes them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,23 +28,23 @@ const FORGOTTEN_MAX: usize = 1_000;
 
 /// Where an entry goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Goal {
+pub(super) enum Destination {
     /// The shard that the org's entries go to.
     Shard(Shard, OrgId),
     /// The legacy stream's dead letters.
-    Letters,
+    DeadLetters,
 }
 
-impl fmt::Display for Goal {
+impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shard(shard, org) => write!(f, "{shard} {org}"),
-            Self::Letters => f.write_str("dlq"),
+            Self::DeadLetters => f.write_str("dlq"),
         }
     }
 }
 
-impl FromStr for Goal {
+impl FromStr for Destination {
     type Err = RedisError;
 
     fn from_str(text: &str) -> Result<Self, RedisError> {
@@ -53,7 +53,7 @@ impl FromStr for Goal {
             Some(Self::Shard(Shard::new(shard.parse().ok()?)?, org.parse().ok()?))
         };
         match text {
-            "dlq" => Ok(Self::Letters),
+            "dlq" => Ok(Self::DeadLetters),
             _ => shard().ok_or_else(|| unexpected("a note of the legacy stream is not of this release")),
         }
     }
@@ -103,22 +103,28 @@ impl LegacyStream {
 
     /// Notes where entries go, in place of an older note if one is named. Returns where each entry goes, which is what
     /// was noted first; `None` if the entry is not in the stream any more.
-    pub(super) async fn note(&self, goals: &[(EntryId, Goal, Option<Goal>)]) -> Result<Vec<Option<Goal>>, RedisError> {
+    pub(super) async fn note(
+        &self,
+        destinations: &[(EntryId, Destination, Option<Destination>)],
+    ) -> Result<Vec<Option<Destination>>, RedisError> {
         let mut call = NOTE.key(&self.stream);
         call.key(&self.moving);
-        for (id, to, instead_of) in goals {
-            let instead_of = instead_of.map(|goal| goal.to_string()).unwrap_or_default();
+        for (id, to, instead_of) in destinations {
+            let instead_of = instead_of.map(|destination| destination.to_string()).unwrap_or_default();
             call.arg(id.to_string()).arg(to.to_string()).arg(instead_of);
         }
         let noted: Vec<String> = call.invoke_async(&mut self.redis.clone()).await?;
-        if noted.len() != goals.len() {
+        if noted.len() != destinations.len() {
             return Err(unexpected("not a note per entry"));
         }
-        noted.iter().map(|goal| if goal.is_empty() { Ok(None) } else { goal.parse().map(Some) }).collect()
+        noted
+            .iter()
+            .map(|destination| if destination.is_empty() { Ok(None) } else { destination.parse().map(Some) })
+            .collect()
     }
 
-    /// Takes out entries that are elsewhere by now. No reader gets them after this.
-    pub(super) async fn take(&self, ids: &[EntryId], groups: &[String]) -> Result<(), RedisError> {
+    /// Deletes entries that have arrived elsewhere. No reader gets them after this.
+    pub(super) async fn delete(&self, ids: &[EntryId], groups: &[String]) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         // Acknowledged first: an entry that is acknowledged and still there is moved again, without effect.
         let ids = texts(ids);
@@ -135,18 +141,18 @@ impl LegacyStream {
         command.arg(&self.moving).arg(texts(ids)).exec_async(&mut self.redis.clone()).await
     }
 
-    /// Entries that were taken out and whose notes are still there, and where they went: a worker crashed in between.
-    pub(super) async fn gone(&self) -> Result<Vec<(EntryId, Goal)>, RedisError> {
+    /// Entries that were deleted and whose notes are still there, and where they went: a worker crashed in between.
+    pub(super) async fn deleted(&self) -> Result<Vec<(EntryId, Destination)>, RedisError> {
         let mut command = redis::cmd("HRANDFIELD");
         command.arg(&self.moving).arg(NOTES_MAX).arg("WITHVALUES");
         let noted: Vec<(String, String)> = command.query_async(&mut self.redis.clone()).await?;
         let mut gone = Vec::new();
-        for (id, goal) in noted {
+        for (id, destination) in noted {
             let mut command = redis::cmd("XRANGE");
             command.arg(&self.stream).arg(&id).arg(&id);
             let found: StreamRangeReply = command.query_async(&mut self.redis.clone()).await?;
             if found.ids.is_empty() {
-                gone.push((entry_id(&id)?, goal.parse()?));
+                gone.push((entry_id(&id)?, destination.parse()?));
             }
         }
         Ok(gone)
@@ -179,11 +185,11 @@ mod tests {
     #[test]
     fn transfer_notes_read_back() {
         let org = OrgId(uuid::Uuid::from_u128(7));
-        for goal in [Goal::Shard(Shard::new(11).unwrap(), org), Goal::Letters] {
-            assert_eq!(goal.to_string().parse::<Goal>().unwrap(), goal);
+        for destination in [Destination::Shard(Shard::new(11).unwrap(), org), Destination::DeadLetters] {
+            assert_eq!(destination.to_string().parse::<Destination>().unwrap(), destination);
         }
         for bad in ["", "16 00000000-0000-0000-0000-000000000007", "3", "3 x"] {
-            assert!(bad.parse::<Goal>().is_err(), "{bad}");
+            assert!(bad.parse::<Destination>().is_err(), "{bad}");
         }
     }
 }

@@ -127,7 +127,7 @@ async fn read_replies_stay_under_their_bound_when_entries_grow_a_thousandfold() 
 }
 
 #[tokio::test]
-async fn a_page_ends_with_the_entry_that_reaches_its_bound_and_tells_if_more_follow() {
+async fn a_page_ends_with_the_entry_that_reaches_its_bound_and_says_if_more_follow() {
     let db = stack::shared().await.unwrap().fresh_database().await.unwrap();
     let mut redis = connect(&parse::redis_url(&db.redis_url).unwrap()).unwrap();
     let (shard, stream) = (Shard::FIRST, RedisKey::shard_stream(Shard::FIRST));

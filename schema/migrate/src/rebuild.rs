@@ -29,7 +29,7 @@ use wire::tables::CLOSED;
 
 use self::copy::{Copy, Proof};
 use self::dictionary::Registry;
-use self::state::{Action, Beside, Found, Tables, next_action};
+use self::state::{Action, Alternate, Layout, Tables, next_action};
 use super::session::{Failure, Session};
 use super::{ClusterName, Direction, Options};
 
@@ -40,7 +40,7 @@ const ROUNDS_MAX: u32 = 10;
 /// How long to wait for inserts that began before the table was closed. The worker stops waiting for an insert after 60
 /// s.
 const INSERTS_WAIT_MAX: Duration = Duration::from_secs(180);
-const INSERTS_LOOK_EVERY: Duration = Duration::from_millis(50);
+const INSERTS_POLL_EVERY: Duration = Duration::from_millis(50);
 /// Most steps of one rebuild; no state needs that many.
 const STEPS_MAX: u32 = 8;
 /// Most projects without an org that an error names.
@@ -106,17 +106,17 @@ impl<'a> Rebuild<'a> {
         options: &'a Options,
     ) -> Result<Self, RebuildError> {
         let source = match direction {
-            Direction::Up => Found::Old,
-            Direction::Down => Found::New,
+            Direction::Up => Layout::Old,
+            Direction::Down => Layout::New,
         };
         if tables.is_empty() {
             return Ok(Self { direction, options, registry: None });
         }
         let names: Vec<String> = tables.iter().map(|table| (*table).to_owned()).collect();
-        let seen = look(session, &names).await?;
-        let with_rows = |(_, seen): &(&&str, &Seen)| seen.found == source && seen.rows > 0;
+        let seen = read_tables(session, &names).await?;
+        let with_rows = |(_, seen): &(&&str, &TableState)| seen.layout == source && seen.rows > 0;
         let filled: Vec<&str> = tables.iter().zip(&seen).filter(with_rows).map(|(table, _)| *table).collect();
-        if seen.iter().any(|seen| seen.found == source) {
+        if seen.iter().any(|seen| seen.layout == source) {
             // A database user who may not read these tables would otherwise fail in the middle.
             session.row::<u64>("SELECT count() FROM system.processes, system.parts WHERE 1 = 0", &[]).await?;
         }
@@ -144,22 +144,24 @@ impl<'a> Rebuild<'a> {
 
     /// Takes one table from any state to the end of this direction.
     pub(super) async fn run(&self, session: &mut Session<'_>, table: &str) -> Result<(), RebuildError> {
-        let names = [table.to_owned(), name(table, Beside::Next), name(table, Beside::Kept)];
+        let names = [table.to_owned(), name(table, Alternate::Next), name(table, Alternate::Kept)];
         for _ in 0..STEPS_MAX {
-            let [live, next, kept] = look_at(session, &names).await?;
-            let tables = Tables { live: live.found, next: next.found, kept: kept.found };
-            let seen = |beside| if beside == Beside::Next { next } else { kept };
+            let [live, next, kept] = read_exact_tables(session, &names).await?;
+            let tables = Tables { live: live.layout, next: next.layout, kept: kept.layout };
+            let seen = |alternate| if alternate == Alternate::Next { next } else { kept };
             match next_action(self.direction, tables) {
                 None => return Err(RebuildError::Unexpected { table: table.to_owned(), tables: tables.to_string() }),
-                Some(Action::Fill(beside)) => self.fill(session, table, beside, [live, seen(beside)]).await?,
-                Some(Action::Keep) => session.change(&keeping(table)).await?,
-                Some(Action::Drop(beside)) => drop_covered(session, table, beside, [live, seen(beside)]).await?,
+                Some(Action::Fill(alternate)) => self.fill(session, table, alternate, [live, seen(alternate)]).await?,
+                Some(Action::Keep) => session.change(&renaming(table)).await?,
+                Some(Action::Drop(alternate)) => {
+                    drop_covered(session, table, alternate, [live, seen(alternate)]).await?
+                }
                 // The live table accepts rows, and the old one that is kept refuses them.
                 Some(Action::Done) => {
                     if live.is_closed {
                         open(session, table).await?;
                     }
-                    if kept.found != Found::Absent && !kept.is_closed {
+                    if kept.layout != Layout::Absent && !kept.is_closed {
                         close(session, &names[2]).await?;
                     }
                     return Ok(());
@@ -179,17 +181,17 @@ impl<'a> Rebuild<'a> {
         &self,
         session: &mut Session<'_>,
         table: &str,
-        beside: Beside,
-        [live, other]: [Seen; 2],
+        alternate: Alternate,
+        [live, other]: [TableState; 2],
     ) -> Result<(), RebuildError> {
-        let target = name(table, beside);
+        let target = name(table, alternate);
         if other.is_closed {
             // It was closed while it was the old table.
             open(session, &target).await?;
         }
         let mut copy = Copy::new(table, &target, self.registry.is_some());
         if live.rows > 0 {
-            copy.plan(session, beside == Beside::Kept).await?;
+            copy.plan(session, alternate == Alternate::Kept).await?;
             for round in 1..=ROUNDS_MAX {
                 self.reload(session).await?;
                 if copy.round(session, &format!("round {round}")).await? <= ROWS_LEFT_MAX {
@@ -225,7 +227,7 @@ impl<'a> Rebuild<'a> {
         copy: &mut Copy,
     ) -> Result<u64, RebuildError> {
         wait_for_inserts(session, table).await?;
-        let [live, other] = look_at(session, &[table.to_owned(), target.to_owned()]).await?;
+        let [live, other] = read_exact_tables(session, &[table.to_owned(), target.to_owned()]).await?;
         if let Some(cluster) = &self.options.cluster {
             refuse_rows_on(session, cluster, None, &[table.to_owned()]).await?;
         }
@@ -268,13 +270,13 @@ impl<'a> Rebuild<'a> {
 async fn drop_covered(
     session: &mut Session<'_>,
     table: &str,
-    beside: Beside,
-    [live, other]: [Seen; 2],
+    alternate: Alternate,
+    [live, other]: [TableState; 2],
 ) -> Result<(), RebuildError> {
-    let spare = name(table, beside);
+    let spare = name(table, alternate);
     if other.rows > 0 {
         let mut copy = Copy::new(&spare, table, false);
-        copy.plan(session, live.found == Found::Old).await?;
+        copy.plan(session, live.layout == Layout::Old).await?;
         copy.prove(session, Proof::KeysCovered).await?;
         session.say(&format!("{spare}: dropping {} rows, each of which is in {table}", other.rows));
     }
@@ -292,9 +294,9 @@ async fn open(session: &mut Session<'_>, table: &str) -> Result<(), RebuildError
 
 /// The statements that are sent beside the copying, for a table in the normal state.
 pub(super) fn changes(table: &str, direction: Direction) -> Vec<String> {
-    let [next, kept] = [Beside::Next, Beside::Kept].map(|beside| name(table, beside));
+    let [next, kept] = [Alternate::Next, Alternate::Kept].map(|alternate| name(table, alternate));
     match direction {
-        Direction::Up => vec![closing(table), exchanging(table, &next), keeping(table)],
+        Direction::Up => vec![closing(table), exchanging(table, &next), renaming(table)],
         Direction::Down => vec![opening(&kept), closing(table), exchanging(table, &kept), dropping(&kept)],
     }
 }
@@ -311,47 +313,50 @@ fn exchanging(table: &str, other: &str) -> String {
     format!("EXCHANGE TABLES {table} AND {other}")
 }
 
-fn keeping(table: &str) -> String {
-    format!("RENAME TABLE {} TO {}", name(table, Beside::Next), name(table, Beside::Kept))
+fn renaming(table: &str) -> String {
+    format!("RENAME TABLE {} TO {}", name(table, Alternate::Next), name(table, Alternate::Kept))
 }
 
 fn dropping(table: &str) -> String {
     format!("DROP TABLE {table}")
 }
 
-fn name(table: &str, beside: Beside) -> String {
-    match beside {
-        Beside::Next => format!("{table}_v2"),
-        Beside::Kept => format!("{table}_v1"),
+fn name(table: &str, alternate: Alternate) -> String {
+    match alternate {
+        Alternate::Next => format!("{table}_v2"),
+        Alternate::Kept => format!("{table}_v1"),
     }
 }
 
-/// The table that exists under a name, if one does.
+/// What is known of the table with a name.
 #[derive(Clone, Copy)]
-struct Seen {
-    found: Found,
+struct TableState {
+    layout: Layout,
     is_closed: bool,
     rows: u64,
 }
 
-async fn look(session: &mut Session<'_>, names: &[String]) -> Result<Vec<Seen>, RebuildError> {
+async fn read_tables(session: &mut Session<'_>, names: &[String]) -> Result<Vec<TableState>, RebuildError> {
     let sql = "SELECT name, startsWith(sorting_key, 'org_id,'), position(create_table_query, {closed:String}) > 0, \
                coalesce(total_rows, 1) FROM system.tables \
                WHERE database = currentDatabase() AND has(splitByChar(',', {names:String}), name)";
     let parameters = [("closed".to_owned(), format!("CONSTRAINT {CLOSED} ")), ("names".to_owned(), names.join(","))];
     let tables: Vec<(String, bool, bool, u64)> = session.rows(sql, &parameters).await?;
     let seen = |name: &String| match tables.iter().find(|(found, ..)| found == name) {
-        None => Seen { found: Found::Absent, is_closed: false, rows: 0 },
+        None => TableState { layout: Layout::Absent, is_closed: false, rows: 0 },
         Some((_, has_org, is_closed, rows)) => {
-            Seen { found: if *has_org { Found::New } else { Found::Old }, is_closed: *is_closed, rows: *rows }
+            TableState { layout: if *has_org { Layout::New } else { Layout::Old }, is_closed: *is_closed, rows: *rows }
         }
     };
     Ok(names.iter().map(seen).collect())
 }
 
-/// The same for a fixed number of names.
-async fn look_at<const N: usize>(session: &mut Session<'_>, names: &[String; N]) -> Result<[Seen; N], RebuildError> {
-    let seen = look(session, names).await?;
+/// The same, for a fixed number of names.
+async fn read_exact_tables<const N: usize>(
+    session: &mut Session<'_>,
+    names: &[String; N],
+) -> Result<[TableState; N], RebuildError> {
+    let seen = read_tables(session, names).await?;
     Ok(std::array::from_fn(|at| seen[at]))
 }
 
@@ -432,7 +437,7 @@ async fn wait_for_inserts(session: &mut Session<'_>, table: &str) -> Result<(), 
         if since.elapsed() > INSERTS_WAIT_MAX {
             return Err(RebuildError::InsertsRunning { table: table.to_owned(), queries: begun.join(", ") });
         }
-        tokio::time::sleep(INSERTS_LOOK_EVERY).await;
+        tokio::time::sleep(INSERTS_POLL_EVERY).await;
         let running: Vec<String> = session.rows("SELECT query_id FROM system.processes", &[]).await?;
         begun.retain(|query| running.contains(query));
     }

@@ -108,7 +108,7 @@ mod tests {
     ];
 
     #[test]
-    fn golden_vectors() {
+    fn home_shards_match_the_pinned_vectors() {
         for (org, shard) in VECTORS {
             assert_eq!(Shard::home(org.parse().unwrap()).number(), shard, "{org}");
         }

@@ -420,7 +420,7 @@ pub struct ReplayCapture<'a> {
 
 /// A rejected item, as the client sent it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct SetAside<'a> {
+pub struct RejectedItem<'a> {
     /// The name of the item, in a form that the client can recognise.
     pub item: Cow<'a, str>,
     /// Why the item was rejected.

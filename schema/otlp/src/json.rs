@@ -139,7 +139,7 @@ pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), serde_
     for found in resource_spans.items {
         match found {
             Found::It(resource_spans) => decode_resource_spans(resource_spans, &mut span, sink),
-            Found::Nothing | Found::Other(_) => set_aside_group("resourceSpans", &mut span, sink),
+            Found::Nothing | Found::Other(_) => reject_group("resourceSpans", &mut span, sink),
         }
     }
     Ok(())
@@ -155,12 +155,12 @@ fn decode_resource_spans<'a>(json: ResourceSpans<'a>, span: &mut Span<'a>, sink:
     let scope_spans = match json.scope_spans {
         Found::Nothing => Weighed::default(),
         Found::It(list) => list,
-        Found::Other(_) => return set_aside_group("scopeSpans", span, sink),
+        Found::Other(_) => return reject_group("scopeSpans", span, sink),
     };
     for found in scope_spans.items {
         match found {
             Found::It(scope_spans) => decode_scope_spans(scope_spans, &mut origin, span, sink),
-            Found::Nothing | Found::Other(_) => set_aside_group("scopeSpans", span, sink),
+            Found::Nothing | Found::Other(_) => reject_group("scopeSpans", span, sink),
         }
     }
 }
@@ -181,22 +181,22 @@ fn decode_scope_spans<'a>(
     let spans = match json.spans {
         Found::Nothing => return,
         Found::It(list) => list,
-        Found::Other(_) => return set_aside_group("spans", span, sink),
+        Found::Other(_) => return reject_group("spans", span, sink),
     };
     for raw in spans.items {
         super::reset(span);
         match read_span(raw, span).and_then(|()| super::check_ids(span)) {
             Ok(()) => sink.span(origin, span),
-            Err(error) => sink.set_aside(span, error),
+            Err(error) => sink.reject(span, error),
         }
     }
 }
 
 /// Rejects a value that should have contained spans but is not a list or an object. The number of its spans is not
 /// known, so it counts as one item.
-fn set_aside_group<'a>(field: &'static str, span: &mut Span<'a>, sink: &mut impl Sink<'a>) {
+fn reject_group<'a>(field: &'static str, span: &mut Span<'a>, sink: &mut impl Sink<'a>) {
     super::reset(span);
-    sink.set_aside(span, SpanError::NoSpans(field));
+    sink.reject(span, SpanError::NoSpans(field));
 }
 
 /// A part of the request; an empty one if the value there is of another type, which is then kept.

@@ -41,7 +41,7 @@ pub trait Sink<'a> {
     /// Receives a whole span. The sink may take any part out of it; the decoder resets the span afterwards.
     fn span(&mut self, origin: &Origin<'a>, span: &mut Span<'a>);
     /// Receives a rejected span; `span` holds what could be read of it.
-    fn set_aside(&mut self, span: &Span<'a>, error: SpanError);
+    fn reject(&mut self, span: &Span<'a>, error: SpanError);
 }
 
 /// Why one span is rejected.
@@ -165,8 +165,8 @@ impl<'a> Sink<'a> for Translator<'_> {
         }
     }
 
-    fn set_aside(&mut self, span: &Span<'a>, error: SpanError) {
-        self.batch.set_aside(hex_ids(span), error.to_string());
+    fn reject(&mut self, span: &Span<'a>, error: SpanError) {
+        self.batch.reject(hex_ids(span), error.to_string());
     }
 }
 

@@ -15,7 +15,7 @@ use super::wire_format::{Fields, Malformed, Message, Value as Wire};
 use super::{Sink, SpanError, limits};
 
 /// Decodes an `ExportTraceServiceRequest`, and hands each span to the sink. Fails if the request as a whole cannot be
-/// decoded; a span that is merely invalid goes to [`Sink::set_aside`].
+/// decoded; a span that is merely invalid goes to [`Sink::reject`].
 pub fn decode<'a>(body: &'a [u8], sink: &mut impl Sink<'a>) -> Result<(), Malformed> {
     let mut fields = Message::new(body).fields();
     let mut span = Span::default();
@@ -103,7 +103,7 @@ fn decode_scope_spans<'a>(
         match field {
             (2, Wire::Message(bytes)) => match decode_span(bytes, span)? {
                 Ok(()) => sink.span(origin, span),
-                Err(error) => sink.set_aside(span, error),
+                Err(error) => sink.reject(span, error),
             },
             (2, _) => return fields.wrong_type(),
             _ => {}

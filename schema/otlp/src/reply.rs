@@ -71,7 +71,7 @@ pub fn retry_info(code: i32, message: &str, seconds: u64) -> (Vec<u8>, Vec<u8>) 
 
 /// The body of a success: empty, or a partial success if spans were rejected.
 pub fn success(encoding: Encoding, counts: &Counts) -> Vec<u8> {
-    partial_success(encoding, "rejectedSpans", counts.set_aside, || reasons(counts))
+    partial_success(encoding, "rejectedSpans", counts.rejected, || reasons(counts))
 }
 
 /// The body of an answer that rejects every item of a signal that is not stored.
@@ -94,9 +94,9 @@ fn partial_success(encoding: Encoding, name: &str, rejected: u64, message: impl 
 
 fn reasons(counts: &Counts) -> String {
     let mut text: Vec<_> = counts.reasons.iter().map(|r| format!("{}: {}", r.item, r.error)).collect();
-    let untold = counts.set_aside - counts.reasons.len() as u64;
-    if untold > 0 {
-        text.push(format!("and {untold} more"));
+    let omitted = counts.rejected - counts.reasons.len() as u64;
+    if omitted > 0 {
+        text.push(format!("and {omitted} more"));
     }
     text.join("; ")
 }
@@ -112,7 +112,7 @@ pub fn failure(encoding: Encoding, code: i32, message: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use translate::batch::SetAside;
+    use translate::batch::Rejection;
 
     #[test]
     fn a_full_success_has_an_empty_reply() {
@@ -122,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_partial_success_counts_and_explains() {
-        let reasons = vec![SetAside { item: "span 1".into(), id: None, error: "no".into() }];
-        let counts = Counts { set_aside: 3, reasons, ..Default::default() };
+        let reasons = vec![Rejection { item: "span 1".into(), id: None, error: "no".into() }];
+        let counts = Counts { rejected: 3, reasons, ..Default::default() };
         let json: serde_json::Value = serde_json::from_slice(&success(Encoding::Json, &counts)).unwrap();
         assert_eq!(json["partialSuccess"]["rejectedSpans"], "3");
         assert_eq!(json["partialSuccess"]["errorMessage"], "span 1: no; and 2 more");

@@ -13,7 +13,7 @@ mod table;
 use std::borrow::Cow;
 
 use model::trace::{Attribute, Kind, Span, Status, Value};
-use translate::usage::{OBJECT_BYTES_MAX, Said, Seen};
+use translate::usage::{OBJECT_BYTES_MAX, Seen, SentNumber};
 
 use translate::provider;
 
@@ -25,13 +25,13 @@ pub const SPAN_NAME: &str = "tracebility.span_name";
 
 /// For each field, the attribute with the lowest rank that has a value.
 struct Found {
-    best: [Option<Best>; FIELDS],
+    best: [Option<Candidate>; FIELDS],
     kind: Kind,
     usage: Seen,
 }
 
 #[derive(Clone, Copy)]
-struct Best {
+struct Candidate {
     rank: u8,
     /// Index of the attribute in the span.
     index: usize,
@@ -48,7 +48,7 @@ impl Found {
                 Some(Meaning::Usage(place)) => found.usage.note(*place, index),
                 None => {
                     if let Some((field, rank)) = table::list_of(key) {
-                        found.take(field, Best { rank, index, number: 0.0 });
+                        found.take(field, Candidate { rank, index, number: 0.0 });
                     }
                 }
             }
@@ -75,16 +75,16 @@ impl Found {
             Shape::Number => {
                 let said = match TABLE[field as usize].1[usize::from(rank)] {
                     Source::Member(_, path) => member(value, path),
-                    _ => Said::value(value),
+                    _ => SentNumber::value(value),
                 };
-                let Said::Number(said) = said else { return };
+                let SentNumber::Number(said) = said else { return };
                 number = said;
             }
         }
-        self.take(field, Best { rank, index, number });
+        self.take(field, Candidate { rank, index, number });
     }
 
-    fn take(&mut self, field: Field, new: Best) {
+    fn take(&mut self, field: Field, new: Candidate) {
         let best = &mut self.best[field as usize];
         if best.is_none_or(|best| new.rank < best.rank) {
             *best = Some(new);
@@ -119,14 +119,14 @@ fn says_nothing(value: &Value<'_>) -> bool {
 }
 
 /// A member of the JSON object that an attribute holds, as a number.
-fn member(value: &Value<'_>, path: &[&str]) -> Said {
+fn member(value: &Value<'_>, path: &[&str]) -> SentNumber {
     let members: serde_json::Value = match value {
         Value::Str(json) | Value::Map(json) if json.len() <= OBJECT_BYTES_MAX => {
             serde_json::from_str(json).unwrap_or_default()
         }
-        _ => return Said::Nothing,
+        _ => return SentNumber::Nothing,
     };
-    path.iter().try_fold(&members, |value, name| value.get(name)).map_or(Said::Nothing, Said::json)
+    path.iter().try_fold(&members, |value, name| value.get(name)).map_or(SentNumber::Nothing, SentNumber::json)
 }
 
 /// A value as text for a column.

@@ -28,8 +28,8 @@ impl<'a> Sink<'a> for Found {
         self.0.push(described(origin, span));
     }
 
-    fn set_aside(&mut self, _: &Span<'a>, error: SpanError) {
-        panic!("set aside: {error}");
+    fn reject(&mut self, _: &Span<'a>, error: SpanError) {
+        panic!("rejected: {error}");
     }
 }
 

@@ -20,14 +20,14 @@ use super::{prices, unique};
 pub const REASONS_MAX: usize = 16;
 /// Most rejected items of one request that are kept in `set_aside`; further ones are only counted. An SDK sends a
 /// hundred items at once.
-pub const ASIDE_ITEMS_MAX: usize = 10_000;
+pub const REJECTED_ITEMS_MAX: usize = 10_000;
 /// Most bytes that are kept of one rejected item.
-pub const ASIDE_BYTES_MAX: usize = 1 << 20;
+pub const REJECTED_BYTES_MAX: usize = 1 << 20;
 /// Most bytes that are kept of all rejected items of one request. Beyond it, only name, reason, size and hash of an
 /// item are kept.
-pub const ASIDE_BYTES_IN_ALL_MAX: usize = 8 << 20;
+pub const REJECTED_BYTES_IN_ALL_MAX: usize = 8 << 20;
 /// Most bytes that are kept of the name of a rejected item, and of its reason.
-pub const ASIDE_WORDS_BYTES_MAX: usize = 1 << 10;
+pub const REJECTED_WORDS_BYTES_MAX: usize = 1 << 10;
 
 /// The rows of one request, and the items that could not become a row.
 #[derive(Debug, Default)]
@@ -42,24 +42,24 @@ pub struct Batch {
     /// Rows of `run_attachment`, one per attachment in a multipart body of LangSmith.
     pub attachments: AttachmentRows,
     bills: BillingRows,
-    aside: SetAsideRows,
-    /// The items that get a row in `aside` when the envelope's id is known.
-    kept_aside: Vec<model::trace::SetAside<'static>>,
-    kept_aside_bytes: usize,
-    /// Number of rejected items beyond [`ASIDE_ITEMS_MAX`].
-    aside_untold: u64,
+    rejected_rows: SetAsideRows,
+    /// The items that get a row in `rejected_rows` when the envelope's id is known.
+    kept_items: Vec<model::trace::RejectedItem<'static>>,
+    kept_bytes: usize,
+    /// Number of rejected items beyond [`REJECTED_ITEMS_MAX`].
+    omitted: u64,
     /// Number of runs that we derived from a span: they are stored, but not billed, because the client did not send
     /// them.
     derived_runs: u32,
     /// Bytes that the repeated origins of spans take when written out.
     origin_bytes: usize,
-    set_aside: u64,
-    reasons: Vec<SetAside>,
+    rejected: u64,
+    reasons: Vec<Rejection>,
 }
 
 /// One rejected item, for the answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SetAside {
+pub struct Rejection {
     /// The name of the item, in a form that the client can recognise.
     pub item: String,
     /// The id that the client gave the item, if `item` does not contain it and it can be read.
@@ -80,9 +80,9 @@ pub struct Counts {
     /// Number of attachments that are stored.
     pub attachments: u32,
     /// Number of rejected items.
-    pub set_aside: u64,
+    pub rejected: u64,
     /// The first [`REASONS_MAX`] rejected items.
-    pub reasons: Vec<SetAside>,
+    pub reasons: Vec<Rejection>,
 }
 
 /// The rows of one request are too many or too large for one insert.
@@ -168,27 +168,27 @@ impl Batch {
     }
 
     /// Notes a rejected item.
-    pub fn set_aside(&mut self, item: String, error: String) {
-        self.set_aside_with_id(item, None, error);
+    pub fn reject(&mut self, item: String, error: String) {
+        self.reject_with_id(item, None, error);
     }
 
     /// The same for an item that is named by its place, with its id.
-    pub fn set_aside_with_id(&mut self, item: String, id: Option<String>, error: String) {
-        self.set_aside += 1;
+    pub fn reject_with_id(&mut self, item: String, id: Option<String>, error: String) {
+        self.rejected += 1;
         if self.reasons.len() < REASONS_MAX {
             // All three may contain text of the client.
             let short = |text: String| cut(&text).to_owned();
-            self.reasons.push(SetAside { item: short(item), id: id.map(short), error: short(error) });
+            self.reasons.push(Rejection { item: short(item), id: id.map(short), error: short(error) });
         }
     }
 
     /// Notes a rejected item of a client that does not read answers: its bytes become a row of `set_aside`.
-    pub fn keep_aside(&mut self, item: String, error: String, content: &[u8]) {
-        if self.kept_aside.len() < ASIDE_ITEMS_MAX {
-            let free = ASIDE_BYTES_IN_ALL_MAX - self.kept_aside_bytes;
-            let kept = &content[..content.len().min(ASIDE_BYTES_MAX).min(free)];
-            self.kept_aside_bytes += kept.len();
-            self.kept_aside.push(model::trace::SetAside {
+    pub fn reject_and_keep(&mut self, item: String, error: String, content: &[u8]) {
+        if self.kept_items.len() < REJECTED_ITEMS_MAX {
+            let free = REJECTED_BYTES_IN_ALL_MAX - self.kept_bytes;
+            let kept = &content[..content.len().min(REJECTED_BYTES_MAX).min(free)];
+            self.kept_bytes += kept.len();
+            self.kept_items.push(model::trace::RejectedItem {
                 item: cut(&item).to_owned().into(),
                 reason: cut(&error).to_owned().into(),
                 content: kept.to_vec().into(),
@@ -196,9 +196,9 @@ impl Batch {
                 content_hash: content_hash_128(content),
             });
         } else {
-            self.aside_untold += 1;
+            self.omitted += 1;
         }
-        self.set_aside(item, error);
+        self.reject(item, error);
     }
 
     /// The counts of the items so far.
@@ -208,7 +208,7 @@ impl Batch {
             spans: self.spans.rows(),
             scores: self.scores.rows(),
             attachments: self.attachments.rows(),
-            set_aside: self.set_aside,
+            rejected: self.rejected,
             reasons: self.reasons.clone(),
         }
     }
@@ -216,23 +216,23 @@ impl Batch {
     /// The rows and the billing as an envelope that is to be sealed; `None` if there are no rows. Fails if they are too
     /// much for one insert.
     pub fn envelope(&mut self, header: &Header, body_bytes: usize) -> Result<Option<Writer>, TooLarge> {
-        if self.aside_untold > 0 {
-            self.kept_aside.push(model::trace::SetAside {
-                item: format!("{} further items of request {}", self.aside_untold, header.envelope_id.0).into(),
-                reason: format!("more than {ASIDE_ITEMS_MAX} items of one request cannot be stored").into(),
+        if self.omitted > 0 {
+            self.kept_items.push(model::trace::RejectedItem {
+                item: format!("{} further items of request {}", self.omitted, header.envelope_id.0).into(),
+                reason: format!("more than {REJECTED_ITEMS_MAX} items of one request cannot be stored").into(),
                 ..Default::default()
             });
         }
-        for item in self.kept_aside.drain(..) {
-            self.aside.push(header.project_id, header.envelope_id, &item);
+        for item in self.kept_items.drain(..) {
+            self.rejected_rows.push(header.project_id, header.envelope_id, &item);
         }
         let (runs, spans) = (self.runs.rows(), self.spans.rows());
-        let (scores, attachments, aside) = (self.scores.rows(), self.attachments.rows(), self.aside.rows());
+        let (scores, attachments, rejected) = (self.scores.rows(), self.attachments.rows(), self.rejected_rows.rows());
         if [runs, spans, scores, attachments, self.calls.rows()].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
             let what = "number of runs, spans, calls, scores or attachments in the request";
             return Err(TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
-        if runs + spans + scores + attachments + aside == 0 {
+        if runs + spans + scores + attachments + rejected == 0 {
             return Ok(None);
         }
         let items = u64::from(runs - self.derived_runs) + u64::from(spans);
@@ -252,7 +252,7 @@ impl Batch {
         writer.section(&self.calls);
         writer.section(&self.scores);
         writer.section(&self.attachments);
-        writer.section(&self.aside);
+        writer.section(&self.rejected_rows);
         writer.section(&self.bills);
         Ok(Some(writer))
     }
@@ -264,13 +264,13 @@ impl Batch {
         self.scores.clear();
         self.attachments.clear();
         self.bills.clear();
-        self.aside.clear();
-        self.kept_aside.clear();
-        self.kept_aside_bytes = 0;
-        self.aside_untold = 0;
+        self.rejected_rows.clear();
+        self.kept_items.clear();
+        self.kept_bytes = 0;
+        self.omitted = 0;
         self.derived_runs = 0;
         self.origin_bytes = 0;
-        self.set_aside = 0;
+        self.rejected = 0;
         self.reasons.clear();
     }
 
@@ -284,7 +284,7 @@ impl Batch {
     }
 
     fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
-        let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.aside, &len);
+        let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.rejected_rows, &len);
         sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside + sum(&self.bills, &len)
     }
 }
@@ -312,7 +312,7 @@ pub fn origin_bytes(origin: &Origin<'_>) -> usize {
 
 /// The beginning of a text that is kept only so that people recognise an item.
 fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(ASIDE_WORDS_BYTES_MAX)]
+    &text[..text.floor_char_boundary(REJECTED_WORDS_BYTES_MAX)]
 }
 
 /// Bytes for the header and the column lengths of an envelope: a generous estimate.
@@ -348,11 +348,11 @@ mod tests {
     #[test]
     fn rejected_items_alone_make_an_envelope() {
         let sections = Batch::with(|batch| {
-            batch.keep_aside("part 1".to_owned(), "no".to_owned(), b"x");
-            batch.set_aside("part 2".to_owned(), "told".to_owned());
+            batch.reject_and_keep("part 1".to_owned(), "no".to_owned(), b"x");
+            batch.reject("part 2".to_owned(), "no".to_owned());
             let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
             let counts = batch.counts();
-            assert_eq!((counts.set_aside, counts.accepted(), counts.reasons.len()), (2, 0, 2));
+            assert_eq!((counts.rejected, counts.accepted(), counts.reasons.len()), (2, 0, 2));
             let envelope = Envelope::decode(&key(), &envelope).unwrap();
             envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect::<Vec<_>>()
         });
@@ -362,27 +362,27 @@ mod tests {
     #[test]
     fn rejected_items_past_the_limit_are_counted() {
         let rows = Batch::with(|batch| {
-            for _ in 0..ASIDE_ITEMS_MAX + 3 {
-                batch.keep_aside("i".to_owned(), "no".to_owned(), b"");
+            for _ in 0..REJECTED_ITEMS_MAX + 3 {
+                batch.reject_and_keep("i".to_owned(), "no".to_owned(), b"");
             }
             let envelope = batch.envelope(&header(), 10).unwrap().unwrap().finish(&key());
-            assert_eq!(batch.counts().set_aside, ASIDE_ITEMS_MAX as u64 + 3);
+            assert_eq!(batch.counts().rejected, REJECTED_ITEMS_MAX as u64 + 3);
             assert!(envelope.windows(17).any(|bytes| bytes == b"3 further items o"), "the rest is not told");
             Envelope::decode(&key(), &envelope).unwrap().sections[0].rows
         });
-        assert_eq!(rows as usize, ASIDE_ITEMS_MAX + 1);
+        assert_eq!(rows as usize, REJECTED_ITEMS_MAX + 1);
     }
 
     #[test]
     fn kept_bytes_of_rejected_items_are_bounded() {
-        let content = vec![7; ASIDE_BYTES_MAX + 1];
+        let content = vec![7; REJECTED_BYTES_MAX + 1];
         Batch::with(|batch| {
-            for _ in 0..=ASIDE_BYTES_IN_ALL_MAX / ASIDE_BYTES_MAX {
-                batch.keep_aside("\u{20ac}".repeat(ASIDE_WORDS_BYTES_MAX), "no".to_owned(), &content);
+            for _ in 0..=REJECTED_BYTES_IN_ALL_MAX / REJECTED_BYTES_MAX {
+                batch.reject_and_keep("\u{20ac}".repeat(REJECTED_WORDS_BYTES_MAX), "no".to_owned(), &content);
             }
-            let (last, first) = batch.kept_aside.split_last().unwrap();
+            let (last, first) = batch.kept_items.split_last().unwrap();
             for item in first {
-                assert_eq!((item.content.len(), item.item.len()), (ASIDE_BYTES_MAX, ASIDE_WORDS_BYTES_MAX - 1));
+                assert_eq!((item.content.len(), item.item.len()), (REJECTED_BYTES_MAX, REJECTED_WORDS_BYTES_MAX - 1));
             }
             assert_eq!((last.content.len(), last.content_bytes), (0, content.len() as u64));
             assert_eq!(last.content_hash, content_hash_128(&content));

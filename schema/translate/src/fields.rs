@@ -216,13 +216,13 @@ mod tests {
 
     #[test]
     fn a_field_that_cannot_be_read_is_named_with_its_value() {
-        let told = |text: &str| {
+        let error = |text: &str| {
             let error = Fields::of_text(text).unwrap().parse::<u8>("n").unwrap_err().to_string();
             assert!(error.len() < 400, "{error}");
             error
         };
-        assert!(told(r#"{"n":-7}"#).starts_with("`n`: ") && told(r#"{"n":-7}"#).ends_with(": -7"));
-        assert!(told(&format!(r#"{{"n":"{}"}}"#, "é".repeat(1_000))).ends_with("é..."));
+        assert!(error(r#"{"n":-7}"#).starts_with("`n`: ") && error(r#"{"n":-7}"#).ends_with(": -7"));
+        assert!(error(&format!(r#"{{"n":"{}"}}"#, "é".repeat(1_000))).ends_with("é..."));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use wire::tables::content_hash;
 
 use super::batch::{Batch, origin_bytes};
 use super::fields::{Bounded, Fields, ItemError, MEMBERS_MAX, json_value};
-use super::usage::{Said, USD_LIMIT, Usage};
+use super::usage::{SentNumber, USD_LIMIT, Usage};
 use super::{instant, times, unique};
 
 /// The only version of the batch model so far.
@@ -38,11 +38,11 @@ pub enum BodyError {
 
 /// What becomes of a rejected item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aside {
+pub enum OnRejection {
     /// The answer to the client names it.
-    Told,
+    Answer,
     /// It becomes a row of `set_aside`, because no client waits for an answer.
-    Kept,
+    Keep,
 }
 
 type Items<'a> = Bounded<&'a RawValue, { SECTION_ROWS_MAX as usize }>;
@@ -107,7 +107,7 @@ pub fn decode(
     body: &[u8],
     project: ProjectId,
     received_at: UnixNanos,
-    aside: Aside,
+    on_rejection: OnRejection,
     batch: &mut Batch,
 ) -> Result<(), BodyError> {
     let body: Body<'_> = serde_json::from_slice(body)?;
@@ -126,7 +126,7 @@ pub fn decode(
     }
     unique::keep_last(&mut origin.resource_attributes);
     let shared_bytes = origin_bytes(&origin);
-    let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, aside, batch };
+    let mut sink = Sink { project, received_at, shared, origin, same_origin: false, shared_bytes, on_rejection, batch };
     for (i, raw) in body.runs.0.iter().enumerate() {
         let path = format!("runs[{i}]");
         let (run_id, spans) = match read_run(raw, &body) {
@@ -136,7 +136,7 @@ pub fn decode(
                 (Some(run_id), spans)
             }
             Err(error) => {
-                sink.set_aside(path.clone(), raw, "run_id", &error);
+                sink.reject(path.clone(), raw, "run_id", &error);
                 nested_spans(raw)
             }
         };
@@ -160,7 +160,7 @@ struct Sink<'b, 'a> {
     origin: Origin<'a>,
     same_origin: bool,
     shared_bytes: usize,
-    aside: Aside,
+    on_rejection: OnRejection,
     batch: &'b mut Batch,
 }
 
@@ -173,17 +173,17 @@ impl<'a> Sink<'_, 'a> {
         }
     }
 
-    fn set_aside(&mut self, path: String, raw: &RawValue, id: &'static str, error: &ItemError) {
-        match self.aside {
-            Aside::Told => self.batch.set_aside_with_id(path, id_of(raw, id), error.to_string()),
-            Aside::Kept => self.batch.keep_aside(path, error.to_string(), raw.get().as_bytes()),
+    fn reject(&mut self, path: String, raw: &RawValue, id: &'static str, error: &ItemError) {
+        match self.on_rejection {
+            OnRejection::Answer => self.batch.reject_with_id(path, id_of(raw, id), error.to_string()),
+            OnRejection::Keep => self.batch.reject_and_keep(path, error.to_string(), raw.get().as_bytes()),
         }
     }
 
     fn span(&mut self, raw: &RawValue, path: String, run_id: Option<Uuid>) {
         let mut span = match read_span(raw, run_id) {
             Ok(span) => span,
-            Err(error) => return self.set_aside(path, raw, "span_id", &error),
+            Err(error) => return self.reject(path, raw, "span_id", &error),
         };
         if self.batch.take_origin_bytes(self.shared_bytes) {
             span.attributes.extend(times::of_write(span.start_time, span.end_time, self.received_at));
@@ -229,10 +229,10 @@ impl<'a> Fields<'a> {
 
     /// Takes a number out, or a text that is a number, with its text. JSON has one type of number, so 3.0 is a count
     /// too.
-    fn said(&mut self, name: &'static str) -> Result<(Said, &'a str), ItemError> {
+    fn said(&mut self, name: &'static str) -> Result<(SentNumber, &'a str), ItemError> {
         let raw = self.take(name).map_or("null", RawValue::get);
         let value: serde_json::Value = serde_json::from_str(raw).map_err(|e| invalid(name, e.to_string()))?;
-        Ok((Said::json(&value), raw))
+        Ok((SentNumber::json(&value), raw))
     }
 
     fn count(&mut self, name: &'static str) -> Result<Option<u32>, ItemError> {
@@ -380,7 +380,7 @@ mod tests {
 
     fn decoded(body: &str) -> crate::batch::Counts {
         Batch::with(|batch| {
-            decode(body.as_bytes(), ProjectId(Uuid::nil()), 0, Aside::Told, batch).unwrap();
+            decode(body.as_bytes(), ProjectId(Uuid::nil()), 0, OnRejection::Answer, batch).unwrap();
             batch.counts()
         })
     }
@@ -394,16 +394,16 @@ mod tests {
                "spans":[{{"span_id":"0190b7a4-0000-7000-8000-000000000002","name":"s"}}]}}"#
         );
         let counts = decoded(&body);
-        assert_eq!((counts.runs, counts.spans, counts.set_aside), (1, 0, 4));
-        let told: Vec<_> = counts
+        assert_eq!((counts.runs, counts.spans, counts.rejected), (1, 0, 4));
+        let reasons: Vec<_> = counts
             .reasons
             .iter()
             .map(|r| format!("{} {} {}", r.item, r.id.as_deref().unwrap_or("-"), r.error))
             .collect();
-        assert_eq!(told[0], "runs[1] - `run_id` is missing");
-        assert!(told[1].starts_with("runs[2] - not a JSON object"), "{}", told[1]);
-        assert!(told[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", told[2]);
-        assert_eq!(told[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
+        assert_eq!(reasons[0], "runs[1] - `run_id` is missing");
+        assert!(reasons[1].starts_with("runs[2] - not a JSON object"), "{}", reasons[1]);
+        assert!(reasons[2].starts_with("runs[3] 0190b7a4-0000-7000-8000-000000000001 `end_time`"), "{}", reasons[2]);
+        assert_eq!(reasons[3], "spans[0] 0190b7a4-0000-7000-8000-000000000002 `run_id` is missing");
     }
 
     #[test]
@@ -444,9 +444,9 @@ mod tests {
         let bad_run = r#""name":"no start time","kind":"llm""#;
         let id = r#""run_id":"0190b7a4-0000-7000-8000-000000000001""#;
         let counts = decoded(&format!(r#"{{"runs":[{{{bad_run},{id},"spans":[{span}]}}]}}"#));
-        assert_eq!((counts.runs, counts.spans, counts.set_aside), (0, 1, 1));
+        assert_eq!((counts.runs, counts.spans, counts.rejected), (0, 1, 1));
         let counts = decoded(&format!(r#"{{"runs":[{{{bad_run},"spans":[{span}]}}]}}"#));
-        assert_eq!((counts.runs, counts.spans, counts.set_aside), (0, 0, 2));
+        assert_eq!((counts.runs, counts.spans, counts.rejected), (0, 0, 2));
     }
 
     #[test]

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn similar_keys_are_told_apart() {
+    fn similar_keys_are_distinguished() {
         // Enough keys to fill the filter many times over, some of which differ only where the filter does not look.
         let alike = (0..20_000).map(|i| format!("{}{}{i:05}{}", "a".repeat(20), "b".repeat(9), "c".repeat(30)));
         assert_eq!(kept(list(alike)).len(), 20_000);

@@ -23,7 +23,7 @@ pub const OBJECT_BYTES_MAX: usize = 16 << 10;
 
 /// A number as the client sent it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Said {
+pub enum SentNumber {
     /// Nothing was sent, or `null`, or an empty text.
     #[default]
     Nothing,
@@ -33,26 +33,26 @@ pub enum Said {
     Number(f64),
 }
 
-impl Said {
+impl SentNumber {
     fn number(n: f64) -> Self {
-        if n.is_finite() { Said::Number(n) } else { Said::Unclear }
+        if n.is_finite() { SentNumber::Number(n) } else { SentNumber::Unclear }
     }
 
     fn text(text: &str) -> Self {
         match text.trim_ascii() {
-            "" => Said::Nothing,
-            text => text.parse().map_or(Said::Unclear, Said::number),
+            "" => SentNumber::Nothing,
+            text => text.parse().map_or(SentNumber::Unclear, SentNumber::number),
         }
     }
 
     /// The number in an attribute.
     pub fn value(value: &Value<'_>) -> Self {
         match value {
-            Value::Empty => Said::Nothing,
-            Value::Int(n) => Said::Number(*n as f64),
-            Value::Double(n) => Said::number(*n),
-            Value::Str(text) => Said::text(text),
-            Value::Bool(_) | Value::Bytes(_) | Value::Array(_) | Value::Map(_) => Said::Unclear,
+            Value::Empty => SentNumber::Nothing,
+            Value::Int(n) => SentNumber::Number(*n as f64),
+            Value::Double(n) => SentNumber::number(*n),
+            Value::Str(text) => SentNumber::text(text),
+            Value::Bool(_) | Value::Bytes(_) | Value::Array(_) | Value::Map(_) => SentNumber::Unclear,
         }
     }
 
@@ -60,28 +60,28 @@ impl Said {
     pub fn json(value: &serde_json::Value) -> Self {
         use serde_json::Value::*;
         match value {
-            Null => Said::Nothing,
-            Number(n) => n.as_f64().map_or(Said::Unclear, Said::number),
-            String(text) => Said::text(text),
-            Bool(_) | Array(_) | Object(_) => Said::Unclear,
+            Null => SentNumber::Nothing,
+            Number(n) => n.as_f64().map_or(SentNumber::Unclear, SentNumber::number),
+            String(text) => SentNumber::text(text),
+            Bool(_) | Array(_) | Object(_) => SentNumber::Unclear,
         }
     }
 
     /// A whole number that fits a column of counts; `Err` if something else was sent.
-    pub fn count(self) -> Result<Option<u32>, Doubt> {
+    pub fn count(self) -> Result<Option<u32>, InvalidNumber> {
         match self {
-            Said::Nothing => Ok(None),
-            Said::Number(n) if n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&n) => Ok(Some(n as u32)),
-            _ => Err(Doubt),
+            SentNumber::Nothing => Ok(None),
+            SentNumber::Number(n) if n.fract() == 0.0 && (0.0..=f64::from(u32::MAX)).contains(&n) => Ok(Some(n as u32)),
+            _ => Err(InvalidNumber),
         }
     }
 
     /// US dollars that fit `Decimal(18, 8)`; `Err` if something else was sent.
-    pub fn usd(self) -> Result<Option<f64>, Doubt> {
+    pub fn usd(self) -> Result<Option<f64>, InvalidNumber> {
         match self {
-            Said::Nothing => Ok(None),
-            Said::Number(n) if (0.0..USD_LIMIT).contains(&n) => Ok(Some(n)),
-            _ => Err(Doubt),
+            SentNumber::Nothing => Ok(None),
+            SentNumber::Number(n) if (0.0..USD_LIMIT).contains(&n) => Ok(Some(n)),
+            _ => Err(InvalidNumber),
         }
     }
 }
@@ -89,13 +89,13 @@ impl Said {
 /// US dollars; a column of costs holds only values below this.
 pub const USD_LIMIT: f64 = 1e10;
 
-/// Something was sent that cannot be read.
+/// A number was sent that cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Doubt;
+pub struct InvalidNumber;
 
 /// The input tokens, or the output tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Side {
+struct TokenCount {
     /// The number as it was sent.
     sent: u32,
     /// The number with the tokens that its convention counts apart.
@@ -105,8 +105,8 @@ struct Side {
 /// The usage of a model call, from one source or from several.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Usage {
-    prompt: Option<Side>,
-    completion: Option<Side>,
+    prompt: Option<TokenCount>,
+    completion: Option<TokenCount>,
     total: Option<u32>,
     cached: Option<u32>,
     cache_write: Option<u64>,
@@ -121,7 +121,7 @@ pub struct Usage {
 impl Usage {
     /// Counts and a cost from our own protocol.
     pub fn known(prompt: Option<u32>, completion: Option<u32>, total: Option<u32>, usd: Option<f64>) -> Self {
-        let side = |n: u32| Side { sent: n, whole: n.into() };
+        let side = |n: u32| TokenCount { sent: n, whole: n.into() };
         Self { prompt: prompt.map(side), completion: completion.map(side), total, total_cost: usd, ..Self::default() }
     }
 
@@ -206,7 +206,7 @@ impl Usage {
             self.doubtful = true;
             return Some(total);
         };
-        let inside = |side: &Side, part: u64| if side.whole == u64::from(side.sent) { part } else { 0 };
+        let inside = |side: &TokenCount, part: u64| if side.whole == u64::from(side.sent) { part } else { 0 };
         let cache = inside(prompt, cache);
         let reasoning = inside(completion, self.reasoning.unwrap_or(0).into());
         match total.checked_sub(sum) {

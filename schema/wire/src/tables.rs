@@ -447,7 +447,7 @@ pub fn framed_hash_128(parts: &[&[u8]]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::trace::{Attachment, ReplayCapture, Score, SetAside};
+    use model::trace::{Attachment, RejectedItem, ReplayCapture, Score};
 
     #[test]
     fn every_column_gets_every_row() {
@@ -463,7 +463,7 @@ mod tests {
             bills.push(project, ApiKeyId(project.0), EnvelopeId(project.0), 0, Meter::SpanBytes, 1);
             scores.push(project, &Score::default());
             attachments.push(project, &Attachment::default());
-            set_aside.push(project, EnvelopeId(project.0), &SetAside::default());
+            set_aside.push(project, EnvelopeId(project.0), &RejectedItem::default());
             calls.push(project, &ReplayCapture::default());
         }
         fn lengths(rows: &impl Rows) -> Vec<(&'static str, u32)> {

@@ -24,8 +24,8 @@ pub(super) struct LocalLimits {
     /// The plan's rate, per key, on this node alone. The rate is part of the cache key, so that a changed plan gets a
     /// new limiter.
     limiters: Cache<(ApiKeyId, Rate), Arc<DefaultDirectRateLimiter>>,
-    refused_keys: Cache<ApiKeyId, Until>,
-    refused_orgs: Cache<OrgId, Until>,
+    refused_keys: Cache<ApiKeyId, RefusedUntil>,
+    refused_orgs: Cache<OrgId, RefusedUntil>,
     clock: DefaultClock,
 }
 
@@ -37,7 +37,7 @@ impl std::fmt::Debug for LocalLimits {
 
 /// A refusal and when it ends. It applies only to the rate that caused it, because the plan may change meanwhile.
 #[derive(Clone, Copy)]
-struct Until {
+struct RefusedUntil {
     at: Instant,
     rate: Rate,
 }
@@ -55,7 +55,7 @@ impl LocalLimits {
     /// Remembers a refusal by Redis, until Redis would allow the request.
     pub(super) fn remember(&self, tenant: &TenantContext, refused: &Refused) {
         let Refused::RateLimited { scope, rate, retry_after } = *refused else { return };
-        let until = Until { at: Instant::now() + retry_after, rate };
+        let until = RefusedUntil { at: Instant::now() + retry_after, rate };
         match scope {
             Scope::Key => self.refused_keys.insert(tenant.api_key_id(), until),
             Scope::Org => self.refused_orgs.insert(tenant.org_id(), until),

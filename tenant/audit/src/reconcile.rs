@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge};
 use registry::{OutboxEvent, Registry};
-use stores::clickhouse::{Gap, Records};
+use stores::clickhouse::{AuditGap, Records};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -81,7 +81,7 @@ impl AuditReconciler {
         let found = self.records.find_events(&ids, from, to).await?;
         let missing: Vec<_> = page.iter().filter(|event| !found.contains(&event.event_id)).cloned().collect();
         let Some(first) = missing.first() else { return Ok(0) };
-        let gap = |(row, is_repaired): (stores::clickhouse::AuditRow, bool)| Gap {
+        let gap = |(row, is_repaired): (stores::clickhouse::AuditRow, bool)| AuditGap {
             detection_id: report.detection_id,
             detected_at: OffsetDateTime::now_utc(),
             event_id: row.event_id,

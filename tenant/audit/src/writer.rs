@@ -106,7 +106,7 @@ impl Writing {
 async fn write(registry: &Registry, batch: &[NewEvent]) {
     let mut orgs = BTreeMap::<Option<OrgId>, Vec<NewEvent>>::new();
     for event in batch {
-        orgs.entry(event.org_id).or_default().push(event.clone());
+        orgs.entry(event.org_id()).or_default().push(event.clone());
     }
     for (org, events) in orgs {
         if write_until_done(registry, org, &events).await.is_ok() {

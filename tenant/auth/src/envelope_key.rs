@@ -41,12 +41,12 @@ impl EnvelopeKeys {
     /// Asks Postgres until it has answered or until `stop`.
     pub fn ask(postgres: PgPool, mut stop: watch::Receiver<bool>) -> Self {
         let keys = Self::default();
-        let told = keys.clone();
+        let fetched = keys.clone();
         tokio::spawn(async move {
             loop {
                 match read(&postgres).await {
                     // Cannot fail: this task alone sets it.
-                    Ok(key) => return drop(told.0.set(key)),
+                    Ok(key) => return drop(fetched.0.set(key)),
                     Err(error) => tracing::warn!(%error, "envelopes are neither written nor read; asking again"),
                 }
                 tokio::select! {

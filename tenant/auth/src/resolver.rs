@@ -441,7 +441,7 @@ impl Inner {
         match verified {
             Ok(Ok(true)) => {
                 entry.set_verified(digest);
-                self.tell_accepted(entry, key);
+                self.notify_accepted(entry, key);
                 Ok(true)
             }
             Ok(Ok(false)) => {
@@ -455,7 +455,7 @@ impl Inner {
     }
 
     /// Notifies the source, without delaying the request.
-    fn tell_accepted(self: &Arc<Self>, entry: &Arc<Entry>, key: PresentedKey<'_>) {
+    fn notify_accepted(self: &Arc<Self>, entry: &Arc<Entry>, key: PresentedKey<'_>) {
         let (this, entry) = (Arc::clone(self), Arc::clone(entry));
         let (public_id, secret) = (key.public_id().to_owned(), Secret::new(key.secret().to_owned()));
         tokio::spawn(async move {

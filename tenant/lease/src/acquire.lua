@@ -17,7 +17,7 @@
 -- deleted. Also runs on a full Redis (allow-oom), which only workers can empty.
 --
 -- Crashes: how many owners in a row ended without releasing the lease, or by a panic. An owner that finishes the
--- waiting work resets them (care/calm.lua).
+-- waiting work resets them (crash_recovery/forget_crashes.lua).
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 /// The present state of a lease.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Term {
+pub(super) struct LeaseState {
     /// When the lease ends without renewal.
     pub(super) until: Instant,
     /// False once the worker must give up the shard.
@@ -27,12 +27,18 @@ pub struct LeaseGuard {
     owner: Arc<str>,
     epoch: u64,
     crashes: u32,
-    term: watch::Receiver<Term>,
+    state: watch::Receiver<LeaseState>,
 }
 
 impl LeaseGuard {
-    pub(super) fn new(shard: Shard, owner: Arc<str>, epoch: u64, crashes: u32, term: watch::Receiver<Term>) -> Self {
-        Self { shard, owner, epoch, crashes, term }
+    pub(super) fn new(
+        shard: Shard,
+        owner: Arc<str>,
+        epoch: u64,
+        crashes: u32,
+        state: watch::Receiver<LeaseState>,
+    ) -> Self {
+        Self { shard, owner, epoch, crashes, state }
     }
 
     /// The shard that the guard is for.
@@ -63,19 +69,19 @@ impl LeaseGuard {
 
     /// How long the lease runs without renewal.
     pub fn remaining(&self) -> Duration {
-        self.term.borrow().until.saturating_duration_since(Instant::now())
+        self.state.borrow().until.saturating_duration_since(Instant::now())
     }
 
     /// Whether the worker should keep the shard. If not, finish the work under way and return.
     pub fn is_wanted(&self) -> bool {
-        self.term.borrow().wanted
+        self.state.borrow().wanted
     }
 
     /// Resolves when the shard is to be given up or the lease has run out.
     pub async fn ended(&self) {
-        let mut changes = self.term.clone();
+        let mut changes = self.state.clone();
         loop {
-            let Term { until, wanted } = *changes.borrow_and_update();
+            let LeaseState { until, wanted } = *changes.borrow_and_update();
             if !wanted || until <= Instant::now() {
                 return;
             }
@@ -101,28 +107,28 @@ impl fmt::Debug for LeaseGuard {
 mod tests {
     use super::*;
 
-    fn guard(term: Term) -> (watch::Sender<Term>, LeaseGuard) {
-        let (sender, receiver) = watch::channel(term);
+    fn guard(state: LeaseState) -> (watch::Sender<LeaseState>, LeaseGuard) {
+        let (sender, receiver) = watch::channel(state);
         (sender, LeaseGuard::new(Shard::new(3).unwrap(), "me".into(), 7, 0, receiver))
     }
 
     #[tokio::test]
     async fn a_lease_guard_ends_when_its_lease_is_not_renewed_or_not_wanted() {
         let now = Instant::now();
-        let (sender, short) = guard(Term { until: now, wanted: true });
+        let (sender, short) = guard(LeaseState { until: now, wanted: true });
         assert!(!short.holds() && short.is_wanted());
         short.ended().await;
 
-        sender.send_replace(Term { until: now + Duration::from_secs(60), wanted: true });
+        sender.send_replace(LeaseState { until: now + Duration::from_secs(60), wanted: true });
         assert!(short.holds() && short.remaining() > Duration::from_secs(30));
         let ended = tokio::spawn({
             let short = short.clone();
             async move { short.ended().await }
         });
-        sender.send_replace(Term { until: now + Duration::from_secs(90), wanted: true });
+        sender.send_replace(LeaseState { until: now + Duration::from_secs(90), wanted: true });
         tokio::task::yield_now().await;
         assert!(!ended.is_finished(), "it was renewed");
-        sender.send_replace(Term { until: now + Duration::from_secs(90), wanted: false });
+        sender.send_replace(LeaseState { until: now + Duration::from_secs(90), wanted: false });
         ended.await.unwrap();
         assert!(short.holds() && !short.is_wanted(), "there is time to finish");
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use super::guard::{LeaseGuard, Term};
+use super::guard::{LeaseGuard, LeaseState};
 use super::store::Store;
 use super::{ASK_MAX, CUT_OFF_AFTER, GIVE_UP_MAX, LEASE_MARGIN, LEASE_TTL, RENEW_EVERY};
 use crate::metrics;
@@ -18,7 +18,7 @@ pub(super) struct Keeper {
     store: Store,
     shard: Shard,
     epoch: u64,
-    term: watch::Sender<Term>,
+    state: watch::Sender<LeaseState>,
     /// True once the worker must give up the shard.
     give_up: watch::Receiver<bool>,
 }
@@ -45,9 +45,9 @@ impl Keeper {
         asked: Instant,
         give_up: watch::Receiver<bool>,
     ) -> (Self, LeaseGuard) {
-        let (term, watched) = watch::channel(Term { until: end_of_lease(asked), wanted: true });
+        let (state, watched) = watch::channel(LeaseState { until: end_of_lease(asked), wanted: true });
         let guard = LeaseGuard::new(shard, Arc::clone(store.owner()), epoch, crashes, watched);
-        (Self { store, shard, epoch, term, give_up }, guard)
+        (Self { store, shard, epoch, state, give_up }, guard)
     }
 
     /// Renews the lease until the work returns, then releases it.
@@ -95,8 +95,8 @@ impl Keeper {
                     tracing::error!(shard = self.shard.number(), %error, "the work on a shard has crashed");
                     return End::Crashed;
                 }
-                () = told(&mut give_up), if give_up_by.is_none() => {
-                    self.term.send_modify(|term| term.wanted = false);
+                () = wait_for_give_up(&mut give_up), if give_up_by.is_none() => {
+                    self.state.send_modify(|state| state.wanted = false);
                     give_up_by = Some(Instant::now() + GIVE_UP_MAX);
                 }
                 _ = renewals.tick() => {
@@ -114,7 +114,7 @@ impl Keeper {
     /// Ends the guard: all its copies report that the lease is over.
     fn end(&self) {
         let now = Instant::now();
-        self.term.send_modify(|term| *term = Term { until: term.until.min(now), wanted: false });
+        self.state.send_modify(|state| *state = LeaseState { until: state.until.min(now), wanted: false });
     }
 
     /// Whether the lease still runs.
@@ -123,19 +123,19 @@ impl Keeper {
         let shard = self.shard.number();
         match tokio::time::timeout(ASK_MAX, self.store.renew(self.shard, self.epoch)).await {
             Ok(Ok(true)) => {
-                self.term.send_modify(|term| term.until = end_of_lease(asked));
+                self.state.send_modify(|state| state.until = end_of_lease(asked));
                 return true;
             }
             Ok(Ok(false)) => return false,
             Ok(Err(error)) => tracing::debug!(shard, %error, "could not renew the lease of a shard; trying again"),
             Err(_) => tracing::debug!(shard, "no answer to the renewal of a lease; trying again"),
         }
-        self.term.borrow().until > Instant::now()
+        self.state.borrow().until > Instant::now()
     }
 }
 
 /// Resolves when the shard is to be given up, or when the sender is gone.
-async fn told(give_up: &mut watch::Receiver<bool>) {
+async fn wait_for_give_up(give_up: &mut watch::Receiver<bool>) {
     drop(give_up.wait_for(|give_up| *give_up).await);
 }
 

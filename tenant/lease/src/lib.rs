@@ -85,29 +85,29 @@ impl Leases {
         F: Fn(LeaseGuard) -> W,
         W: Future<Output = ()> + Send + 'static,
     {
-        let mut looks = tokio::time::interval(RENEW_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(RENEW_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = ticks.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => break,
             }
-            if let Ok(Err(error)) = tokio::time::timeout(ASK_MAX, self.look(&work)).await {
-                tracing::warn!(%error, "could not look who works on which shard; looking again");
+            if let Ok(Err(error)) = tokio::time::timeout(ASK_MAX, self.rebalance(&work)).await {
+                tracing::warn!(%error, "could not read who works on which shard; trying again");
             }
         }
         self.give_up_all().await;
     }
 
     /// Reads members and holders once, and follows the plan.
-    async fn look<F, W>(&mut self, work: &F) -> Result<(), redis::RedisError>
+    async fn rebalance<F, W>(&mut self, work: &F) -> Result<(), redis::RedisError>
     where
         F: Fn(LeaseGuard) -> W,
         W: Future<Output = ()> + Send + 'static,
     {
         self.forget_finished();
         let members = self.store.join().await?;
-        self.look_at_holders().await;
+        self.read_holders().await;
         let held: Vec<Shard> = Shard::all().filter(|shard| self.kept[shard.index()].is_some()).collect();
         let plan = plan(self.store.owner(), &members, &held, &self.holders);
         for shard in plan.give_up {
@@ -131,14 +131,14 @@ impl Leases {
         }
     }
 
-    async fn look_at_holders(&mut self) {
-        let mut looking = JoinSet::new();
+    async fn read_holders(&mut self) {
+        let mut reads = JoinSet::new();
         for shard in Shard::all() {
             let store = self.store.clone();
-            looking.spawn(async move { (shard, store.holder(shard).await) });
+            reads.spawn(async move { (shard, store.holder(shard).await) });
         }
-        while let Some(looked) = looking.join_next().await {
-            match looked {
+        while let Some(read) = reads.join_next().await {
+            match read {
                 Ok((shard, Ok(holder))) => self.holders[shard.index()] = holder,
                 Ok((shard, Err(error))) => {
                     tracing::debug!(shard = shard.number(), %error, "could not see who holds it")

@@ -15,7 +15,7 @@ use super::LEASE_TTL;
 static ACQUIRE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("acquire.lua")));
 static RENEW: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("renew.lua")));
 static RELEASE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("release.lua")));
-static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
+static HOLDER: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("holder.lua")));
 static MEMBERS: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("members.lua")));
 
 /// The result of acquiring a shard's lease.
@@ -85,7 +85,7 @@ impl Store {
 
     /// The owner of a shard's lease; `None` if the shard is free.
     pub async fn holder(&self, shard: Shard) -> Result<Option<String>, RedisError> {
-        let call = LOOK.key(RedisKey::shard_lease(shard));
+        let call = HOLDER.key(RedisKey::shard_lease(shard));
         let owner: String = call.invoke_async(&mut self.redis.clone()).await?;
         Ok(Some(owner).filter(|owner| !owner.is_empty()))
     }

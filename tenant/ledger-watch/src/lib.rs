@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ledger::{Balance, Bucket, Hours, Imbalance, Imbalances, LedgerError, LedgerReader, Look, imbalances};
+use ledger::{Balance, Bucket, Check, Hours, Imbalance, Imbalances, LedgerError, LedgerReader, imbalances};
 use metrics::gauge;
 use model::ids::OrgId;
 use redis::RedisError;
@@ -61,7 +61,7 @@ pub struct Report {
     /// The sum of the imbalances in absolute value, including buckets that were not counted org by org yet.
     pub items: u64,
     /// How many alarms were raised.
-    pub told: usize,
+    pub alarms: usize,
 }
 
 /// Watches the ledger of a deployment. Cheap to clone.
@@ -72,47 +72,47 @@ pub struct Watch {
     registry: Registry,
     settle: Duration,
     /// When all watched hours were last checked.
-    looked_at_all: Arc<Mutex<Option<Instant>>>,
-    looks: Arc<AtomicUsize>,
+    checked_all_at: Arc<Mutex<Option<Instant>>>,
+    checks: Arc<AtomicUsize>,
 }
 
 impl Watch {
     /// Writes alarms into that registry's audit trail.
     pub fn new(reader: LedgerReader, redis: Redis, registry: Registry, settle: Duration) -> Self {
-        let (looked_at_all, looks) = (Arc::default(), Arc::default());
-        Self { reader, redis, registry, settle, looked_at_all, looks }
+        let (checked_all_at, checks) = (Arc::default(), Arc::default());
+        Self { reader, redis, registry, settle, checked_all_at, checks }
     }
 
     /// Checks once. The next check repeats what failed; an alarm may then be raised twice, but is never lost.
-    pub async fn look(&self) -> Result<Report, WatchError> {
+    pub async fn check(&self) -> Result<Report, WatchError> {
         let begun = Instant::now();
         let before = imbalances(&self.redis).await?;
-        let (window, is_full) = self.window(&before);
+        let (hours, is_full) = self.hours_to_check(&before);
         let known = before.keys().map(|(org, hour)| (Bucket::from(*org), *hour)).collect();
-        let look = self.reader.look(&window, &known, self.looks.fetch_add(1, Ordering::Relaxed)).await?;
+        let check = self.reader.check(&hours, &known, self.checks.fetch_add(1, Ordering::Relaxed)).await?;
         if is_full {
-            *lock(&self.looked_at_all) = Some(begun);
+            *lock(&self.checked_all_at) = Some(begun);
         }
         let now_s = OffsetDateTime::now_utc().unix_timestamp();
-        let (after, alarms) = judge(&look, &window, &before, now_s, self.settle);
+        let (after, alarms) = judge(&check, &hours, &before, now_s, self.settle);
         for of in &alarms {
             if let Some(imbalance) = after.get(of) {
-                self.tell(*of, imbalance, &look.balance).await?;
+                self.raise_alarm(*of, imbalance, &check.balance).await?;
             }
         }
-        self.remember(&before, &after).await?;
-        let apart = look.imbalances.iter().filter(|((bucket, _), _)| !look.drilled.contains(bucket));
+        self.store(&before, &after).await?;
+        let apart = check.imbalances.iter().filter(|((bucket, _), _)| !check.drilled.contains(bucket));
         let apart: u64 = apart.map(|(_, imbalance)| imbalance.unsigned_abs()).sum();
         let report = Report {
-            hours: window.hours().len(),
-            rows: look.balance.rows.len(),
+            hours: hours.iter().len(),
+            rows: check.balance.rows.len(),
             imbalances: after.len(),
             items: after.values().map(|imbalance| imbalance.items.unsigned_abs()).sum::<u64>() + apart,
-            told: alarms.len(),
+            alarms: alarms.len(),
         };
         gauge!("tracebility_ledger_imbalance").set(report.items as f64);
         gauge!("tracebility_ledger_imbalance_orgs").set(orgs(&after) as f64);
-        gauge!("tracebility_ledger_is_complete").set(f64::from(u8::from(look.is_complete)));
+        gauge!("tracebility_ledger_is_complete").set(f64::from(u8::from(check.is_complete)));
         gauge!("tracebility_ledger_checked_at_seconds").set(now_s as f64);
         gauge!("tracebility_ledger_check_seconds").set(begun.elapsed().as_secs_f64());
         tracing::debug!(?report, took = ?begun.elapsed(), "the ledger was balanced");
@@ -121,18 +121,18 @@ impl Watch {
 
     /// The hours to check, and whether these are all watched hours: the last two, those with an imbalance, and every
     /// [`ALL_EVERY`] all of them.
-    fn window(&self, known: &Imbalances) -> (Hours, bool) {
-        let (now, due) = (unix_hour(), *lock(&self.looked_at_all));
+    fn hours_to_check(&self, known: &Imbalances) -> (Hours, bool) {
+        let (now, due) = (unix_hour(), *lock(&self.checked_all_at));
         let all = Hours::up_to(now, WATCHED_HOURS);
         if due.is_none_or(|at| at.elapsed() >= ALL_EVERY) {
             return (all, true);
         }
-        let mut hours: BTreeSet<i64> = known.keys().map(|(_, hour)| *hour).filter(|hour| all.holds(*hour)).collect();
+        let mut hours: BTreeSet<i64> = known.keys().map(|(_, hour)| *hour).filter(|hour| all.contains(*hour)).collect();
         hours.extend([now - 1, now]);
         (Hours::of(hours), false)
     }
 
-    async fn tell(
+    async fn raise_alarm(
         &self,
         (org, hour): (OrgId, i64),
         imbalance: &Imbalance,
@@ -143,27 +143,27 @@ impl Watch {
         let items = imbalance.items.unsigned_abs();
         tracing::error!(org_id = %org, hour, items, "accepted items are {what}; see docs/operations/ledger.md");
         let detail = json!({ "imbalance": imbalance.items, "row": row });
-        let event = NewEvent::new(Some(org), EventType::LedgerImbalance, ACTOR).target(&format!("hour {hour}"));
-        match self.registry.record_events(Some(org), &[event.detail(detail)]).await {
+        let event = NewEvent::new(Some(org), EventType::LedgerImbalance, ACTOR).with_target(&format!("hour {hour}"));
+        match self.registry.record_events(Some(org), &[event.with_detail(detail)]).await {
             // An org that is not in the registry has no audit trail; the log has the alarm.
             Err(error) if error.is_refused_data() => {
                 tracing::error!(org_id = %org, %error, "no such org");
                 Ok(())
             }
-            told => told,
+            other => other,
         }
     }
 
-    async fn remember(&self, before: &Imbalances, after: &Imbalances) -> Result<(), RedisError> {
+    async fn store(&self, before: &Imbalances, after: &Imbalances) -> Result<(), RedisError> {
         let mut pipe = redis::pipe();
         pipe.atomic();
         let key = RedisKey::ledger_imbalances();
         for (of, imbalance) in after.iter().filter(|(of, imbalance)| before.get(of) != Some(imbalance)) {
-            let Imbalance { since_s, items, told } = imbalance;
+            let Imbalance { since_s, items, alarmed } = imbalance;
             pipe.cmd("HSET")
                 .arg(&key)
                 .arg(format!("{}:{}", of.0, of.1))
-                .arg(format!("{since_s}:{items}:{told}"))
+                .arg(format!("{since_s}:{items}:{alarmed}"))
                 .ignore();
         }
         for of in before.keys().filter(|of| !after.contains_key(of)) {
@@ -176,8 +176,8 @@ impl Watch {
 /// The imbalances to store after a check, and those to raise an alarm for: imbalances that lasted, and among those with
 /// an alarm, the ones that grew.
 fn judge(
-    look: &Look,
-    window: &Hours,
+    check: &Check,
+    hours: &Hours,
     before: &Imbalances,
     now_s: i64,
     settle: Duration,
@@ -185,26 +185,26 @@ fn judge(
     let (mut after, mut alarms) = (Imbalances::new(), Vec::new());
     let first = unix_hour_of(now_s) - i64::from(WATCHED_HOURS);
     for (of, known) in before.iter().filter(|((_, hour), _)| *hour > first) {
-        let was_looked_at = window.holds(of.1) && look.drilled.contains(&Bucket::from(of.0));
+        let was_checked = hours.contains(of.1) && check.drilled.contains(&Bucket::from(of.0));
         // When not everything was read, an imbalance cannot be declared over.
-        if !was_looked_at || !look.is_complete {
+        if !was_checked || !check.is_complete {
             after.insert(*of, *known);
         }
     }
-    for row in look.balance.rows.iter().filter(|row| !row.is_balanced()) {
+    for row in check.balance.rows.iter().filter(|row| !row.is_balanced()) {
         let (of, items) = ((row.org_id, row.hour), row.amounts.imbalance);
         let same = before.get(&of).filter(|known| known.items.signum() == items.signum());
-        let (since_s, told) = same.map_or((now_s, 0), |same| (same.since_s, same.told));
+        let (since_s, alarmed) = same.map_or((now_s, 0), |same| (same.since_s, same.alarmed));
         let has_lasted = now_s.saturating_sub(since_s) >= settle.as_secs().cast_signed();
-        let is_news = same.is_some() && has_lasted && items.unsigned_abs() > told.unsigned_abs();
+        let is_news = same.is_some() && has_lasted && items.unsigned_abs() > alarmed.unsigned_abs();
         if after.len() >= IMBALANCES_MAX && !before.contains_key(&of) {
             continue;
         }
-        let is_told = is_news && alarms.len() < ALARMS_MAX;
-        if is_told {
+        let raises_alarm = is_news && alarms.len() < ALARMS_MAX;
+        if raises_alarm {
             alarms.push(of);
         }
-        after.insert(of, Imbalance { since_s, items, told: if is_told { items } else { told } });
+        after.insert(of, Imbalance { since_s, items, alarmed: if raises_alarm { items } else { alarmed } });
     }
     (after, alarms)
 }
@@ -233,19 +233,19 @@ mod tests {
 
     const OF: (OrgId, i64) = (OrgId(Uuid::from_u128(7)), 500_000);
 
-    fn look(imbalance: i64) -> Look {
+    fn check(imbalance: i64) -> Check {
         let amounts = Amounts { accepted: 9, imbalance, ..Amounts::default() };
         let rows = vec![Row { org_id: OF.0, hour: OF.1, amounts }];
-        Look {
+        Check {
             drilled: BTreeSet::from([Bucket::from(OF.0)]),
             balance: Balance { rows, ..Balance::default() },
             is_complete: true,
-            ..Look::default()
+            ..Check::default()
         }
     }
 
-    fn judged(look: &Look, before: &Imbalances, after_s: i64, settle: Duration) -> (Imbalances, Vec<(OrgId, i64)>) {
-        judge(look, &Hours::of(BTreeSet::from([OF.1])), before, OF.1 * 3600 + after_s, settle)
+    fn judged(check: &Check, before: &Imbalances, after_s: i64, settle: Duration) -> (Imbalances, Vec<(OrgId, i64)>) {
+        judge(check, &Hours::of(BTreeSet::from([OF.1])), before, OF.1 * 3600 + after_s, settle)
     }
 
     #[test]
@@ -255,42 +255,42 @@ mod tests {
         for (now_s, imbalance) in
             [(0, 3), (60, 3), (120, 3), (180, 3), (240, 5), (300, 4), (360, 0), (420, -1), (500, 2), (620, 2)]
         {
-            let (after, raised) = judged(&look(imbalance), &known, now_s, settle);
+            let (after, raised) = judged(&check(imbalance), &known, now_s, settle);
             alarms.extend(raised.iter().map(|_| now_s));
             known = after;
         }
         assert_eq!(alarms, [120, 240, 620], "the other sign is another imbalance");
-        assert_eq!(known[&OF], Imbalance { since_s: OF.1 * 3600 + 500, items: 2, told: 2 });
+        assert_eq!(known[&OF], Imbalance { since_s: OF.1 * 3600 + 500, items: 2, alarmed: 2 });
     }
 
     #[test]
     fn an_imbalance_seen_once_is_no_alarm_even_without_a_settling_time() {
-        let (known, alarms) = judged(&look(3), &Imbalances::new(), 50, Duration::ZERO);
+        let (known, alarms) = judged(&check(3), &Imbalances::new(), 50, Duration::ZERO);
         assert_eq!(alarms, []);
-        assert_eq!(judged(&look(3), &known, 50, Duration::ZERO).1, [OF]);
+        assert_eq!(judged(&check(3), &known, 50, Duration::ZERO).1, [OF]);
     }
 
     #[test]
-    fn an_incomplete_look_neither_raises_nor_ends_an_alarm() {
-        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, told: 3 })]);
-        let partial = Look { is_complete: false, ..look(0) };
+    fn an_incomplete_check_neither_raises_nor_ends_an_alarm() {
+        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, alarmed: 3 })]);
+        let partial = Check { is_complete: false, ..check(0) };
         assert_eq!(judged(&partial, &known, 500, SETTLE), (known.clone(), vec![]));
-        assert_eq!(judged(&look(0), &known, 500, SETTLE), (Imbalances::new(), vec![]));
+        assert_eq!(judged(&check(0), &known, 500, SETTLE), (Imbalances::new(), vec![]));
     }
 
     #[test]
-    fn an_imbalance_not_looked_at_stays_known_until_its_hour_is_not_watched() {
-        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, told: 3 })]);
-        let elsewhere = Look { is_complete: true, ..Look::default() };
+    fn an_unchecked_imbalance_stays_known_until_its_hour_is_not_watched() {
+        let known = Imbalances::from([(OF, Imbalance { since_s: 1, items: 3, alarmed: 3 })]);
+        let elsewhere = Check { is_complete: true, ..Check::default() };
         assert_eq!(judged(&elsewhere, &known, 500, SETTLE), (known.clone(), vec![]));
         let later = Hours::of(BTreeSet::from([OF.1 + 1]));
-        assert_eq!(judge(&look(0), &later, &known, OF.1 * 3600, SETTLE).0, known, "another hour was");
+        assert_eq!(judge(&check(0), &later, &known, OF.1 * 3600, SETTLE).0, known, "another hour was");
         let day_s = i64::from(WATCHED_HOURS) * 3600;
         assert_eq!(judged(&elsewhere, &known, day_s, SETTLE), (Imbalances::new(), vec![]));
     }
 
     #[test]
-    fn alarms_of_one_look_are_bounded_and_the_rest_follows() {
+    fn alarms_of_one_check_are_bounded_and_the_rest_follows() {
         let rows: Vec<Row> = (0..ALARMS_MAX as u128 + 7)
             .map(|n| Row {
                 org_id: OrgId(Uuid::from_u128(n)),
@@ -299,14 +299,14 @@ mod tests {
             })
             .collect();
         let drilled = rows.iter().map(|row| Bucket::from(row.org_id)).collect();
-        let look =
-            Look { drilled, balance: Balance { rows, ..Balance::default() }, is_complete: true, ..Look::default() };
-        let (mut known, mut told) = (Imbalances::new(), Vec::new());
+        let check =
+            Check { drilled, balance: Balance { rows, ..Balance::default() }, is_complete: true, ..Check::default() };
+        let (mut known, mut raised) = (Imbalances::new(), Vec::new());
         for turn in 0..4 {
-            let (after, alarms) = judged(&look, &known, turn, Duration::ZERO);
-            told.push(alarms.len());
+            let (after, alarms) = judged(&check, &known, turn, Duration::ZERO);
+            raised.push(alarms.len());
             known = after;
         }
-        assert_eq!(told, [0, ALARMS_MAX, 7, 0]);
+        assert_eq!(raised, [0, ALARMS_MAX, 7, 0]);
     }
 }

@@ -25,12 +25,12 @@ impl Hours {
     }
 
     /// Whether the set contains an hour.
-    pub fn holds(&self, hour: i64) -> bool {
+    pub fn contains(&self, hour: i64) -> bool {
         self.0.binary_search(&hour).is_ok()
     }
 
     /// Iterates over the hours, in order.
-    pub fn hours(&self) -> impl ExactSizeIterator<Item = i64> + Clone + '_ {
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = i64> + Clone + '_ {
         self.0.iter().copied()
     }
 
@@ -149,7 +149,7 @@ impl<G: Group> Counted<G> {
                 accepted: of(after),
                 answered: of(answered),
                 stored: of(stored),
-                set_aside: SetAside { parked: of(parked), dropped: of(over_quota) },
+                withheld: Withheld { parked: of(parked), dropped: of(over_quota) },
                 dead_lettered: DeadLettered { held: of(letters), dropped: of(dropped_letters) },
                 in_flight: of(in_flight),
                 imbalance: 0,
@@ -162,7 +162,7 @@ impl<G: Group> Counted<G> {
 
 /// Accepted items that are not billed, because the org is over its quota, or because they are repeated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct SetAside {
+pub struct Withheld {
     /// Parked until they are released or dropped.
     pub parked: u64,
     /// Dropped, or not billed because they are repeated.
@@ -188,8 +188,8 @@ pub struct Amounts {
     pub answered: u64,
     /// Billed, and so stored in every table.
     pub stored: u64,
-    /// Parked, dropped or repeated.
-    pub set_aside: SetAside,
+    /// Parked, dropped over quota, or repeated.
+    pub withheld: Withheld,
     /// Kept among the dead letters, or dropped from there.
     pub dead_lettered: DeadLettered,
     /// In entries of a stream.
@@ -258,7 +258,7 @@ impl Balance {
 /// count.
 fn imbalance(before: u64, row: &Amounts, is_complete: bool) -> i64 {
     let at_rest =
-        [row.stored, row.set_aside.parked, row.set_aside.dropped, row.dead_lettered.held, row.dead_lettered.dropped];
+        [row.stored, row.withheld.parked, row.withheld.dropped, row.dead_lettered.held, row.dead_lettered.dropped];
     let at_rest = at_rest.into_iter().fold(0, u64::saturating_add);
     let missing = before.max(row.answered).saturating_sub(at_rest.saturating_add(row.in_flight));
     let too_much = at_rest.saturating_sub(row.accepted.max(row.answered));
@@ -349,12 +349,12 @@ mod tests {
     }
 
     #[test]
-    fn a_window_is_bounded() {
-        let window = Hours::up_to(500_000, 3);
-        assert_eq!(window.hours().collect::<Vec<_>>(), [499_998, 499_999, 500_000]);
-        assert_eq!([499_997, 499_998, 500_000, 500_001].map(|hour| window.holds(hour)), [false, true, true, false]);
-        assert_eq!(Hours::up_to(9, 0).hours().count(), 1);
-        assert_eq!(Hours::up_to(500_000, u32::MAX).hours().count(), HOURS_MAX as usize);
+    fn hours_are_bounded() {
+        let hours = Hours::up_to(500_000, 3);
+        assert_eq!(hours.iter().collect::<Vec<_>>(), [499_998, 499_999, 500_000]);
+        assert_eq!([499_997, 499_998, 500_000, 500_001].map(|hour| hours.contains(hour)), [false, true, true, false]);
+        assert_eq!(Hours::up_to(9, 0).iter().count(), 1);
+        assert_eq!(Hours::up_to(500_000, u32::MAX).iter().count(), HOURS_MAX as usize);
     }
 
     /// Where an item is; in the order in which places are read.

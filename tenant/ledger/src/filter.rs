@@ -24,7 +24,7 @@ pub(super) enum Filter<'a> {
 }
 
 impl Filter<'_> {
-    pub(super) fn holds(self, org: OrgId) -> bool {
+    pub(super) fn contains(self, org: OrgId) -> bool {
         match self {
             Self::Everyone => true,
             Self::Org(one) => one == org,

@@ -16,7 +16,7 @@ pub struct Imbalance {
     /// Its size when it was last seen, in items.
     pub items: i64,
     /// Its size when the alarm was raised, in items; 0 if there was none.
-    pub told: i64,
+    pub alarmed: i64,
 }
 
 /// The stored imbalances, by org and hour.
@@ -29,8 +29,8 @@ pub async fn imbalances(redis: &Redis) -> Result<Imbalances, RedisError> {
     let read = |(of, imbalance): (String, String)| {
         let (org, hour) = of.split_once(':')?;
         let mut numbers = imbalance.split(':').map(|n| n.parse().ok());
-        let (since_s, items, told) = (numbers.next()??, numbers.next()??, numbers.next()??);
-        Some(((org.parse().ok()?, hour.parse().ok()?), Imbalance { since_s, items, told }))
+        let (since_s, items, alarmed) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        Some(((org.parse().ok()?, hour.parse().ok()?), Imbalance { since_s, items, alarmed }))
     };
     // An entry in another release's format is skipped; the watch finds the imbalance again.
     Ok(all.into_iter().filter_map(read).collect())

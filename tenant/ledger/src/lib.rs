@@ -1,4 +1,4 @@
-//! Checks that no accepted item is lost or doubled: per org and hour, `accepted = stored + set aside + dead-lettered +
+//! Checks that no accepted item is lost or doubled: per org and hour, `accepted = stored + withheld + dead-lettered +
 //! in flight`.
 //!
 //! Each of these is counted independently, by the code that performs the step, and none is computed from another. Every
@@ -21,10 +21,10 @@ mod imbalances;
 mod reader;
 mod transit;
 
-pub use balance::{Amounts, Balance, Bucket, DeadLettered, Hours, Row, SetAside};
+pub use balance::{Amounts, Balance, Bucket, DeadLettered, Hours, Row, Withheld};
 pub use filter::Scope;
 pub use imbalances::{Imbalance, Imbalances, imbalances};
-pub use reader::{ASIDE_ORGS_MAX, LedgerReader, Look, ROWS_MAX};
+pub use reader::{Check, LedgerReader, ROWS_MAX, WITHHELD_ORGS_MAX};
 pub use transit::{PAGE_BYTES, SCAN_BYTES_MAX, SCAN_ENTRIES_MAX};
 
 use redis::RedisError;

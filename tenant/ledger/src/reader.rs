@@ -22,7 +22,7 @@ use super::{Balance, Hours, LedgerError};
 /// The most orgs and hours in one balance.
 pub const ROWS_MAX: usize = 100_000;
 /// The most orgs for which one balance reads parked and dropped items. Each takes two requests to Redis.
-pub const ASIDE_ORGS_MAX: usize = 5_000;
+pub const WITHHELD_ORGS_MAX: usize = 5_000;
 /// How many orgs are read at the same time.
 const ASKED_AT_A_TIME: usize = 16;
 /// The most buckets that one check counts org by org.
@@ -32,7 +32,7 @@ const PAGE_FIELDS: usize = 500;
 
 /// The result of a check of all orgs.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct Check {
     /// Buckets and hours that do not balance, with the size of the imbalance in items.
     pub imbalances: BTreeMap<(Bucket, i64), i64>,
     /// Buckets that were counted org by org.
@@ -40,7 +40,7 @@ pub struct Look {
     /// The balance of their orgs, for the hours that do not balance.
     pub balance: Balance,
     /// The hours that were counted org by org.
-    pub hours: BTreeSet<i64>,
+    pub drilled_hours: BTreeSet<i64>,
     /// Whether all entries in flight were read.
     pub is_complete: bool,
     /// Number of entries in flight that could not be read, so that their items are not counted.
@@ -62,18 +62,18 @@ impl LedgerReader {
 
     /// The amounts of all items received in those hours. If there are more than [`ROWS_MAX`] orgs and hours, only some
     /// that do not balance.
-    pub async fn balance(&self, whose: Scope, window: &Hours) -> Result<Balance, LedgerError> {
-        let filter = match whose {
+    pub async fn balance(&self, scope: Scope, hours: &Hours) -> Result<Balance, LedgerError> {
+        let filter = match scope {
             Scope::Everyone => Filter::Everyone,
             Scope::Org(org) => Filter::Org(org),
         };
-        match self.count::<OrgId>(filter, window).await {
+        match self.count::<OrgId>(filter, hours).await {
             Ok(counted) => Ok(Balance::of(&counted)),
             Err(LedgerError::TooMany) => {
-                let look = self.look(window, &BTreeSet::new(), 0).await?;
-                let mut rows = look.balance.rows;
+                let check = self.check(hours, &BTreeSet::new(), 0).await?;
+                let mut rows = check.balance.rows;
                 rows.retain(|row| !row.is_balanced());
-                let (is_complete, unreadable) = (look.is_complete, look.unreadable);
+                let (is_complete, unreadable) = (check.is_complete, check.unreadable);
                 Ok(Balance { rows, is_whole: false, is_complete, unreadable })
             }
             Err(other) => Err(other),
@@ -82,13 +82,13 @@ impl LedgerReader {
 
     /// Balances the buckets of all orgs, and then the orgs of buckets that do not balance or are in `known`, at most
     /// `DRILLED_MAX` buckets. The number of the check (`turn`) rotates through them.
-    pub async fn look(
+    pub async fn check(
         &self,
-        window: &Hours,
+        hours: &Hours,
         known: &BTreeSet<(Bucket, i64)>,
         turn: usize,
-    ) -> Result<Look, LedgerError> {
-        let counted = self.count::<Bucket>(Filter::Everyone, window).await?;
+    ) -> Result<Check, LedgerError> {
+        let counted = self.count::<Bucket>(Filter::Everyone, hours).await?;
         let off = counted.amounts().filter(|(_, amounts)| amounts.imbalance != 0);
         let imbalances: BTreeMap<_, _> = off.map(|(of, amounts)| (of, amounts.imbalance)).collect();
         let mut all: Vec<Bucket> = imbalances.keys().chain(known).map(|(bucket, _)| *bucket).collect();
@@ -99,46 +99,47 @@ impl LedgerReader {
         all.rotate_left(begin);
         let drilled: BTreeSet<Bucket> = all.into_iter().take(DRILLED_MAX).collect();
         let suspects = imbalances.keys().chain(known).filter(|(bucket, _)| drilled.contains(bucket));
-        let hours: BTreeSet<i64> = suspects.map(|(_, hour)| *hour).filter(|hour| window.holds(*hour)).collect();
-        let mut look = Look {
+        let drilled_hours: BTreeSet<i64> =
+            suspects.map(|(_, hour)| *hour).filter(|hour| hours.contains(*hour)).collect();
+        let mut check = Check {
             imbalances,
             drilled,
-            hours,
+            drilled_hours,
             balance: Balance::default(),
             is_complete: counted.is_complete,
             unreadable: counted.unreadable,
         };
-        while !look.hours.is_empty() {
-            let filter = Filter::Buckets(&look.drilled);
-            match self.count::<OrgId>(filter, &Hours::of(look.hours.clone())).await {
+        while !check.drilled_hours.is_empty() {
+            let filter = Filter::Buckets(&check.drilled);
+            match self.count::<OrgId>(filter, &Hours::of(check.drilled_hours.clone())).await {
                 Ok(counted) => {
-                    look.is_complete &= counted.is_complete;
-                    look.balance = Balance::of(&counted);
+                    check.is_complete &= counted.is_complete;
+                    check.balance = Balance::of(&counted);
                     break;
                 }
                 // Try fewer buckets, as long as there are several.
-                Err(LedgerError::TooMany) if look.drilled.len() > 1 => {
-                    let half = look.drilled.len() / 2;
-                    look.drilled = look.drilled.into_iter().take(half).collect();
+                Err(LedgerError::TooMany) if check.drilled.len() > 1 => {
+                    let half = check.drilled.len() / 2;
+                    check.drilled = check.drilled.into_iter().take(half).collect();
                 }
                 Err(other) => return Err(other),
             }
         }
-        Ok(look)
+        Ok(check)
     }
 
-    async fn count<G: Group>(&self, filter: Filter<'_>, window: &Hours) -> Result<Counted<G>, LedgerError> {
+    async fn count<G: Group>(&self, filter: Filter<'_>, hours: &Hours) -> Result<Counted<G>, LedgerError> {
         let mut counted = Counted::nothing();
-        counted.answered = self.tallied(Tally::Answered, filter, window).await?;
-        counted.before = self.by_shard(filter, window, RedisKey::shard_accepted).await?;
-        let mut transit = Transit::new(&self.redis, filter, window);
+        counted.answered = self.tallied(Tally::Answered, filter, hours).await?;
+        counted.before = self.by_shard(filter, hours, RedisKey::shard_accepted).await?;
+        let mut transit = Transit::new(&self.redis, filter, hours);
         counted.in_flight = transit.in_flight().await?;
         counted.letters = transit.letters().await?;
         (counted.is_complete, counted.unreadable) = (transit.is_complete, transit.unreadable);
-        counted.dropped_letters = self.by_shard(filter, window, RedisKey::shard_dlq_dropped).await?;
-        counted.stored = self.tallied(Tally::Stored, filter, window).await?;
-        self.set_aside(filter, window, &mut counted).await?;
-        counted.after = self.by_shard(filter, window, RedisKey::shard_accepted).await?;
+        counted.dropped_letters = self.by_shard(filter, hours, RedisKey::shard_dlq_dropped).await?;
+        counted.stored = self.tallied(Tally::Stored, filter, hours).await?;
+        self.count_withheld(filter, hours, &mut counted).await?;
+        counted.after = self.by_shard(filter, hours, RedisKey::shard_accepted).await?;
         Ok(counted)
     }
 
@@ -147,24 +148,24 @@ impl LedgerReader {
     async fn by_shard<G: Group>(
         &self,
         filter: Filter<'_>,
-        window: &Hours,
+        hours: &Hours,
         key: fn(Shard, i64) -> RedisKey,
     ) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         for shard in Shard::all() {
             if let Filter::Org(org) = filter {
                 let mut pipe = redis::pipe();
-                window.hours().for_each(|hour| {
+                hours.iter().for_each(|hour| {
                     pipe.cmd("HGET").arg(key(shard, hour)).arg(org.to_string());
                 });
                 let found: Vec<Option<i64>> = pipe.query_async(&mut self.redis.clone()).await?;
-                for (hour, items) in window.hours().zip(found) {
+                for (hour, items) in hours.iter().zip(found) {
                     add(&mut counts, G::from(org), hour, items.unwrap_or_default());
                 }
                 continue;
             }
-            for ((org, hour), items) in self.pages(shard, window, key).await? {
-                if filter.holds(org) {
+            for ((org, hour), items) in self.pages(shard, hours, key).await? {
+                if filter.contains(org) {
                     add(&mut counts, G::from(org), hour, items);
                 }
             }
@@ -178,11 +179,11 @@ impl LedgerReader {
     async fn pages(
         &self,
         shard: Shard,
-        window: &Hours,
+        hours: &Hours,
         key: fn(Shard, i64) -> RedisKey,
     ) -> Result<BTreeMap<(OrgId, i64), i64>, LedgerError> {
         let mut found = BTreeMap::new();
-        let mut open: Vec<(i64, String)> = window.hours().map(|hour| (hour, "0".to_owned())).collect();
+        let mut open: Vec<(i64, String)> = hours.iter().map(|hour| (hour, "0".to_owned())).collect();
         while !open.is_empty() {
             let mut pipe = redis::pipe();
             for (hour, cursor) in &open {
@@ -202,31 +203,31 @@ impl LedgerReader {
 
     /// Parked and dropped items. Which orgs have any is noted by shard and hour; orgs with missing items are read as
     /// well, because a worker of an older release may have noted nothing.
-    async fn set_aside<G: Group>(
+    async fn count_withheld<G: Group>(
         &self,
         filter: Filter<'_>,
-        window: &Hours,
+        hours: &Hours,
         counted: &mut Counted<G>,
     ) -> Result<(), LedgerError> {
         let mut orgs = BTreeSet::new();
         if let Filter::Org(org) = filter {
             orgs.insert(org);
         } else {
-            self.noted(filter, window, &mut orgs).await?;
+            self.orgs_with_withheld(filter, hours, &mut orgs).await?;
             let short = counted.amounts().filter(|(_, amounts)| amounts.imbalance > 0);
             orgs.extend(short.filter_map(|((group, _), _)| group.org()));
         }
-        if orgs.len() > ASIDE_ORGS_MAX {
+        if orgs.len() > WITHHELD_ORGS_MAX {
             counted.is_complete = false;
         }
-        let looked = stream::iter(orgs.into_iter().take(ASIDE_ORGS_MAX)).map(|org| async move {
-            let (mut transit, mut parked) = (Transit::new(&self.redis, filter, window), Counts::<G>::new());
+        let counts = stream::iter(orgs.into_iter().take(WITHHELD_ORGS_MAX)).map(|org| async move {
+            let (mut transit, mut parked) = (Transit::new(&self.redis, filter, hours), Counts::<G>::new());
             transit.parked(org, &mut parked).await?;
-            let dropped = self.dropped(org, window).await?;
+            let dropped = self.dropped(org, hours).await?;
             Ok::<_, LedgerError>((org, transit.is_complete, transit.unreadable, parked, dropped))
         });
-        let mut looked = looked.buffer_unordered(ASKED_AT_A_TIME);
-        while let Some((org, is_complete, unreadable, parked, dropped)) = looked.try_next().await? {
+        let mut counts = counts.buffer_unordered(ASKED_AT_A_TIME);
+        while let Some((org, is_complete, unreadable, parked, dropped)) = counts.try_next().await? {
             counted.is_complete &= is_complete;
             counted.unreadable += unreadable;
             for ((group, hour), items) in parked {
@@ -239,11 +240,16 @@ impl LedgerReader {
         Ok(())
     }
 
-    /// The orgs noted as having parked or dropped items; it stops soon after [`ASIDE_ORGS_MAX`].
-    async fn noted(&self, filter: Filter<'_>, window: &Hours, orgs: &mut BTreeSet<OrgId>) -> Result<(), LedgerError> {
+    /// The orgs noted as having parked or dropped items; it stops soon after [`WITHHELD_ORGS_MAX`].
+    async fn orgs_with_withheld(
+        &self,
+        filter: Filter<'_>,
+        hours: &Hours,
+        orgs: &mut BTreeSet<OrgId>,
+    ) -> Result<(), LedgerError> {
         for shard in Shard::all() {
-            let mut open: Vec<(i64, String)> = window.hours().map(|hour| (hour, "0".to_owned())).collect();
-            while !open.is_empty() && orgs.len() <= ASIDE_ORGS_MAX {
+            let mut open: Vec<(i64, String)> = hours.iter().map(|hour| (hour, "0".to_owned())).collect();
+            while !open.is_empty() && orgs.len() <= WITHHELD_ORGS_MAX {
                 let mut pipe = redis::pipe();
                 for (hour, cursor) in &open {
                     pipe.cmd("SSCAN")
@@ -254,7 +260,7 @@ impl LedgerReader {
                 }
                 let pages: Vec<(String, Vec<String>)> = pipe.query_async(&mut self.redis.clone()).await?;
                 for ((_, cursor), (next, members)) in open.iter_mut().zip(pages) {
-                    orgs.extend(members.iter().filter_map(|org| org.parse().ok()).filter(|org| filter.holds(*org)));
+                    orgs.extend(members.iter().filter_map(|org| org.parse().ok()).filter(|org| filter.contains(*org)));
                     *cursor = next;
                 }
                 open.retain(|(_, cursor)| cursor != "0");
@@ -265,8 +271,8 @@ impl LedgerReader {
 
     /// Items that a worker dropped because the org is over its quota, or did not bill because they are repeated: it
     /// writes that into the org's outcomes before it deletes the entry.
-    async fn dropped(&self, org: OrgId, window: &Hours) -> Result<Vec<(i64, u64)>, LedgerError> {
-        let mut open: Vec<(i64, String)> = window.hours().map(|hour| (hour, "0".to_owned())).collect();
+    async fn dropped(&self, org: OrgId, hours: &Hours) -> Result<Vec<(i64, u64)>, LedgerError> {
+        let mut open: Vec<(i64, String)> = hours.iter().map(|hour| (hour, "0".to_owned())).collect();
         let mut found = BTreeMap::<(i64, String), u64>::new();
         while !open.is_empty() {
             let mut pipe = redis::pipe();
@@ -292,13 +298,13 @@ impl LedgerReader {
         &self,
         tally: Tally,
         filter: Filter<'_>,
-        window: &Hours,
+        hours: &Hours,
     ) -> Result<Counts<G>, LedgerError> {
         let mut counts = Counts::new();
         let numbers: Vec<u16>;
         let of = match filter {
             Filter::Everyone if G::IS_BUCKET => {
-                let rows = self.records.tally_buckets(tally, window.as_slice()).await?;
+                let rows = self.records.tally_buckets(tally, hours.as_slice()).await?;
                 let rows =
                     rows.into_iter().filter_map(|(bucket, hour, items)| Some((G::of_bucket(bucket)?, hour, items)));
                 counts.extend(rows.map(|(group, hour, items)| ((group, hour), items)));
@@ -312,7 +318,7 @@ impl LedgerReader {
             }
         };
         let limit = u32::try_from(ROWS_MAX).unwrap_or(u32::MAX).saturating_add(1);
-        for row in self.records.tally_orgs(tally, of, window.as_slice(), limit).await? {
+        for row in self.records.tally_orgs(tally, of, hours.as_slice(), limit).await? {
             *counts.entry((G::from(row.org_id), row.hour)).or_default() += row.items;
         }
         bounded(&counts)?;

@@ -38,7 +38,7 @@ fn script(text: &str) -> Script {
 pub(super) struct Transit<'a> {
     redis: &'a Redis,
     filter: Filter<'a>,
-    window: &'a Hours,
+    hours: &'a Hours,
     /// Whether everything was read.
     pub(super) is_complete: bool,
     /// The number of entries that could not be decoded.
@@ -46,8 +46,8 @@ pub(super) struct Transit<'a> {
 }
 
 impl<'a> Transit<'a> {
-    pub(super) const fn new(redis: &'a Redis, filter: Filter<'a>, window: &'a Hours) -> Self {
-        Self { redis, filter, window, is_complete: true, unreadable: 0 }
+    pub(super) const fn new(redis: &'a Redis, filter: Filter<'a>, hours: &'a Hours) -> Self {
+        Self { redis, filter, hours, is_complete: true, unreadable: 0 }
     }
 
     /// The items in all streams.
@@ -157,7 +157,7 @@ impl<'a> Transit<'a> {
     }
 
     fn add<G: Group>(&self, org: OrgId, hour: i64, items: u64, counts: &mut Counts<G>) {
-        if items > 0 && self.filter.holds(org) && self.window.holds(hour) {
+        if items > 0 && self.filter.contains(org) && self.hours.contains(hour) {
             *counts.entry((G::from(org), hour)).or_default() += items;
         }
     }

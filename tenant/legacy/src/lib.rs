@@ -16,22 +16,22 @@ use serde::Serialize;
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
-mod letters;
+mod dead_letters;
 mod projects;
 mod switch;
 
-pub use letters::Letters;
+pub use dead_letters::DeadLetters;
 pub use projects::{Place, Projects};
-pub use switch::{HEARD_AFTER, Switch, SwitchError};
+pub use switch::{SWITCH_SEEN_AFTER, Switch, SwitchError};
 
-static LOOK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("look.lua")));
+static BACKLOG: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("backlog.lua")));
 
 /// A reader of an older release counts as gone when it has sent no read for this long.
 pub const READER_SILENT: Duration = Duration::from_secs(10);
 
-/// What is left of the legacy stream.
+/// The entries of the legacy stream that were not moved yet, and who reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Left {
+pub struct Backlog {
     /// Number of entries in the stream.
     pub entries: u64,
     /// The oldest entry; `None` if the stream is empty.
@@ -56,14 +56,14 @@ pub struct Group {
     pub silent_ms: Option<u64>,
 }
 
-impl Left {
+impl Backlog {
     /// Whether nothing is left: no entry, none pending at a reader, none being moved.
-    pub fn is_nothing(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.entries == 0 && self.moving == 0 && self.groups.iter().all(|group| group.pending == 0)
     }
 
     /// The group of an older release's reader that is still active, if there is one.
-    pub fn other_reader(&self) -> Option<&Group> {
+    pub fn old_reader(&self) -> Option<&Group> {
         let is_at_work = |ms: u64| u128::from(ms) < READER_SILENT.as_millis();
         self.groups.iter().find(|group| group.silent_ms.is_some_and(is_at_work))
     }
@@ -72,14 +72,14 @@ impl Left {
 /// A group in the script's reply.
 type RawGroup = (String, u64, i64);
 
-/// Reads what is left of the legacy stream.
-pub async fn look(redis: &Redis) -> Result<Left, RedisError> {
-    let mut call = LOOK.key(RedisKey::legacy_stream());
+/// Reads how much is left of the legacy stream.
+pub async fn read_backlog(redis: &Redis) -> Result<Backlog, RedisError> {
+    let mut call = BACKLOG.key(RedisKey::legacy_stream());
     call.key(RedisKey::legacy_moving());
     let reply = call.invoke_async(&mut redis.clone()).await?;
     let (entries, first, added, moving, groups): (u64, String, u64, u64, Vec<RawGroup>) = reply;
     let group = |(name, pending, silent): RawGroup| Group { name, pending, silent_ms: silent.try_into().ok() };
-    Ok(Left { entries, first: first.parse().ok(), added, moving, groups: groups.into_iter().map(group).collect() })
+    Ok(Backlog { entries, first: first.parse().ok(), added, moving, groups: groups.into_iter().map(group).collect() })
 }
 
 #[cfg(test)]
@@ -89,16 +89,16 @@ mod tests {
     #[test]
     fn the_legacy_stream_counts_as_empty_only_when_no_group_holds_entries() {
         let group = |pending, silent_ms| Group { name: "ingest".to_owned(), pending, silent_ms };
-        let nothing = Left { added: 7, groups: vec![group(0, None)], ..Left::default() };
-        assert!(nothing.is_nothing() && nothing.other_reader().is_none());
-        for left in [
-            Left { entries: 1, ..nothing.clone() },
-            Left { moving: 1, ..nothing.clone() },
-            Left { groups: vec![group(0, None), group(1, None)], ..nothing.clone() },
+        let nothing = Backlog { added: 7, groups: vec![group(0, None)], ..Backlog::default() };
+        assert!(nothing.is_empty() && nothing.old_reader().is_none());
+        for backlog in [
+            Backlog { entries: 1, ..nothing.clone() },
+            Backlog { moving: 1, ..nothing.clone() },
+            Backlog { groups: vec![group(0, None), group(1, None)], ..nothing.clone() },
         ] {
-            assert!(!left.is_nothing(), "{left:?}");
+            assert!(!backlog.is_empty(), "{backlog:?}");
         }
-        let read = |silent_ms| Left { groups: vec![group(0, Some(silent_ms))], ..Left::default() };
-        assert!(read(9_999).other_reader().is_some() && read(10_000).other_reader().is_none());
+        let read = |silent_ms| Backlog { groups: vec![group(0, Some(silent_ms))], ..Backlog::default() };
+        assert!(read(9_999).old_reader().is_some() && read(10_000).old_reader().is_none());
     }
 }

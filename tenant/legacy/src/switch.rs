@@ -6,28 +6,28 @@
 use std::time::Duration;
 
 use redis::RedisError;
-use registry::flags::{Flag, Flags, LOOK_EVERY};
+use registry::flags::{Flag, Flags, POLL_EVERY};
 use serde_json::json;
 use stores::redis::Redis;
 use thiserror::Error;
 
-use super::{Left, look};
+use super::{Backlog, read_backlog};
 
 /// The time after which every worker has seen that the stream was closed.
-pub const HEARD_AFTER: Duration = LOOK_EVERY.saturating_mul(2);
+pub const SWITCH_SEEN_AFTER: Duration = POLL_EVERY.saturating_mul(2);
 
 /// Why the stream was not closed or opened.
 #[derive(Debug, Error)]
 pub enum SwitchError {
     /// The stream still has entries, or entries on their way.
-    #[error("the legacy stream is not empty: {}", told(.0))]
-    NotEmpty(Left),
+    #[error("the legacy stream is not empty: {}", describe(.0))]
+    NotEmpty(Backlog),
     /// A reader of an older release still reads the stream.
     #[error("a worker of an older release still reads the legacy stream, in the group {0:?}")]
     OtherReader(String),
     /// An entry was written while the stream was being closed. It is open again.
-    #[error("while it was being closed somebody wrote to the legacy stream: {}; it is open again", told(.0))]
-    Straggler(Left),
+    #[error("while it was being closed somebody wrote to the legacy stream: {}; it is open again", describe(.0))]
+    Straggler(Backlog),
     /// Redis, which has the stream, did not answer or refused.
     #[error("redis: {0}")]
     Redis(#[from] RedisError),
@@ -36,9 +36,9 @@ pub enum SwitchError {
     Postgres(#[from] sqlx::Error),
 }
 
-fn told(left: &Left) -> String {
-    let pending: u64 = left.groups.iter().map(|group| group.pending).sum();
-    format!("{} waiting, {} on the way, {pending} with readers of older releases", left.entries, left.moving)
+fn describe(backlog: &Backlog) -> String {
+    let pending: u64 = backlog.groups.iter().map(|group| group.pending).sum();
+    format!("{} waiting, {} on the way, {pending} with readers of older releases", backlog.entries, backlog.moving)
 }
 
 /// Closes and opens the legacy stream.
@@ -59,19 +59,19 @@ impl Switch {
         if self.is_closed().await? {
             return Ok(false);
         }
-        let left = look(&self.redis).await?;
-        if let Some(group) = left.other_reader() {
+        let backlog = read_backlog(&self.redis).await?;
+        if let Some(group) = backlog.old_reader() {
             return Err(SwitchError::OtherReader(group.name.clone()));
         }
-        if !left.is_nothing() {
-            return Err(SwitchError::NotEmpty(left));
+        if !backlog.is_empty() {
+            return Err(SwitchError::NotEmpty(backlog));
         }
         self.flip(false, actor, "it is empty").await?;
-        tokio::time::sleep(HEARD_AFTER).await;
-        let left = look(&self.redis).await?;
-        if !left.is_nothing() {
+        tokio::time::sleep(SWITCH_SEEN_AFTER).await;
+        let backlog = read_backlog(&self.redis).await?;
+        if !backlog.is_empty() {
             self.flip(true, actor, "somebody wrote to it while it was being closed").await?;
-            return Err(SwitchError::Straggler(left));
+            return Err(SwitchError::Straggler(backlog));
         }
         Ok(true)
     }
@@ -88,7 +88,7 @@ impl Switch {
     /// Whether an operator has closed it. The workers' setting applies only until the switch is flipped for the first
     /// time.
     async fn is_closed(&self) -> Result<bool, sqlx::Error> {
-        Ok(self.flags.standing(Flag::DualReadLegacy).await?.is_some_and(|standing| !standing.enabled))
+        Ok(self.flags.state(Flag::DualReadLegacy).await?.is_some_and(|state| !state.enabled))
     }
 
     async fn flip(&self, open: bool, actor: &str, why: &str) -> Result<(), sqlx::Error> {

@@ -11,16 +11,16 @@
 //! | `parked` | parking envelopes, and releasing them |
 //! | [`reconcile`] | monthly usage, summed up from what is billed |
 //! | [`eval`] | how many evaluations of an org run at the same time |
-//! | `aside` | counts of parked, dropped and repeated items, for the ledger and the audit trail |
+//! | `withheld` | counts of parked, dropped and repeated items, for the ledger and the audit trail |
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
-mod aside;
 pub mod eval;
 mod flag;
 mod parked;
 pub mod reconcile;
+mod withheld;
 
-pub use aside::{Withheld, WithheldNotes, forget_notes, note, note_repeated, notes};
 pub use flag::{Flag, read};
 pub use parked::{ENVELOPES_MAX, ParkedAmount, ParkedEnvelopes, ParkedId};
+pub use withheld::{Withheld, WithheldNotes, forget_notes, note, note_repeated, notes};

@@ -77,7 +77,7 @@ impl ParkedEnvelopes {
     }
 
     /// How much of an org is parked.
-    pub async fn held(&self, org: OrgId) -> Result<ParkedAmount, RedisError> {
+    pub async fn amount(&self, org: OrgId) -> Result<ParkedAmount, RedisError> {
         let mut pipe = redis::pipe();
         pipe.cmd("HLEN").arg(RedisKey::quota_parked(org)).cmd("GET").arg(RedisKey::quota_parked_bytes(org));
         let (envelopes, bytes): (u64, Option<u64>) = pipe.query_async(&mut self.redis.clone()).await?;

@@ -89,7 +89,7 @@ struct Notes {
     /// Limits that refused a request.
     refused: Vec<(Meter, u64)>,
     /// Recent notes of parked and dropped items, of any period.
-    set_aside: crate::WithheldNotes,
+    withheld: crate::WithheldNotes,
 }
 
 /// One org's part of a [`Report`].
@@ -257,10 +257,10 @@ impl QuotaReconciler {
         watermark: UnixNanos,
         billed: Vec<(Meter, u64)>,
     ) -> Result<Done, ReconcileError> {
-        let Notes { has_counters, refused, set_aside } = self.notes(org_id, period).await?;
-        if !set_aside.is_empty() {
-            self.registry.record_events(Some(org_id), &crate::notes(org_id, &set_aside, ACTOR)).await?;
-            crate::forget_notes(&self.redis, org_id, &set_aside, unix_hour()).await?;
+        let Notes { has_counters, refused, withheld } = self.notes(org_id, period).await?;
+        if !withheld.is_empty() {
+            self.registry.record_events(Some(org_id), &crate::notes(org_id, &withheld, ACTOR)).await?;
+            crate::forget_notes(&self.redis, org_id, &withheld, unix_hour()).await?;
         }
         if billed.is_empty() && !has_counters {
             return Ok(Done { is_idle: true, ..Done::default() });
@@ -305,11 +305,11 @@ impl QuotaReconciler {
             refused.arg(format!("refused:{}", meter.as_str()));
         }
         pipe.cmd("HGETALL").arg(RedisKey::quota_aside(org_id));
-        let (keys, limits, set_aside): (u64, Vec<Option<u64>>, crate::WithheldNotes) =
+        let (keys, limits, withheld): (u64, Vec<Option<u64>>, crate::WithheldNotes) =
             pipe.query_async(&mut self.redis.clone()).await?;
         let refused = Meter::INGEST.iter().zip(limits);
         let refused = refused.filter_map(|(meter, limit)| Some((meter.as_str().parse().ok()?, limit?))).collect();
-        Ok(Notes { has_counters: keys > 0, refused, set_aside })
+        Ok(Notes { has_counters: keys > 0, refused, withheld })
     }
 }
 

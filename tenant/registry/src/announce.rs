@@ -8,11 +8,11 @@ use sqlx::{PgConnection, Row};
 
 /// Which keys the services must look up again after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reach {
+pub(super) enum AffectedKeys {
     /// No key: a key's record has nothing of what was changed.
-    Nobody,
+    None,
     /// One key, by its public id.
-    Key(String),
+    One(String),
     /// Every key of the org.
     Org,
 }
@@ -39,12 +39,12 @@ impl Announcer {
         &self,
         connection: &mut PgConnection,
         org_id: OrgId,
-        reach: Reach,
+        affected_keys: AffectedKeys,
     ) -> Result<Vec<String>, sqlx::Error> {
-        match reach {
-            Reach::Nobody => Ok(Vec::new()),
-            Reach::Key(public_id) => Ok(vec![public_id]),
-            Reach::Org => {
+        match affected_keys {
+            AffectedKeys::None => Ok(Vec::new()),
+            AffectedKeys::One(public_id) => Ok(vec![public_id]),
+            AffectedKeys::Org => {
                 let rows = sqlx::query(
                     "SELECT public_id FROM api_keys WHERE tenant_id = $1 AND revoked_at IS NULL
                       ORDER BY created_at DESC LIMIT $2",

@@ -91,19 +91,19 @@ words! {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewEvent {
     /// Unique; a repetition of the event has the same id.
-    pub event_id: Uuid,
+    pub(crate) event_id: Uuid,
     /// The org that the event concerns; `None` if it concerns none, such as an operator's login.
-    pub org_id: Option<OrgId>,
+    pub(crate) org_id: Option<OrgId>,
     /// The type of the event.
-    pub event_type: EventType,
+    pub(crate) event_type: EventType,
     /// The person or program that caused the event.
-    pub actor: String,
+    pub(crate) actor: String,
     /// The object of the event, such as an id or a name.
-    pub target: Option<String>,
+    pub(crate) target: Option<String>,
     /// A JSON object of at most [`DETAIL_BYTES_MAX`] bytes.
-    pub detail: Value,
+    pub(crate) detail: Value,
     /// When the event happened.
-    pub at: OffsetDateTime,
+    pub(crate) at: OffsetDateTime,
 }
 
 impl NewEvent {
@@ -123,13 +123,13 @@ impl NewEvent {
 
     /// Sets the object of the event: an id or a name.
     #[must_use]
-    pub fn target(self, target: &str) -> Self {
+    pub fn with_target(self, target: &str) -> Self {
         Self { target: Some(cut(target)), ..self }
     }
 
     /// Sets further details: a JSON object without secrets.
     #[must_use]
-    pub fn detail(self, detail: Value) -> Self {
+    pub fn with_detail(self, detail: Value) -> Self {
         let bytes = detail.to_string().len();
         let detail = match detail {
             Value::Object(_) if bytes <= DETAIL_BYTES_MAX => detail,
@@ -141,13 +141,28 @@ impl NewEvent {
 
     /// Sets the id of the event. An event recorded twice under one id is written once.
     #[must_use]
-    pub fn named(self, event_id: Uuid) -> Self {
+    pub fn with_id(self, event_id: Uuid) -> Self {
         Self { event_id, ..self }
     }
 
     /// The id of the event; every copy has the same.
     pub const fn event_id(&self) -> Uuid {
         self.event_id
+    }
+
+    /// The org that the event concerns, if any.
+    pub const fn org_id(&self) -> Option<OrgId> {
+        self.org_id
+    }
+
+    /// The type of the event.
+    pub const fn event_type(&self) -> EventType {
+        self.event_type
+    }
+
+    /// The details: a JSON object.
+    pub const fn detail(&self) -> &Value {
+        &self.detail
     }
 }
 
@@ -162,11 +177,11 @@ mod tests {
 
     #[test]
     fn any_input_becomes_an_event_within_its_limits() {
-        let event = NewEvent::new(None, EventType::Login, " ").target(&"x".repeat(1000)).detail(json!([1]));
+        let event = NewEvent::new(None, EventType::Login, " ").with_target(&"x".repeat(1000)).with_detail(json!([1]));
         assert_eq!((event.actor.as_str(), event.target.as_ref().unwrap().len()), ("unknown", ACTOR_CHARS_MAX));
         assert_eq!(event.detail, json!({ "value": [1] }));
         let large = json!({ "a": "x".repeat(DETAIL_BYTES_MAX) });
-        let event = NewEvent::new(None, EventType::Login, "a\0b").detail(large);
+        let event = NewEvent::new(None, EventType::Login, "a\0b").with_detail(large);
         assert_eq!(event.actor, "ab");
         assert_eq!(event.detail, json!({ "left_out_bytes": DETAIL_BYTES_MAX + 8 }));
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::event::EventType;
 
 /// How often a process reads a flag, and so how late it may notice a change.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub const POLL_EVERY: Duration = Duration::from_secs(1);
 
 words! {
     /// Switches for the whole deployment, kept in Postgres.
@@ -51,19 +51,19 @@ impl Flags {
     }
 
     /// The value of a flag; `None` if it was never set.
-    pub async fn standing(&self, flag: Flag) -> Result<Option<FlagState>, sqlx::Error> {
+    pub async fn state(&self, flag: Flag) -> Result<Option<FlagState>, sqlx::Error> {
         let row = sqlx::query("SELECT enabled, updated_by, updated_at FROM runtime_flag WHERE name = $1")
             .bind(flag.as_str())
             .fetch_optional(&self.pool)
             .await?;
-        let standing = |row: sqlx::postgres::PgRow| {
+        let read = |row: sqlx::postgres::PgRow| {
             Ok(FlagState {
                 enabled: row.try_get("enabled")?,
                 by: row.try_get("updated_by")?,
                 since: row.try_get("updated_at")?,
             })
         };
-        row.map(standing).transpose()
+        row.map(read).transpose()
     }
 
     /// Sets a flag and writes the audit event in one statement, so both happen or neither does. `why` is a JSON object
@@ -96,31 +96,31 @@ impl Flags {
 
     /// Follows a flag until `stop`. The first value is `at_start`, and while Postgres is away the last value stays.
     pub fn follow(self, flag: Flag, at_start: bool, mut stop: watch::Receiver<bool>) -> watch::Receiver<bool> {
-        let (told, following) = watch::channel(at_start);
+        let (sender, receiver) = watch::channel(at_start);
         tokio::spawn(async move {
             let mut was_away = false;
             loop {
-                match self.standing(flag).await {
-                    Ok(standing) => {
+                match self.state(flag).await {
+                    Ok(state) => {
                         was_away = false;
-                        let now = standing.map_or(at_start, |standing| standing.enabled);
-                        if told.send_if_modified(|before| std::mem::replace(before, now) != now) {
+                        let now = state.map_or(at_start, |state| state.enabled);
+                        if sender.send_if_modified(|before| std::mem::replace(before, now) != now) {
                             tracing::info!(flag = flag.as_str(), enabled = now, "a switch was flipped");
                         }
                     }
                     Err(error) if !was_away => {
                         was_away = true;
-                        tracing::warn!(flag = flag.as_str(), %error, "could not look at a switch; it stays what it was");
+                        tracing::warn!(flag = flag.as_str(), %error, "could not read a switch; it stays what it was");
                     }
                     Err(_) => {}
                 }
                 tokio::select! {
-                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = tokio::time::sleep(POLL_EVERY) => {}
                     _ = stop.wait_for(|stop| *stop) => return,
-                    () = told.closed() => return,
+                    () = sender.closed() => return,
                 }
             }
         });
-        following
+        receiver
     }
 }

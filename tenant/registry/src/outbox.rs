@@ -4,7 +4,7 @@ use model::ids::OrgId;
 use serde_json::Value;
 use sqlx::PgConnection;
 
-use super::announce::Reach;
+use super::announce::AffectedKeys;
 use super::event::EventType;
 
 mod publication;
@@ -24,18 +24,18 @@ impl Event {
     }
 
     /// Which keys the services must look up again after this event.
-    pub(super) fn reach(&self) -> Reach {
+    pub(super) fn affected_keys(&self) -> AffectedKeys {
         use EventType::*;
         // Every event type is listed, so that a new one is not forgotten: an unannounced change takes effect only when
         // caches expire.
         match self.event_type {
-            ApiKeyRevoke | ApiKeyRotate => Reach::Key(self.target.clone()),
+            ApiKeyRevoke | ApiKeyRotate => AffectedKeys::One(self.target.clone()),
             OrgPlan | OrgLimits | OrgFreeze | OrgThaw | OrgArchive | WorkspaceArchive | ProjectArchive
-            | ShardAssign | ShardUnassign | ShardSettle => Reach::Org,
+            | ShardAssign | ShardUnassign | ShardSettle => AffectedKeys::Org,
             Login | ApiKeyCreate | RoleChange | ExportCreate | ExportDownload | ReadApiInputsOutputs | QuotaWarn
             | QuotaBlock | QuotaDrop | QuotaPark | QuotaRelease | FlagChange | DlqDeadLettered | LedgerImbalance
             | DlqShow | DlqReplay | DlqDrop | OrgCreate | OrgRetention | WorkspaceCreate | ProjectCreate
-            | ProductSet | IdpSet => Reach::Nobody,
+            | ProductSet | IdpSet => AffectedKeys::None,
         }
     }
 

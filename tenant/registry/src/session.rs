@@ -75,7 +75,7 @@ impl<'a> Change<'a> {
     /// commit, so no change lacks an audit event.
     pub(super) async fn commit(mut self, event: Event) -> Result<(), sqlx::Error> {
         let (org_id, registry) = (self.org_id(), self.registry);
-        let keys = registry.announcer.keys(self.connection(), org_id, event.reach()).await?;
+        let keys = registry.announcer.keys(self.connection(), org_id, event.affected_keys()).await?;
         let are_limits = event.changes_limits();
         event.write(self.connection(), org_id, &registry.actor).await?;
         self.session.transaction.commit().await?;

@@ -154,13 +154,13 @@ pub struct Setting<T> {
     name: &'static str,
     parse: Parse<T>,
     help: &'static str,
-    need: Need,
-    show: Show,
+    when_unset: WhenUnset,
+    visibility: Visibility,
 }
 
 /// What happens when a setting is unset.
 #[derive(Clone, Copy, Debug)]
-pub enum Need {
+pub enum WhenUnset {
     /// It is an error, which shows this example.
     Required(&'static str),
     /// This text is parsed as the value.
@@ -171,7 +171,7 @@ pub enum Need {
 
 /// How much of a value may be printed.
 #[derive(Clone, Copy, Debug)]
-enum Show {
+enum Visibility {
     All,
     UrlWithoutPassword,
     Nothing,
@@ -180,30 +180,30 @@ enum Show {
 impl<T> Setting<T> {
     /// Declares a setting that may be left unset; see [`Self::default`] and [`Self::required`].
     pub const fn new(name: &'static str, parse: Parse<T>, help: &'static str) -> Self {
-        Self { name, parse, help, need: Need::Optional, show: Show::All }
+        Self { name, parse, help, when_unset: WhenUnset::Optional, visibility: Visibility::All }
     }
 
     /// Sets the default. It is parsed like any value, so an invalid one is reported at start.
     pub const fn default(mut self, text: &'static str) -> Self {
-        self.need = Need::Default(text);
+        self.when_unset = WhenUnset::Default(text);
         self
     }
 
     /// Makes the setting required; `example` is shown when it is missing.
     pub const fn required(mut self, example: &'static str) -> Self {
-        self.need = Need::Required(example);
+        self.when_unset = WhenUnset::Required(example);
         self
     }
 
     /// Hides the value wherever settings are printed.
     pub const fn secret(mut self) -> Self {
-        self.show = Show::Nothing;
+        self.visibility = Visibility::Nothing;
         self
     }
 
     /// Marks the value as a URL that is printed without its password and query.
     pub const fn secret_url(mut self) -> Self {
-        self.show = Show::UrlWithoutPassword;
+        self.visibility = Visibility::UrlWithoutPassword;
         self
     }
 }
@@ -215,7 +215,7 @@ pub trait Declared: Sync {
     /// What the setting is for, in one or two sentences.
     fn help(&self) -> &'static str;
     /// What happens when it is unset.
-    fn need(&self) -> Need;
+    fn when_unset(&self) -> WhenUnset;
     /// Whether errors and listings must hide the value, in full or in part.
     fn is_secret(&self) -> bool;
     /// Parses `text`; the error is the reason, without the value.
@@ -233,12 +233,12 @@ impl<T> Declared for Setting<T> {
         self.help
     }
 
-    fn need(&self) -> Need {
-        self.need
+    fn when_unset(&self) -> WhenUnset {
+        self.when_unset
     }
 
     fn is_secret(&self) -> bool {
-        !matches!(self.show, Show::All)
+        !matches!(self.visibility, Visibility::All)
     }
 
     fn check(&self, text: &str) -> Result<(), String> {
@@ -246,12 +246,12 @@ impl<T> Declared for Setting<T> {
     }
 
     fn printable(&self, text: &str) -> String {
-        match self.show {
-            Show::All => text.to_owned(),
-            Show::UrlWithoutPassword => {
+        match self.visibility {
+            Visibility::All => text.to_owned(),
+            Visibility::UrlWithoutPassword => {
                 url::Url::parse(text).map_or_else(|_| REDACTED.to_owned(), |url| SecretUrl::new(url).to_string())
             }
-            Show::Nothing => REDACTED.to_owned(),
+            Visibility::Nothing => REDACTED.to_owned(),
         }
     }
 }
@@ -287,11 +287,11 @@ impl Values {
         }
         for setting in table {
             let given = texts.get(setting.name()).map(String::as_str);
-            let text = match (given, setting.need()) {
-                (Some(text), _) | (None, Need::Default(text)) => text,
-                (None, Need::Optional) => continue,
-                (None, Need::Required(_)) if errors.mentions(setting.name()) => continue,
-                (None, Need::Required(_)) => {
+            let text = match (given, setting.when_unset()) {
+                (Some(text), _) | (None, WhenUnset::Default(text)) => text,
+                (None, WhenUnset::Optional) => continue,
+                (None, WhenUnset::Required(_)) if errors.mentions(setting.name()) => continue,
+                (None, WhenUnset::Required(_)) => {
                     errors.push(*setting, None, "is not set");
                     continue;
                 }
@@ -319,10 +319,10 @@ impl Values {
 
     /// The text that a setting is parsed from: the given value, else its default.
     pub fn text<'a>(&'a self, setting: &dyn Declared) -> Option<&'a str> {
-        match (self.texts.get(setting.name()), setting.need()) {
+        match (self.texts.get(setting.name()), setting.when_unset()) {
             (Some(text), _) => Some(text),
-            (None, Need::Default(text)) => Some(text),
-            (None, Need::Required(_) | Need::Optional) => None,
+            (None, WhenUnset::Default(text)) => Some(text),
+            (None, WhenUnset::Required(_) | WhenUnset::Optional) => None,
         }
     }
 
@@ -381,10 +381,10 @@ impl Errors {
             Some(text) if !setting.is_secret() => format!("{reason} (got {text:?})"),
             _ => reason.to_owned(),
         };
-        let remedy = match setting.need() {
-            Need::Required(example) => format!("set it like {example}"),
-            Need::Default(default) => format!("unset it for the default, {default}"),
-            Need::Optional => "unset it to do without".to_owned(),
+        let remedy = match setting.when_unset() {
+            WhenUnset::Required(example) => format!("set it like {example}"),
+            WhenUnset::Default(default) => format!("unset it for the default, {default}"),
+            WhenUnset::Optional => "unset it to do without".to_owned(),
         };
         self.0.push(Problem { name: setting.name(), what, remedy });
     }

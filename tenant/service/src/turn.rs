@@ -13,11 +13,11 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 /// How often a process checks whether a job is due: this part of its interval,
-const LOOKS: u32 = 8;
+const CHECKS_PER_INTERVAL: u32 = 8;
 /// but no less often than this,
-const LOOK_MAX: Duration = Duration::from_secs(5);
+const CHECK_EVERY_MAX: Duration = Duration::from_secs(5);
 /// and no more often than this.
-const LOOK_MIN: Duration = Duration::from_millis(20);
+const CHECK_EVERY_MIN: Duration = Duration::from_millis(20);
 
 /// A job that one process runs at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,19 +88,19 @@ impl Turn {
         mut stop: watch::Receiver<bool>,
         work: impl Fn() -> F,
     ) {
-        let look = (every / LOOKS).clamp(LOOK_MIN, LOOK_MAX);
-        let looking = async {
+        let check_every = (every / CHECKS_PER_INTERVAL).clamp(CHECK_EVERY_MIN, CHECK_EVERY_MAX);
+        let checking = async {
             loop {
                 match self.once(job, every, &work).await {
                     Ok(None | Some(Ok(_))) => {}
                     Ok(Some(Err(error))) => failed(job, &error),
                     Err(error) => failed(job, &error),
                 }
-                tokio::time::sleep(look).await;
+                tokio::time::sleep(check_every).await;
             }
         };
         tokio::select! {
-            () = looking => {}
+            () = checking => {}
             _ = stop.wait_for(|stop| *stop) => {}
         }
     }

@@ -26,8 +26,8 @@ mod records;
 mod refusal;
 mod tally;
 
-pub use parts::Fullest;
-pub use records::{AuditRow, Billed, Gap, NAMES_MAX, QUERY_DEADLINE, Records};
+pub use parts::FullestPartition;
+pub use records::{AuditGap, AuditRow, Billed, NAMES_MAX, QUERY_DEADLINE, Records};
 pub use refusal::{InsertError, Refusal, known_codes};
 pub use tally::{OrgTally, Tally, TallyOf};
 

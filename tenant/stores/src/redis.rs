@@ -33,7 +33,7 @@ pub mod readiness;
 mod sentinel;
 
 pub use readiness::ConnectError;
-use sentinel::Followed;
+use sentinel::SentinelConnection;
 
 /// How long one attempt to connect may take.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -65,7 +65,7 @@ pub struct Redis(Connection);
 enum Connection {
     Node(ConnectionManager),
     Cluster(ClusterConnection),
-    Sentinel(Followed),
+    Sentinel(SentinelConnection),
 }
 
 impl std::fmt::Debug for Redis {
@@ -173,7 +173,7 @@ pub fn connect_waiting(url: &SecretUrl, block: Duration) -> Result<Redis, Connec
         return Ok(Redis(Connection::Cluster(connection)));
     }
     if url.expose().scheme() == SENTINEL_SCHEME {
-        return Ok(Redis(Connection::Sentinel(Followed::new(url, response_timeout)?)));
+        return Ok(Redis(Connection::Sentinel(SentinelConnection::new(url, response_timeout)?)));
     }
     let client = Client::open(url.expose().as_str()).map_err(ConnectError::Url)?;
     let config = ConnectionManagerConfig::new()

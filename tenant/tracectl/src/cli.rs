@@ -96,7 +96,7 @@ enum Noun {
     Cutover(cutover::Command),
     /// Whether any accepted item is lost or doubled, per org and hour.
     ///
-    /// Counts the items that were accepted, stored, set aside, dead-lettered and are in flight, independently of each
+    /// Counts the items that were accepted, stored, withheld, dead-lettered and are in flight, independently of each
     /// other. A difference is an imbalance: above zero items are missing, below zero there are more than were accepted.
     /// docs/operations/ledger.md says what to do.
     #[command(after_help = "Examples:\n  tracectl ledger\n  tracectl ledger acme --hours 48\n  \

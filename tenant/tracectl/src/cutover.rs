@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use legacy::{Left, READER_SILENT, Switch, SwitchError};
+use legacy::{Backlog, READER_SILENT, Switch, SwitchError};
 use model::shard::Shard;
 use redis::AsyncCommands;
 use registry::flags::{Flag, FlagState, Flags};
@@ -63,7 +63,7 @@ pub(crate) enum Command {
 struct CutoverState {
     /// `None` until the switch is flipped for the first time: then the workers' setting applies.
     switch: Option<FlagState>,
-    left: Left,
+    left: Backlog,
     /// Seconds since the oldest entry was appended.
     oldest_s: Option<u64>,
     /// Entries added per second.
@@ -81,7 +81,7 @@ impl Command {
         })?;
         match self {
             Self::Status { over, services } => {
-                CutoverState::look(&redis, &services.flags().await?, over).await?.answer()
+                CutoverState::read(&redis, &services.flags().await?, over).await?.answer()
             }
             Self::Verify { over, services } => verify(&redis, &services.flags().await?, over, format).await,
             Self::Close { confirm, services } => {
@@ -102,16 +102,16 @@ impl Command {
 }
 
 impl CutoverState {
-    async fn look(redis: &Redis, flags: &Flags, over: Duration) -> Result<Self, Failure> {
-        let (begun, before) = (Instant::now(), legacy::look(redis).await?);
+    async fn read(redis: &Redis, flags: &Flags, over: Duration) -> Result<Self, Failure> {
+        let (begun, before) = (Instant::now(), legacy::read_backlog(redis).await?);
         tokio::time::sleep(over).await;
-        let left = legacy::look(redis).await?;
+        let left = legacy::read_backlog(redis).await?;
         let came = left.added.saturating_sub(before.added);
         let went = before.entries.saturating_add(came).saturating_sub(left.entries);
         let per_s = |n: u64| n as f64 / begun.elapsed().as_secs_f64();
         let now_ms = u64::try_from(SystemClock::new().unix_ms()).unwrap_or_default();
         Ok(Self {
-            switch: flags.standing(Flag::DualReadLegacy).await.map_err(SwitchError::from)?,
+            switch: flags.state(Flag::DualReadLegacy).await.map_err(SwitchError::from)?,
             oldest_s: left.first.map(|first| now_ms.saturating_sub(first.ms()) / 1000),
             in_per_s: per_s(came),
             out_per_s: per_s(went),
@@ -124,8 +124,8 @@ impl CutoverState {
     fn answer(&self) -> Result<Answer, Failure> {
         let by = |s: &FlagState| format!("since {}, by {}", moment(s.since), s.by);
         let switch = match &self.switch {
-            Some(standing) if standing.enabled => format!("open {}", by(standing)),
-            Some(standing) => format!("closed {}", by(standing)),
+            Some(state) if state.enabled => format!("open {}", by(state)),
+            Some(state) => format!("closed {}", by(state)),
             None => "as the workers' setting says, which is open unless it was changed".to_owned(),
         };
         let group = |g: &legacy::Group| {
@@ -133,7 +133,7 @@ impl CutoverState {
             format!("{}: {} pending, {silent}", g.name, g.pending)
         };
         let groups: Vec<String> = self.left.groups.iter().map(group).collect();
-        let is_closed = self.switch.as_ref().is_some_and(|standing| !standing.enabled);
+        let is_closed = self.switch.as_ref().is_some_and(|state| !state.enabled);
         let fields = [
             ("switch", switch),
             ("waiting", self.left.entries.to_string()),
@@ -163,7 +163,7 @@ impl CutoverState {
             (format!("nothing waits in the stream ({})", self.left.entries), self.left.entries == 0),
             (format!("nothing is on its way into a shard ({})", self.left.moving), self.left.moving == 0),
             (format!("readers of older releases hold nothing ({pending})"), pending == 0),
-            (format!("no reader of an older release was there for {silent} s"), self.left.other_reader().is_none()),
+            (format!("no reader of an older release was there for {silent} s"), self.left.old_reader().is_none()),
             (
                 format!("nobody wrote to the stream while it was looked at ({:.1}/s)", self.in_per_s),
                 self.in_per_s == 0.0,
@@ -182,7 +182,7 @@ async fn drained_by(redis: &Redis, now_ms: u64) -> Result<Option<String>, Failur
 }
 
 async fn verify(redis: &Redis, flags: &Flags, over: Duration, format: Format) -> Result<Answer, Failure> {
-    let seen = CutoverState::look(redis, flags, over).await?;
+    let seen = CutoverState::read(redis, flags, over).await?;
     let checks = seen.checks();
     let failed = checks.iter().filter(|(_, holds)| !holds).count();
     let json = checks.iter().map(|(check, holds)| json!({ "check": check, "holds": holds })).collect::<Vec<_>>();

@@ -7,7 +7,7 @@ mod show;
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use choose::{Chosen, Filter, Picked};
+use choose::{Filter, Selection, Selector};
 use clap::Subcommand;
 use model::ids::OrgId;
 use queue::dlq::{DeadLetterId, DeadLetters, DlqError, Listed, PAGE_LETTERS, Replayed};
@@ -58,7 +58,7 @@ pub(crate) enum Command {
     )]
     Replay {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: Selector,
         #[command(flatten)]
         services: Services,
     },
@@ -67,7 +67,7 @@ pub(crate) enum Command {
         tracectl dlq drop --all --shard 7 --reason unreadable --yes")]
     Drop {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: Selector,
         #[command(flatten)]
         confirm: Confirm,
         #[command(flatten)]
@@ -90,23 +90,23 @@ impl Command {
     pub(crate) async fn run(self, registry: &Registry, redis: Option<Redis>, actor: &str) -> Result<Answer, Failure> {
         let unknown =
             || Failure::usage("it is not known where Redis is, which has the dead letters", format!("set {REDIS}"));
-        let desk = DeadLetters::new(redis.ok_or_else(unknown)?);
-        let trail = |services| Trail { registry, services, of_no_org: None, actor };
+        let dead_letters = DeadLetters::new(redis.ok_or_else(unknown)?);
+        let trail = |services| AuditTrail { registry, services, of_no_org: None, actor };
         match self {
-            Self::Ls { filter, after } => list(registry, &desk, &filter, after).await,
-            Self::Show { id, services } => show::show(registry, &desk, id, trail(services)).await,
+            Self::Ls { filter, after } => list(registry, &dead_letters, &filter, after).await,
+            Self::Show { id, services } => show::show(registry, &dead_letters, id, trail(services)).await,
             Self::Replay { chosen, services } => {
-                let picked = chosen.pick(registry, &desk).await?;
+                let picked = chosen.select(registry, &dead_letters).await?;
                 let key = registry.envelope_key().await?;
-                replay(&desk, &key, picked, trail(services)).await
+                replay(&dead_letters, &key, picked, trail(services)).await
             }
             Self::Drop { chosen, confirm, services } => {
-                let picked = chosen.pick(registry, &desk).await?;
-                drop(&desk, picked, confirm, trail(services)).await
+                let picked = chosen.select(registry, &dead_letters).await?;
+                drop(&dead_letters, picked, confirm, trail(services)).await
             }
             Self::Export { file, filter, services } => {
-                let picked = filter.pick(registry, &desk, None).await?;
-                export::export(&desk, picked, &file, trail(services)).await
+                let picked = filter.select(registry, &dead_letters, None).await?;
+                export::export(&dead_letters, picked, &file, trail(services)).await
             }
         }
     }
@@ -119,7 +119,7 @@ impl From<DlqError> for Failure {
 }
 
 /// Writes audit events before dead letters are changed.
-struct Trail<'a> {
+struct AuditTrail<'a> {
     registry: &'a Registry,
     services: Services,
     /// Opened for the first letter of an unknown org: only the services' role may write events of no org.
@@ -127,7 +127,7 @@ struct Trail<'a> {
     actor: &'a str,
 }
 
-impl Trail<'_> {
+impl AuditTrail<'_> {
     /// Writes an event to each org that has letters. Without the event, nothing is changed.
     async fn write(
         &mut self,
@@ -140,8 +140,11 @@ impl Trail<'_> {
             orgs.entry(*org).or_default().push(*id);
         }
         for (org, ids) in orgs {
-            let event =
-                |org| NewEvent::new(org, what, self.actor).target("dlq").detail(json!({ "how": how, "letters": ids }));
+            let event = |org| {
+                NewEvent::new(org, what, self.actor)
+                    .with_target("dlq")
+                    .with_detail(json!({ "how": how, "letters": ids }))
+            };
             let org = match org {
                 Some(org) => match self.registry.record_events(Some(org), &[event(Some(org))]).await {
                     // An envelope may name an org that is not in this registry: of another installation, or made up.
@@ -181,11 +184,11 @@ struct DeadLetterLine {
 
 async fn list(
     registry: &Registry,
-    desk: &DeadLetters,
+    dead_letters: &DeadLetters,
     filter: &Filter,
     after: Option<DeadLetterId>,
 ) -> Result<Answer, Failure> {
-    let mut walk = filter.walk(registry, desk, after).await?;
+    let mut walk = filter.walk(registry, dead_letters, after).await?;
     let (mut lines, mut slugs) = (Vec::new(), HashMap::new());
     'listing: while let Some(page) = walk.next().await? {
         for letter in page {
@@ -245,17 +248,17 @@ struct Skipped {
 }
 
 async fn replay(
-    desk: &DeadLetters,
+    dead_letters: &DeadLetters,
     key: &EnvelopeKey,
-    picked: Picked,
-    mut trail: Trail<'_>,
+    picked: Selection,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let (mut sent, mut gone, mut skipped, mut named) = (0_u64, picked.gone, 0_u64, Vec::new());
     for some in picked.letters.chunks(PAGE_LETTERS) {
         trail.write(EventType::DlqReplay, "replay", some).await?;
         for (id, _) in some {
-            let replayed = match desk.read(*id).await? {
-                Some(letter) => desk.replay(&letter, key).await?,
+            let replayed = match dead_letters.read(*id).await? {
+                Some(letter) => dead_letters.replay(&letter, key).await?,
                 None => Replayed::Gone,
             };
             match replayed {
@@ -283,7 +286,12 @@ async fn replay(
     })
 }
 
-async fn drop(desk: &DeadLetters, picked: Picked, confirm: Confirm, mut trail: Trail<'_>) -> Result<Answer, Failure> {
+async fn drop(
+    dead_letters: &DeadLetters,
+    picked: Selection,
+    confirm: Confirm,
+    mut trail: AuditTrail<'_>,
+) -> Result<Answer, Failure> {
     let (count, items) = (picked.letters.len(), picked.items);
     if count > 0 {
         let what = format!("dropping {count} dead letters with {items} runs and spans in {} bytes", picked.bytes);
@@ -293,8 +301,8 @@ async fn drop(desk: &DeadLetters, picked: Picked, confirm: Confirm, mut trail: T
     for some in picked.letters.chunks(PAGE_LETTERS) {
         trail.write(EventType::DlqDrop, "drop", some).await?;
         for (id, _) in some {
-            let was_there = match desk.read(*id).await? {
-                Some(letter) => desk.drop(&letter.listed).await?,
+            let was_there = match dead_letters.read(*id).await? {
+                Some(letter) => dead_letters.drop(&letter.listed).await?,
                 None => false,
             };
             *(if was_there { &mut dropped } else { &mut gone }) += 1;

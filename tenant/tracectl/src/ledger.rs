@@ -61,13 +61,13 @@ impl Command {
             Some(org) => vec![registry.find_org(org).await?],
             None => every_page(async |after| registry.orgs(None, after).await, |org: &OrgSummary| &org.slug).await?,
         };
-        let whose = self.org.as_ref().and(orgs.first()).map_or(Scope::Everyone, |org| Scope::Org(org.org_id));
+        let scope = self.org.as_ref().and(orgs.first()).map_or(Scope::Everyone, |org| Scope::Org(org.org_id));
         let slugs: BTreeMap<OrgId, String> = orgs.into_iter().map(|org| (org.org_id, org.slug)).collect();
         loop {
             let failed =
                 |error: String| Failure::new(error, "check that Redis and ClickHouse run, then repeat the command");
-            let window = Hours::up_to(unix_hour(), self.hours);
-            let balance = reader.balance(whose, &window).await.map_err(|error| failed(error.to_string()))?;
+            let hours = Hours::up_to(unix_hour(), self.hours);
+            let balance = reader.balance(scope, &hours).await.map_err(|error| failed(error.to_string()))?;
             let seen = imbalances(&redis).await.map_err(|error| failed(error.to_string()))?;
             let page = Page { balance, seen, slugs: slugs.clone() };
             let overdue = page.overdue(self.settle);
@@ -112,7 +112,7 @@ impl Page {
                 row.amounts.accepted.to_string(),
                 row.amounts.answered.to_string(),
                 row.amounts.stored.to_string(),
-                row.amounts.set_aside.parked.saturating_add(row.amounts.set_aside.dropped).to_string(),
+                row.amounts.withheld.parked.saturating_add(row.amounts.withheld.dropped).to_string(),
                 row.amounts.dead_lettered.held.saturating_add(row.amounts.dead_lettered.dropped).to_string(),
                 row.amounts.in_flight.to_string(),
                 row.amounts.imbalance.to_string(),
@@ -121,7 +121,7 @@ impl Page {
             ]
         });
         let headings =
-            ["HOUR", "ACCEPTED", "ANSWERED", "STORED", "SET ASIDE", "DEAD", "IN FLIGHT", "IMBALANCE", "SINCE", "ORG"];
+            ["HOUR", "ACCEPTED", "ANSWERED", "STORED", "WITHHELD", "DEAD", "IN FLIGHT", "IMBALANCE", "SINCE", "ORG"];
         let json = self.balance.rows.iter().map(|row| {
             json!({ "org": self.slugs.get(&row.org_id), "row": row, "imbalance_since_s": seen(row).map(|seen| seen.since_s) })
         });

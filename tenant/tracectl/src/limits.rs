@@ -29,7 +29,7 @@ pub(crate) enum Command {
         /// The org: its slug or id.
         org: String,
         #[command(flatten)]
-        own: Own,
+        own: LimitValues,
     },
     /// Remove an org's own limits; those of its plan apply again.
     #[command(after_help = "Examples:\n  tracectl limits clear acme --rps --meter span_ingested")]
@@ -37,13 +37,13 @@ pub(crate) enum Command {
         /// The org: its slug or id.
         org: String,
         #[command(flatten)]
-        which: Which,
+        which: LimitNames,
     },
 }
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
-pub(crate) struct Own {
+pub(crate) struct LimitValues {
     /// Requests per second that a key may sustain, such as 100.
     #[arg(long, value_name = "LIMIT", allow_hyphen_values = true)]
     rps: Option<Limit>,
@@ -65,7 +65,7 @@ pub(crate) struct Own {
 
 #[derive(Args, Debug)]
 #[group(required = true, multiple = true)]
-pub(crate) struct Which {
+pub(crate) struct LimitNames {
     /// Requests per second that a key may sustain.
     #[arg(long)]
     rps: bool,
@@ -88,7 +88,7 @@ fn meter_limit(text: &str) -> Result<(Meter, Limit), String> {
     Ok((meter, limit))
 }
 
-impl Own {
+impl LimitValues {
     fn change(self) -> LimitChange {
         let edit = |limit: Option<Limit>| limit.map_or(LimitEdit::Keep, LimitEdit::Set);
         LimitChange {
@@ -101,7 +101,7 @@ impl Own {
     }
 }
 
-impl Which {
+impl LimitNames {
     fn change(self) -> LimitChange {
         let edit = |clear| if clear { LimitEdit::Clear } else { LimitEdit::Keep };
         LimitChange {

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::failure::Failure;
-use crate::printable::{printable, steers};
+use crate::printable::{is_unsafe, printable};
 
 /// The text of a cell without a value.
 pub(crate) const NONE: &str = "-";
@@ -137,7 +137,7 @@ fn line(text: &mut String, line: &str) {
 fn json_text(json: &Value) -> String {
     let mut text = String::new();
     for c in format!("{json:#}").chars() {
-        if c != '\n' && steers(c) {
+        if c != '\n' && is_unsafe(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // Writing to a String cannot fail.
                 let _ok = write!(text, "\\u{unit:04x}").is_ok();
@@ -186,7 +186,7 @@ mod tests {
         let hostile = "a\u{1b}[2Jb\u{7}\u{9b}31m\u{202e}c\r\n\u{e0041}é日";
         assert_eq!(printable(hostile), r"a\u{1b}[2Jb\u{7}\u{9b}31m\u{202e}c\r\n\u{e0041}é日");
         let text = json_text(&json!({ "name": hostile }));
-        assert!(!text.trim_end().chars().any(|c| c != '\n' && steers(c)), "{text}");
+        assert!(!text.trim_end().chars().any(|c| c != '\n' && is_unsafe(c)), "{text}");
         assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["name"], hostile, "and a program reads it as it is");
     }
 

@@ -4,7 +4,7 @@
 /// customers.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
-        if steers(c) {
+        if is_unsafe(c) {
             out.extend(c.escape_default());
         } else {
             out.push(c);
@@ -14,7 +14,7 @@ pub(crate) fn printable(text: &str) -> String {
 }
 
 /// Whether a character is a control character, is invisible or changes the direction of text.
-pub(crate) fn steers(c: char) -> bool {
+pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -45,7 +45,7 @@ impl Services {
     }
 
     fn dsn(&self) -> Result<SecretUrl, Failure> {
-        let dsn = given(self.service_dsn.as_deref(), "Postgres is for the services' role", SERVICE_DSN)?;
+        let dsn = require_setting(self.service_dsn.as_deref(), "Postgres is for the services' role", SERVICE_DSN)?;
         let wrong = |what: String| Failure::usage(what, format!("correct {SERVICE_DSN}"));
         parse::postgres_url(dsn).map_err(|reason| wrong(format!("the services' URL {reason}")))
     }
@@ -57,7 +57,7 @@ fn refused(error: &RegistryError) -> Failure {
 
 impl Clickhouse {
     pub(crate) fn records(&self) -> Result<Records, Failure> {
-        let url = given(self.clickhouse.as_deref(), "ClickHouse is", CLICKHOUSE)?;
+        let url = require_setting(self.clickhouse.as_deref(), "ClickHouse is", CLICKHOUSE)?;
         let url: ClickHouseUrl = parse::clickhouse_url(url).map_err(|reason| {
             Failure::usage(format!("the URL of ClickHouse {reason}"), format!("correct {CLICKHOUSE}"))
         })?;
@@ -65,7 +65,7 @@ impl Clickhouse {
     }
 }
 
-fn given<'a>(text: Option<&'a str>, what: &str, variable: &str) -> Result<&'a str, Failure> {
+fn require_setting<'a>(text: Option<&'a str>, what: &str, variable: &str) -> Result<&'a str, Failure> {
     let text = text.filter(|text| !text.trim().is_empty());
     text.ok_or_else(|| Failure::usage(format!("it is not known where {what}"), format!("set {variable}")))
 }

@@ -89,10 +89,10 @@ impl Mover {
         tell(Progress::Announced);
         tokio::time::sleep(NOTICE.saturating_sub(moving.begun_ago)).await;
         let begun = Instant::now();
-        let mut told = None::<Instant>;
+        let mut reported_at = None::<Instant>;
         while let Some((shard, closed)) = self.not_drained(&moving).await? {
-            if told.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
-                told = Some(Instant::now());
+            if reported_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+                reported_at = Some(Instant::now());
                 tell(Progress::Draining { shard, closed });
             }
             if begun.elapsed() >= wait {

@@ -154,11 +154,11 @@ impl Verdict {
         let duplicated = judged.duplicated - found.billed_again;
         let (lost, again) = (self.lost - judged.lost, self.duplicated - duplicated);
         let promised: usize = later.iter().filter(|request| request.acked).map(|request| request.rows.len()).sum();
-        let mut told = format!("lost as expected: {lost} rows, and {again} doubled; later judged: {promised} rows");
+        let mut note = format!("lost as expected: {lost} rows, and {again} doubled; later judged: {promised} rows");
         if !self.wrong.is_empty() {
-            told = format!("{told}; counted: {}", self.wrong.join(", "));
+            note = format!("{note}; counted: {}", self.wrong.join(", "));
         }
-        (Self { lost: judged.lost, duplicated, wrong: Vec::new(), ..self }, told)
+        (Self { lost: judged.lost, duplicated, wrong: Vec::new(), ..self }, note)
     }
 
     /// Nothing lost, nothing twice, nothing odd.
@@ -237,8 +237,8 @@ mod tests {
         let sent = [request(1, true), request(2, true)];
         let stored_one = |n: usize| stored(&[&sent[n]]);
         let judged = |found: &Found| Verdict::of(&sent, found, 0).since(sent[1].at, &sent, found);
-        let (verdict, told) = judged(&stored_one(1));
-        assert!(verdict.holds() && told.contains("expected: 3 rows") && told.contains("judged: 3 rows"), "{told}");
+        let (verdict, note) = judged(&stored_one(1));
+        assert!(verdict.holds() && note.contains("expected: 3 rows") && note.contains("judged: 3 rows"), "{note}");
         let (verdict, _) = judged(&stored_one(0));
         assert_eq!(verdict.lost, 3, "the later one is missing");
     }

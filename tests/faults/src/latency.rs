@@ -15,7 +15,7 @@ const REQUESTS: usize = 200;
 const ORGS: usize = 8;
 /// Between two requests. The orgs take turns, so that each shard is idle for more than a second before each of its own.
 const PAUSE: Duration = Duration::from_millis(150);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// Sends single requests with a worker at its default settings, and describes how long they took.
 pub async fn measure(servers: &Servers) -> anyhow::Result<String> {
@@ -33,7 +33,7 @@ pub async fn measure(servers: &Servers) -> anyhow::Result<String> {
             for row in rows.lines() {
                 seen.entry(row.parse::<Uuid>()?).or_insert(now);
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
         anyhow::Ok(seen)
     });

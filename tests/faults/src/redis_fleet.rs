@@ -25,7 +25,7 @@ const SLOTS: usize = 16_384;
 const PRIMARIES: usize = 3;
 /// How long a fleet may take to form, or a failover to happen.
 const PATIENCE: Duration = Duration::from_secs(90);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+const POLL_EVERY: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 << 10;
 
 /// How a scenario's Redis is made up.
@@ -287,6 +287,6 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> anyhow::Result<bool>)
             held?;
             bail!("{what}: not so after {PATIENCE:?}");
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }

@@ -55,8 +55,8 @@ async fn judge(scenario: &Scenario, scene: &mut Scene<'_>) -> anyhow::Result<Out
     let found = Found::read(scene.clickhouse(), &scene.redis().await?).await?;
     let mut verdict = Verdict::of(&sent, &found, scene.unreadable);
     if let (AckClass::Queued, Some(mended)) = (scenario.ack, scene.mended) {
-        let (judged, told) = verdict.since(mended, &sent, &found);
-        scene.notes.push(told);
+        let (judged, note) = verdict.since(mended, &sent, &found);
+        scene.notes.push(note);
         verdict = judged;
     }
     if scenario.redis != RedisKind::Shared {

@@ -39,7 +39,7 @@ const ACK_TIMEOUT: &str = "10s";
 const WARM: u64 = 30;
 /// How long anything may take before a scenario has failed.
 pub const PATIENCE: Duration = Duration::from_secs(180);
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+const POLL_EVERY: Duration = Duration::from_millis(20);
 
 /// A moment, by two clocks.
 #[derive(Clone, Copy, Debug)]
@@ -249,7 +249,7 @@ impl<'s> Scene<'s> {
                 held?;
                 bail!("{what}: not so after {PATIENCE:?}");
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(POLL_EVERY).await;
         }
     }
 

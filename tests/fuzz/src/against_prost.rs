@@ -16,7 +16,7 @@ use prost::Message;
 #[derive(Default)]
 struct Found {
     spans: Vec<Read>,
-    set_aside: usize,
+    rejected: usize,
     /// Whether a list is as long as it may be: what is beyond is not looked at.
     at_a_limit: bool,
 }
@@ -59,8 +59,8 @@ impl<'a> Sink<'a> for Found {
         });
     }
 
-    fn set_aside(&mut self, _: &Span<'a>, _: SpanError) {
-        self.set_aside += 1;
+    fn reject(&mut self, _: &Span<'a>, _: SpanError) {
+        self.rejected += 1;
     }
 }
 
@@ -107,8 +107,8 @@ pub(crate) fn check(body: &[u8]) {
                     spans.map(move |span| read(span, resource))
                 })
                 .collect();
-            assert_eq!(found.spans.len() + found.set_aside, expected.len(), "spans");
-            if found.set_aside == 0 {
+            assert_eq!(found.spans.len() + found.rejected, expected.len(), "spans");
+            if found.rejected == 0 {
                 assert_eq!(found.spans, expected);
             }
         }

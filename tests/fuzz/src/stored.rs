@@ -48,9 +48,9 @@ pub(crate) fn check(source: Source, body: &[u8], translate: impl Fn(&Header, &[u
             return;
         }
     };
-    assert_eq!(counts.reasons.len() as u64, counts.set_aside.min(REASONS_MAX as u64));
-    let told: usize = counts.reasons.iter().map(|reason| reason.item.len() + reason.error.len()).sum();
-    assert!(told <= ANSWER_BYTES_MAX, "reasons of {told} bytes");
+    assert_eq!(counts.reasons.len() as u64, counts.rejected.min(REASONS_MAX as u64));
+    let bytes: usize = counts.reasons.iter().map(|reason| reason.item.len() + reason.error.len()).sum();
+    assert!(bytes <= ANSWER_BYTES_MAX, "reasons of {bytes} bytes");
     let again = translate(&header, body).expect("accepted once and refused the next time");
     assert!((&counts, &envelope) == (&again.0, &again.1), "the same body is translated in two ways");
     match envelope {

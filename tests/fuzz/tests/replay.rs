@@ -21,7 +21,7 @@ fn seeds_pass() {
 
 /// Cut and flipped, seeds are what a fuzzer tries first.
 #[test]
-fn broken_seeds_pass() {
+fn mutated_seeds_pass() {
     for seed in fuzz::seeds::all().unwrap() {
         let target = TARGETS.iter().find(|target| target.name == seed.target).unwrap();
         let step = seed.bytes.len() / 16 + 1;
@@ -70,7 +70,7 @@ fn changed_envelopes_become_whole_blocks_or_are_refused() {
 }
 
 #[test]
-fn what_was_learned_passes() {
+fn learned_inputs_pass() {
     for target in TARGETS {
         for input in fuzz::corpus::read(target.name).unwrap() {
             (target.check)(&input);
@@ -80,7 +80,7 @@ fn what_was_learned_passes() {
 
 /// Runs the files `regressions/<target>/<what was wrong>`.
 #[test]
-fn what_was_found_stays_fixed() {
+fn inputs_that_failed_before_pass() {
     for target in TARGETS {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("regressions").join(target.name);
         let Ok(found) = std::fs::read_dir(directory) else { continue };
@@ -92,7 +92,7 @@ fn what_was_found_stays_fixed() {
 
 /// No fuzzer makes bodies this long.
 #[test]
-fn a_client_is_not_told_its_own_body() {
+fn an_error_answer_does_not_repeat_the_body() {
     let long = "x".repeat(1 << 20);
     for body in [
         format!(r#""{long}""#),

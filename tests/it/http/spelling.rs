@@ -34,12 +34,12 @@ async fn a_path_is_served_in_every_spelling() -> anyhow::Result<()> {
         [("x-api-key", org.key.as_str()), ("content-type", "application/json"), ("accept", "application/json")];
     let ask = async |base: &str, method: &str, path: &str| {
         let answer = world.http.send(method.parse()?, &format!("{base}{path}"), &headers, "{}").await?;
-        let told = (
+        let reply = (
             answer.status,
             answer.header("content-type").map(str::to_owned),
             answer.header("allow").map(str::to_owned),
         );
-        anyhow::Ok(told)
+        anyhow::Ok(reply)
     };
     let mut served: Vec<_> = ingest_api::routes::served().collect();
     served.push(("GET", "/v1/nothing"));
@@ -223,14 +223,14 @@ async fn a_byte_order_mark_before_json_is_skipped_on_every_route() -> anyhow::Re
         let headers = [("x-api-key", org.key.as_str()), ("content-type", content_type)];
         let answer = world.http.send(method.parse()?, &format!("{}{path}", world.api.url()), &headers, body).await?;
         assert!(answer.status.is_success(), "{path}: {:?}", answer.body);
-        let told = answer.json()?;
+        let reply = answer.json()?;
         for (name, value) in wanted.as_object().unwrap() {
             let same = match value {
                 // Of a partial success the number is what counts.
-                serde_json::Value::Object(members) => members.iter().all(|(key, value)| told[name][key] == *value),
-                value => told[name] == *value,
+                serde_json::Value::Object(members) => members.iter().all(|(key, value)| reply[name][key] == *value),
+                value => reply[name] == *value,
             };
-            assert!(same, "{path}: {told}");
+            assert!(same, "{path}: {reply}");
         }
     }
     world.until_drained().await?;

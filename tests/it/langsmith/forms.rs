@@ -38,8 +38,8 @@ async fn times_are_read_in_every_documented_form_or_kept() -> anyhow::Result<()>
         [json!("2026-W48-5"), json!("2026-331"), json!("yesterday"), json!(true), json!({"s": 1}), json!(7), json!(0)];
     let run = |time: &Value| json!({"id": Uuid::now_v7(), "name": time.to_string(), "trace_id": Uuid::now_v7(), "start_time": time, "end_time": time});
     let posts: Vec<_> = forms.iter().map(|(time, _)| time).chain(&unread).map(run).collect();
-    let told = post(&world, &org, "/runs/batch", json!({"post": posts}).to_string()).await?;
-    assert_eq!((&told["accepted_runs"], &told["rejected"]), (&json!(posts.len()), &json!([])), "{told}");
+    let reply = post(&world, &org, "/runs/batch", json!({"post": posts}).to_string()).await?;
+    assert_eq!((&reply["accepted_runs"], &reply["rejected"]), (&json!(posts.len()), &json!([])), "{reply}");
     world.until_drained().await?;
     for (time, wanted) in &forms {
         let query = format!(
@@ -80,12 +80,12 @@ async fn child_runs_are_stored_as_runs_of_their_own() -> anyhow::Result<()> {
             {"id": other, "name": "other", "parent_run_id": child, "trace_id": child, "session_name": "own"},
         ],
     });
-    let told = post(&world, &org, "/runs", body.to_string()).await?;
+    let reply = post(&world, &org, "/runs", body.to_string()).await?;
     assert_eq!(
-        (&told["accepted_runs"], &told["rejected"][0]["path"]),
+        (&reply["accepted_runs"], &reply["rejected"][0]["path"]),
         (&json!(4), &json!(format!("post.{root}.child_runs[1]")))
     );
-    assert_eq!(told["rejected"].as_array().unwrap().len(), 2, "{told}");
+    assert_eq!(reply["rejected"].as_array().unwrap().len(), 2, "{reply}");
     world.until_drained().await?;
     let view = format!(
         "SELECT name, kind, status, toString(parent_run_id) AS parent, toString(trace_id) AS trace, session_name AS project,
@@ -134,8 +134,8 @@ async fn values_of_the_wrong_type_and_invalid_utf_8_are_kept() -> anyhow::Result
     .into_bytes();
     let at = run.iter().position(|byte| *byte == b'@').unwrap();
     run[at] = 0xe9;
-    let told = post(&world, &org, "/runs", run).await?;
-    assert_eq!(told["accepted_runs"], 1, "{told}");
+    let reply = post(&world, &org, "/runs", run).await?;
+    assert_eq!(reply["accepted_runs"], 1, "{reply}");
     let feedback = json!({"key": 7, "run_id": id, "score": "0.5", "trace_id": "none", "created_at": "2026-11-27T13:00:00,5",
                           "modified_at": "soon", "feedback_source": "app"});
     post(&world, &org, "/feedback", feedback.to_string()).await?;

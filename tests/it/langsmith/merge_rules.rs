@@ -121,7 +121,7 @@ async fn store(inserter: &Inserter, org: OrgId, n: usize, (kind, body, received_
     };
     let budget = Budget::new(1 << 20, 2 << 20);
     let (counts, envelope) = Decoder::LangSmith(kind.clone()).decode(&header, body.as_bytes(), &budget)?;
-    assert_eq!(counts.set_aside, 0, "{:?}", counts.reasons);
+    assert_eq!(counts.rejected, 0, "{:?}", counts.reasons);
     let key = EnvelopeKey::new(&[1; ENVELOPE_KEY_BYTES]);
     let envelope = envelope.unwrap().finish(&key);
     let envelope = Envelope::decode(&key, &envelope)?;

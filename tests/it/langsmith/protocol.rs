@@ -98,9 +98,9 @@ async fn a_bad_run_is_rejected_alone() -> anyhow::Result<()> {
     );
     let answer = world.http.send(Method::POST, &format!("{}/runs/batch", world.api.url()), &headers, body).await?;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
-    let told = answer.json()?;
-    assert_eq!(told["accepted_runs"], 3, "{told}");
-    let items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["path"].clone()).collect();
+    let reply = answer.json()?;
+    assert_eq!(reply["accepted_runs"], 3, "{reply}");
+    let items: Vec<_> = reply["rejected"].as_array().unwrap().iter().map(|r| r["path"].clone()).collect();
     assert_eq!(items, ["post[1]", "patch[0]"]);
     world.until_drained().await?;
     let rows = world.clickhouse.rows("SELECT name, outputs, status FROM run ORDER BY run_id").await?;
@@ -138,11 +138,11 @@ async fn parts_may_come_in_any_order() -> anyhow::Result<()> {
     let url = format!("{}/runs/multipart", world.api.url());
     let answer = world.http.send(Method::POST, &url, &headers, body).await?;
     assert_eq!(answer.status, StatusCode::ACCEPTED, "{:?}", answer.body);
-    let told = answer.json()?;
-    assert_eq!((&told["accepted_runs"], &told["accepted_attachments"]), (&json!(3), &json!(1)), "{told}");
-    let mut items: Vec<_> = told["rejected"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
+    let reply = answer.json()?;
+    assert_eq!((&reply["accepted_runs"], &reply["accepted_attachments"]), (&json!(3), &json!(1)), "{reply}");
+    let mut items: Vec<_> = reply["rejected"].as_array().unwrap().iter().map(|r| r["path"].as_str().unwrap()).collect();
     items.sort_unstable();
-    assert_eq!(items, [&format!("feedback.{ID}"), "post.nonsense", "what.is-this"], "{told}");
+    assert_eq!(items, [&format!("feedback.{ID}"), "post.nonsense", "what.is-this"], "{reply}");
     world.until_drained().await?;
     let query = format!("SELECT name, inputs, outputs, tags, status, writes FROM run_of(org = '{}')", org.org_id);
     let wanted = json!([{"name": "late", "inputs": r#"{"q":1}"#, "outputs": "not JSON", "tags": ["two"], "status": "ok", "writes": 3}]);

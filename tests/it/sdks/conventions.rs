@@ -57,7 +57,7 @@ async fn one_run(world: &World, name: &str, wanted: Value) -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openinference() -> anyhow::Result<()> {
+async fn openinference_spans_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("openinference").await?;
     let env = environment(&world.api.url(), &org);
@@ -82,7 +82,7 @@ async fn openinference() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn openllmetry() -> anyhow::Result<()> {
+async fn openllmetry_spans_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("openllmetry").await?;
     let (endpoint, headers) = (world.api.url(), format!("x-api-key={}", org.key));
@@ -108,7 +108,7 @@ async fn openllmetry() -> anyhow::Result<()> {
 
 /// By Langfuse's own variables: Basic credentials at a path of Langfuse's own.
 #[tokio::test(flavor = "multi_thread")]
-async fn langfuse() -> anyhow::Result<()> {
+async fn langfuse_spans_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("langfuse").await?;
     let endpoint = world.api.url();
@@ -157,7 +157,7 @@ async fn langfuse_under_a_trace_id_of_the_callers_own() -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn logfire_and_pydantic_ai() -> anyhow::Result<()> {
+async fn logfire_and_pydantic_ai_spans_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("logfire").await?;
     let env = environment(&world.api.url(), &org);
@@ -189,7 +189,7 @@ async fn logfire_and_pydantic_ai() -> anyhow::Result<()> {
 
 /// The AI SDK, as OpenTelemetry's conventions have it.
 #[tokio::test(flavor = "multi_thread")]
-async fn ai_sdk() -> anyhow::Result<()> {
+async fn ai_sdk_spans_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("ai-sdk").await?;
     let env = environment(&world.api.url(), &org);
@@ -216,7 +216,7 @@ async fn ai_sdk() -> anyhow::Result<()> {
 /// Versions 4 and 5 pass on what Anthropic counts, which leaves out what is cached; version 6 adds it up. All mean the
 /// same call.
 #[tokio::test(flavor = "multi_thread")]
-async fn older_ai_sdks() -> anyhow::Result<()> {
+async fn spans_of_older_ai_sdks_are_understood() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("ai-sdk-older").await?;
     let env = environment(&world.api.url(), &org);

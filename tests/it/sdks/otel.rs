@@ -90,15 +90,15 @@ fn exporting(world: &World, org: &Org, protocol: &str, compression: &str) -> Vec
 async fn grpc_refusals_are_statuses() -> anyhow::Result<()> {
     let world = World::start().await?;
     let org = world.org("grpc-refusals").await?;
-    let told = sdk::python("otel-python", "refused.py", &[&world.api.otlp_grpc_url(), &org.key], &[]).await?;
-    let told: Value = serde_json::from_str(&told)?;
-    assert_eq!(told["no key"][0], "UNAUTHENTICATED");
-    assert!(as_text(&told["no key"][1]).contains("x-api-key"), "{told}");
-    assert_eq!(told["wrong key"], json!(["UNAUTHENTICATED", "the API key is not valid"]));
-    assert_eq!(told["other method"][0], "UNIMPLEMENTED");
-    assert_eq!(told["bad span"][0], "OK");
-    assert_eq!(told["bad span"][1], 1);
-    assert!(as_text(&told["bad span"][2]).contains("trace id has 1 bytes, not 16"), "{told}");
+    let reply = sdk::python("otel-python", "refused.py", &[&world.api.otlp_grpc_url(), &org.key], &[]).await?;
+    let reply: Value = serde_json::from_str(&reply)?;
+    assert_eq!(reply["no key"][0], "UNAUTHENTICATED");
+    assert!(as_text(&reply["no key"][1]).contains("x-api-key"), "{reply}");
+    assert_eq!(reply["wrong key"], json!(["UNAUTHENTICATED", "the API key is not valid"]));
+    assert_eq!(reply["other method"][0], "UNIMPLEMENTED");
+    assert_eq!(reply["bad span"][0], "OK");
+    assert_eq!(reply["bad span"][1], 1);
+    assert!(as_text(&reply["bad span"][2]).contains("trace id has 1 bytes, not 16"), "{reply}");
     world.until_number("SELECT count() FROM span", 1).await
 }
 

@@ -19,7 +19,7 @@ const NATIVE_REQUESTS: usize = 5;
 const LANGSMITH_TRACES: usize = 5;
 /// How long what was sent may take to be queryable before the demo has failed.
 const QUERYABLE_WITHIN: Duration = Duration::from_secs(30);
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+const POLL_EVERY: Duration = Duration::from_millis(10);
 
 /// One request that was answered with a 2xx: one of its rows, to look for, and when the answer came.
 struct Sent {
@@ -235,7 +235,7 @@ async fn watch(clickhouse: &ClickHouse, seen: &Seen) -> anyhow::Result<()> {
             seen.entry(row.to_owned()).or_insert(now);
         }
         drop(seen);
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
@@ -256,7 +256,7 @@ async fn until_queryable(sent: &[Sent], seen: &Seen) -> anyhow::Result<Vec<Durat
                 "{missing} requests are not queryable after {QUERYABLE_WITHIN:?}; see: cargo stack logs ingest-worker"
             );
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
@@ -267,7 +267,7 @@ async fn until_billed(clickhouse: &ClickHouse, requests: usize) -> anyhow::Resul
         if begun.elapsed() > QUERYABLE_WITHIN {
             bail!("not everything is billed after {QUERYABLE_WITHIN:?}; see: cargo stack logs ingest-worker");
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
     Ok(())
 }

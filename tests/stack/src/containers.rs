@@ -22,7 +22,7 @@ use crate::{Layout, Name, StackError, clickhouse, postgres, redis};
 /// A first start pulls the image.
 const START_LIMIT: Duration = Duration::from_secs(900);
 /// How often to look whether the container still runs.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_EVERY: Duration = Duration::from_millis(500);
 const STOP_SECONDS: i32 = 15;
 const GIB: i64 = 1 << 30;
 
@@ -41,7 +41,7 @@ pub async fn look_after(layout: &Layout, name: Name) -> Result<(), StackError> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(POLL_EVERY) => {}
         }
         if !container.is_running().await.map_err(fail)? {
             let logs = container.stderr_to_vec().await.map_err(fail)?;

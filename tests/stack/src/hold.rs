@@ -24,7 +24,7 @@ const IDLE_LIMIT: Duration = Duration::from_secs(10);
 /// The one who started us connects first, or has been killed.
 const FIRST_LIMIT: Duration = Duration::from_secs(60);
 /// How often to look whether anybody is left.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const POLL_EVERY: Duration = Duration::from_millis(200);
 const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 
 /// The file that test processes lock while they look for a holder. It stays: removing a lock while others wait for it
@@ -67,7 +67,7 @@ async fn serve(layout: &Layout) -> Result<Option<Lock>, StackError> {
                 }
             }
             _ = terminated.recv() => return Ok(None),
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(POLL_EVERY) => {}
         }
         while connections.try_join_next().is_some() {}
         if !connections.is_empty() {

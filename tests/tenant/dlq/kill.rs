@@ -112,7 +112,7 @@ async fn killed(world: &World, args: &[&str], nth: usize, is_heard: bool) -> boo
 async fn a_killed_replay_neither_loses_nor_doubles_dead_letters() {
     let world = World::new().await;
     let (mut redis, org) = (redis(&world), world.org.org_id);
-    let desk = DeadLetters::new(redis.clone());
+    let dead_letters = DeadLetters::new(redis.clone());
     let streams = [RedisKey::shard_stream(shard(2)), RedisKey::shard_stream(shard(9)), RedisKey::legacy_stream()];
     let key = &world.registry.envelope_key().await.unwrap();
     let mut kills = 0;
@@ -131,7 +131,7 @@ async fn a_killed_replay_neither_loses_nor_doubles_dead_letters() {
                 assert_eq!(entries(&mut redis, stream, field).await, [&bytes[..]], "{stream}, {nth}, {is_heard}");
             }
             for source in Source::all() {
-                assert!(is_empty(&desk, source).await, "{source}, {nth}, {is_heard}");
+                assert!(is_empty(&dead_letters, source).await, "{source}, {nth}, {is_heard}");
             }
             if !is_killed {
                 break;

@@ -7,7 +7,7 @@ use super::{Run, feed, json, key, program, run, tracectl_path};
 use crate::support::{World, empty};
 
 #[tokio::test]
-async fn bad_input_is_refused_and_said() {
+async fn bad_input_is_refused_with_its_reason() {
     let world = World::new().await;
     run(&world, &["orgs", "create", "other"]).done();
     run(&world, &["workspaces", "create", "other", "elsewhere"]).done();
@@ -184,7 +184,7 @@ fn a_usage_error_has_another_exit_status_than_a_failure() {
 }
 
 #[tokio::test]
-async fn a_registry_that_cannot_be_used_is_told_without_its_password() {
+async fn a_registry_that_cannot_be_used_is_reported_without_its_password() {
     let asks = |dsn: &str| -> Run {
         let asked = program().env("TRACEBILITY_PG_OPERATOR_DSN", dsn).args(["orgs", "list"]).output().unwrap();
         let asked = Run::from(asked);

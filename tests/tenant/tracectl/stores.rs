@@ -125,7 +125,7 @@ async fn parked_envelopes_are_shown_and_released_as_far_as_the_limit_allows() {
     assert!(released.err.contains("7/0-1 stays parked: not written by this deployment"), "{}", released.err);
     let released = released.done();
     assert!(released.contains("released      1"), "{released}");
-    assert_eq!(parked.held(org).await.unwrap().envelopes, 1);
+    assert_eq!(parked.amount(org).await.unwrap().envelopes, 1);
     let events = world.registry.events(org, 100).await.unwrap();
     assert_eq!(events.iter().filter(|event| event.event_type == "quota.release").count(), 2);
     let nothing = run(with_stores(&world), &["quota", "release", "acme"]).done();

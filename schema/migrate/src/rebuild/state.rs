@@ -1,4 +1,4 @@
-//! Decides the next step of a rebuild by looking at the tables.
+//! Decides the next step of a rebuild from the tables that exist.
 //!
 //! Nothing is remembered between two runs: whatever a killed run left behind is a state like any other.
 
@@ -6,9 +6,9 @@ use std::fmt;
 
 use crate::Direction;
 
-/// Which table exists under a name.
+/// The layout of the table with a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Found {
+pub(super) enum Layout {
     /// No table has the name.
     Absent,
     /// A table from before tenancy: its rows have a project and no org.
@@ -21,16 +21,16 @@ pub(super) enum Found {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Tables {
     /// `t`: the table that all services read and write.
-    pub(super) live: Found,
+    pub(super) live: Layout,
     /// `t_v2`: the table that `up` fills.
-    pub(super) next: Found,
+    pub(super) next: Layout,
     /// `t_v1`: the table that `up` leaves behind, and that `down` goes back to.
-    pub(super) kept: Found,
+    pub(super) kept: Layout,
 }
 
 /// One of the two tables beside the live one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Beside {
+pub(super) enum Alternate {
     /// `t_v2`, which [`Tables::next`] tells of.
     Next,
     /// `t_v1`, which [`Tables::kept`] tells of.
@@ -41,11 +41,11 @@ pub(super) enum Beside {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     /// Copy every row of the live table into that one, prove it, and exchange the two.
-    Fill(Beside),
+    Fill(Alternate),
     /// Rename `t_v2` to `t_v1`.
     Keep,
     /// Drop that table, after every row of it was found in the live one.
-    Drop(Beside),
+    Drop(Alternate),
     /// The rebuild is finished.
     Done,
 }
@@ -53,8 +53,8 @@ pub(super) enum Action {
 /// The next step; `None` if no run of this program leaves such tables behind.
 pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<Action> {
     use Action::{Done, Drop, Fill, Keep};
-    use Beside::{Kept, Next};
-    use Found::{Absent, New, Old};
+    use Alternate::{Kept, Next};
+    use Layout::{Absent, New, Old};
     let Tables { live, next, kept } = tables;
     Some(match direction {
         Direction::Up => match (live, next, kept) {
@@ -88,9 +88,9 @@ pub(super) const fn next_action(direction: Direction, tables: Tables) -> Option<
 impl fmt::Display for Tables {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let word = |found| match found {
-            Found::Absent => "absent",
-            Found::Old => "without org_id",
-            Found::New => "with org_id",
+            Layout::Absent => "absent",
+            Layout::Old => "without org_id",
+            Layout::New => "with org_id",
         };
         write!(f, "the table is {}, its _v2 {}, its _v1 {}", word(self.live), word(self.next), word(self.kept))
     }
@@ -105,8 +105,8 @@ mod tests {
     /// The tables after the statements of the file before REBUILD, which make a table if it is missing.
     fn run_file(direction: Direction, mut tables: Tables) -> Tables {
         match direction {
-            Direction::Up if tables.next == Found::Absent => tables.next = Found::New,
-            Direction::Down if tables.kept == Found::Absent => tables.kept = Found::Old,
+            Direction::Up if tables.next == Layout::Absent => tables.next = Layout::New,
+            Direction::Down if tables.kept == Layout::Absent => tables.kept = Layout::Old,
             _ => {}
         }
         tables
@@ -115,22 +115,22 @@ mod tests {
     /// The tables at each moment at which an action can be stopped; the last element is after the action.
     fn stops(action: Action, tables: Tables) -> Vec<Tables> {
         let done = match action {
-            Action::Fill(Beside::Next) => Tables { live: tables.next, next: tables.live, ..tables },
-            Action::Fill(Beside::Kept) => Tables { live: tables.kept, kept: tables.live, ..tables },
-            Action::Keep => Tables { kept: tables.next, next: Found::Absent, ..tables },
-            Action::Drop(Beside::Next) => Tables { next: Found::Absent, ..tables },
-            Action::Drop(Beside::Kept) => Tables { kept: Found::Absent, ..tables },
+            Action::Fill(Alternate::Next) => Tables { live: tables.next, next: tables.live, ..tables },
+            Action::Fill(Alternate::Kept) => Tables { live: tables.kept, kept: tables.live, ..tables },
+            Action::Keep => Tables { kept: tables.next, next: Layout::Absent, ..tables },
+            Action::Drop(Alternate::Next) => Tables { next: Layout::Absent, ..tables },
+            Action::Drop(Alternate::Kept) => Tables { kept: Layout::Absent, ..tables },
             Action::Done => tables,
         };
         vec![tables, done]
     }
 
-    const START: Tables = Tables { live: Found::Old, next: Found::Absent, kept: Found::Absent };
-    const END: Tables = Tables { live: Found::New, next: Found::Absent, kept: Found::Old };
+    const START: Tables = Tables { live: Layout::Old, next: Layout::Absent, kept: Layout::Absent };
+    const END: Tables = Tables { live: Layout::New, next: Layout::Absent, kept: Layout::Old };
 
     /// Every state that any sequence of runs, up or down, each stopped anywhere, can leave behind.
     fn reachable() -> BTreeSet<String> {
-        let (mut seen, mut todo) = (BTreeSet::new(), vec![START, Tables { kept: Found::Absent, ..END }]);
+        let (mut seen, mut todo) = (BTreeSet::new(), vec![START, Tables { kept: Layout::Absent, ..END }]);
         while let Some(tables) = todo.pop() {
             if !seen.insert(format!("{tables:?}")) {
                 continue;
@@ -148,7 +148,7 @@ mod tests {
                     }
                 }
                 let wanted = match direction {
-                    Direction::Up => now.live == Found::New && now.next == Found::Absent && now.kept != Found::New,
+                    Direction::Up => now.live == Layout::New && now.next == Layout::Absent && now.kept != Layout::New,
                     Direction::Down => now == START,
                 };
                 assert!(wanted, "{direction:?} from {tables} ends in {now}");
@@ -174,13 +174,13 @@ mod tests {
             tables = stops(action, tables)[1];
             actions.push(action);
         }
-        assert_eq!(actions, [Action::Fill(Beside::Next), Action::Keep, Action::Done]);
+        assert_eq!(actions, [Action::Fill(Alternate::Next), Action::Keep, Action::Done]);
         assert_eq!(tables, END);
     }
 
     #[test]
     fn table_states_that_no_run_leaves_behind_are_not_touched() {
-        use Found::{Absent, New, Old};
+        use Layout::{Absent, New, Old};
         for (live, next, kept) in [(Absent, New, Absent), (Old, Absent, Absent), (Old, Old, Absent), (New, Old, New)] {
             assert_eq!(next_action(Direction::Up, Tables { live, next, kept }), None);
         }

@@ -16,7 +16,7 @@ use crate::support::{clickhouse, empty, must, stores};
 
 /// How long a test waits for anything.
 const LONG: std::time::Duration = std::time::Duration::from_secs(60);
-const LOOK_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
+const POLL_EVERY: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// Fills every table with many rows, some of which were sent again, changed or unchanged.
 async fn fill(world: &World) -> Vec<Batch> {
@@ -210,7 +210,7 @@ async fn until(mut is_so: impl AsyncFnMut() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so().await {
         assert!(begun.elapsed() < LONG, "not after {LONG:?}");
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 

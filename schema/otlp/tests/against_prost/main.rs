@@ -22,7 +22,7 @@ use uuid::Uuid;
 #[derive(Default, Debug, PartialEq)]
 struct Found {
     spans: Vec<(String, String)>,
-    set_aside: usize,
+    rejected: usize,
     reasons: Vec<String>,
 }
 
@@ -33,8 +33,8 @@ impl<'a> Sink<'a> for Found {
         self.spans.push((format!("{origin:?}"), format!("{span:?}")));
     }
 
-    fn set_aside(&mut self, _: &Span<'a>, error: SpanError) {
-        self.set_aside += 1;
+    fn reject(&mut self, _: &Span<'a>, error: SpanError) {
+        self.rejected += 1;
         self.reasons.push(error.to_string());
     }
 }
@@ -71,7 +71,7 @@ fn expected(request: &ExportTraceServiceRequest) -> Found {
             for span in &ss.spans {
                 match model(span) {
                     Some(span) => found.spans.push((format!("{origin:?}"), format!("{span:?}"))),
-                    None => found.set_aside += 1,
+                    None => found.rejected += 1,
                 }
             }
         }
@@ -375,22 +375,22 @@ fn same(found: &Found, expected: &Found, request: usize) {
     for (i, (found, expected)) in found.spans.iter().zip(&expected.spans).enumerate() {
         assert_eq!(found, expected, "request {request}, span {i}");
     }
-    let counts = |f: &Found| (f.spans.len(), f.set_aside);
-    assert_eq!(counts(found), counts(expected), "request {request}: spans and spans set aside");
+    let counts = |f: &Found| (f.spans.len(), f.rejected);
+    assert_eq!(counts(found), counts(expected), "request {request}: spans and rejected spans");
 }
 
 #[test]
 fn generated_requests_are_read_alike() {
     let mut maker = Maker(StdRng::seed_from_u64(11));
-    let (mut spans, mut set_aside) = (0, 0);
+    let (mut spans, mut rejected) = (0, 0);
     for i in 0..600 {
         let request = maker.request();
         let found = walked(&request.encode_to_vec()).unwrap();
         same(&found, &expected(&request), i);
         spans += found.spans.len();
-        set_aside += found.set_aside;
+        rejected += found.rejected;
     }
-    assert!(spans > 1_000 && set_aside > 20, "the generator makes too little: {spans} spans, {set_aside} bad ones");
+    assert!(spans > 1_000 && rejected > 20, "the generator makes too little: {spans} spans, {rejected} bad ones");
 }
 
 #[test]

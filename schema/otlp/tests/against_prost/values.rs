@@ -86,7 +86,7 @@ fn a_too_deep_attribute_is_dropped_alone_in_both_encodings() {
             let (proto, json) = nested(levels, maps);
             let [protobuf, json] = both(&proto, &json);
             same(&protobuf, &json, levels);
-            assert_eq!((protobuf.spans.len(), protobuf.set_aside), (1, 0), "{levels}");
+            assert_eq!((protobuf.spans.len(), protobuf.rejected), (1, 0), "{levels}");
             let text = &protobuf.spans[0].1;
             assert_eq!(text.contains("\"deep\""), dropped == 0, "{levels}: {text}");
             assert!(text.contains(&format!("dropped_attributes: {dropped}")), "{levels}: {text}");
@@ -140,7 +140,7 @@ fn attributes_events_and_links_over_their_limits_are_dropped_and_counted() {
 }
 
 #[test]
-fn a_resource_tells_how_many_attributes_were_dropped() {
+fn a_resource_reports_how_many_attributes_were_dropped() {
     use otlp::limits::{ATTRIBUTES_MAX, DROPPED};
     let pairs = (0..ATTRIBUTES_MAX + 5).map(|i| KeyValue { key: i.to_string(), ..Default::default() }).collect();
     let resource = Resource { attributes: pairs, ..Default::default() };
@@ -166,7 +166,7 @@ fn an_invalid_json_span_is_rejected_alone() {
         let json = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{good},{bad},{good}]}}]}}]}}"#);
         let mut found = Found::default();
         decode_json(json.as_bytes(), &mut found).unwrap();
-        assert_eq!((found.spans.len(), found.set_aside), (2, 1), "{bad}");
+        assert_eq!((found.spans.len(), found.rejected), (2, 1), "{bad}");
     }
 }
 
@@ -177,7 +177,7 @@ fn read(members: &str) -> Result<String, Vec<String>> {
     let mut found = Found::default();
     decode_json(json.as_bytes(), &mut found).unwrap();
     match found.spans.pop() {
-        Some((_, span)) if found.set_aside == 0 => Ok(span),
+        Some((_, span)) if found.rejected == 0 => Ok(span),
         _ => Err(found.reasons),
     }
 }
@@ -196,7 +196,7 @@ fn a_link_or_parent_with_invalid_ids_is_stored_without_them() {
             ..Default::default()
         };
         let [protobuf, json] = both(&proto, &format!(r#""links":[{in_json}]"#));
-        assert_eq!((protobuf.spans.len(), protobuf.set_aside), (1, 0), "{in_json}");
+        assert_eq!((protobuf.spans.len(), protobuf.rejected), (1, 0), "{in_json}");
         same(&protobuf, &json, 0);
     }
     let bad = Proto {
@@ -412,7 +412,7 @@ fn invalid_utf_8_is_repaired_in_every_text() {
     let wanted = bytes.iter().filter(|byte| **byte == b'#').count();
     bytes.iter_mut().filter(|byte| **byte == b'#').for_each(|byte| *byte = 0xe9);
     let found = walked(&bytes).unwrap();
-    assert_eq!((found.spans.len(), found.set_aside), (1, 0));
+    assert_eq!((found.spans.len(), found.rejected), (1, 0));
     let (origin, span) = &found.spans[0];
     assert_eq!(format!("{origin}{span}").matches('\u{fffd}').count(), wanted, "{origin}{span}");
 }

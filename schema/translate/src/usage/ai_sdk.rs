@@ -8,7 +8,7 @@ use model::trace::Value;
 use serde_json::{Map, Value as Json};
 
 use super::read::object;
-use super::{Said, Side, Usage};
+use super::{SentNumber, TokenCount, Usage};
 
 /// The attribute with cached input tokens that does not say whether they are part of the input.
 pub(super) const CACHE_READ: &str = "ai.usage.cachedInputTokens";
@@ -41,7 +41,7 @@ pub(super) fn with_metadata(mut usage: Usage, metadata: &Value<'_>) -> Usage {
 
 fn apart(mut usage: Usage, members: &Map<String, Json>, read: &str, write: &str) -> Usage {
     let mut count = |name: &str| {
-        let count = members.get(name).map_or(Ok(None), |value| Said::json(value).count());
+        let count = members.get(name).map_or(Ok(None), |value| SentNumber::json(value).count());
         usage.doubtful |= count.is_err();
         count.ok().flatten()
     };
@@ -49,6 +49,6 @@ fn apart(mut usage: Usage, members: &Map<String, Json>, read: &str, write: &str)
     usage.cached = usage.cached.or(cached);
     usage.cache_write = usage.cache_write.or(cache_write);
     let cache = usage.cache();
-    usage.prompt = usage.prompt.map(|side| Side { whole: side.whole + cache, ..side });
+    usage.prompt = usage.prompt.map(|side| TokenCount { whole: side.whole + cache, ..side });
     usage
 }

@@ -4,7 +4,7 @@ use model::trace::{Attribute, Value};
 use serde_json::{Map, Value as Json};
 
 use super::names::{ATTRIBUTES, MEMBERS, Name, OBJECTS, Object, PARTS, Part, Reach};
-use super::{OBJECT_BYTES_MAX, Said, Side, Usage, ai_sdk, names};
+use super::{OBJECT_BYTES_MAX, SentNumber, TokenCount, Usage, ai_sdk, names};
 
 const PLACES: usize = ATTRIBUTES.len() + OBJECTS.len();
 
@@ -38,7 +38,7 @@ impl Seen {
     /// LangSmith's.
     pub fn read(&self, attributes: &[Attribute<'_>]) -> Usage {
         let value = |place: usize| attributes.get(usize::from(self.at[place])).map(|attribute| &attribute.value);
-        let said = |place: usize| (place, value(place).map_or(Said::Nothing, Said::value));
+        let said = |place: usize| (place, value(place).map_or(SentNumber::Nothing, SentNumber::value));
         let found = Found::read(ATTRIBUTES, bits(self.noted & OF_NAMES).map(said));
         let mut usage = found.usage(|_, _| Ok(0));
         if self.noted & !OF_NAMES == 0 {
@@ -99,7 +99,7 @@ impl Usage {
     fn of_cost_details(value: &Value<'_>) -> Self {
         let Some(members) = attribute_object(value) else { return Self::in_doubt() };
         let mut usage = Self::default();
-        let usd = |name: &str| members.get(name).map_or(Ok(None), |value| Said::json(value).usd());
+        let usd = |name: &str| members.get(name).map_or(Ok(None), |value| SentNumber::json(value).usd());
         for total in ["total", "total_cost"].map(usd) {
             usage.doubtful |= total.is_err();
             usage.total_cost = usage.total_cost.or(total.ok().flatten());
@@ -113,22 +113,23 @@ impl Usage {
 
     /// The usage in the members of such an object.
     pub fn of_members(members: &Map<String, Json>) -> Self {
-        let mut said = [Said::Nothing; MEMBERS.len()];
+        let mut said = [SentNumber::Nothing; MEMBERS.len()];
         for (name, value) in members {
             if let Some(place) = names::member(name, "") {
                 let is_outer = value.is_object() && names::has_members(name);
-                said[place] = if is_outer { Said::Nothing } else { Said::json(value) };
+                said[place] = if is_outer { SentNumber::Nothing } else { SentNumber::json(value) };
             }
             for (inner, value) in value.as_object().into_iter().flatten() {
                 if let Some(place) = names::member(name, inner) {
-                    said[place] = Said::json(value);
+                    said[place] = SentNumber::json(value);
                 }
             }
         }
         Found::read(MEMBERS, said.into_iter().enumerate()).usage(|whole, is_part| {
             let parts = members.iter().filter(|(name, _)| *name != whole && is_part(name));
             // An object is not a count itself; its members have names of their own.
-            let counts = parts.filter(|(_, value)| !value.is_object()).map(|(_, value)| Said::json(value).count());
+            let counts =
+                parts.filter(|(_, value)| !value.is_object()).map(|(_, value)| SentNumber::json(value).count());
             counts.map(|count| Ok(u64::from(count?.unwrap_or(0)))).sum()
         })
     }
@@ -162,12 +163,12 @@ type IsPart = fn(&str) -> bool;
 
 impl Found {
     /// Reads the number of each name; `said` has the numbers in the order of the names' places.
-    fn read(names: &'static [Name], said: impl Iterator<Item = (usize, Said)>) -> Self {
+    fn read(names: &'static [Name], said: impl Iterator<Item = (usize, SentNumber)>) -> Self {
         let mut found = Self { parts: [None; PARTS], doubtful: false, doubtful_cost: false };
         for (place, said) in said {
             let name = &names[place];
             let slot = &mut found.parts[name.part as usize];
-            if said == Said::Nothing || slot.is_some() {
+            if said == SentNumber::Nothing || slot.is_some() {
                 continue;
             }
             let number = if name.part.is_cost() { said.usd() } else { said.count().map(|n| n.map(f64::from)) };
@@ -199,7 +200,7 @@ impl Found {
     }
 
     /// Computes the usage. `rest` sums up the members that are parts of a member of [`Reach::Rest`].
-    fn usage(&self, rest: impl Fn(&str, IsPart) -> Result<u64, super::Doubt>) -> Usage {
+    fn usage(&self, rest: impl Fn(&str, IsPart) -> Result<u64, super::InvalidNumber>) -> Usage {
         let mut usage = Usage {
             total: self.count(Part::Total),
             cached: self.count(Part::CacheRead),
@@ -224,9 +225,9 @@ impl Found {
                 Reach::Rest => rest(name.name, is_part),
             };
             usage.doubtful |= beside.is_err();
-            Some(Side { sent: number as u32, whole: number as u64 + beside.ok()? })
+            Some(TokenCount { sent: number as u32, whole: number as u64 + beside.ok()? })
         };
-        let prompt = side(Part::Prompt, cache, is_input).map(|side| Side { whole: side.whole + more, ..side });
+        let prompt = side(Part::Prompt, cache, is_input).map(|side| TokenCount { whole: side.whole + more, ..side });
         let completion = side(Part::Completion, reasoning, is_output);
         Usage { prompt, completion, ..usage }
     }

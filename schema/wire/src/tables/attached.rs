@@ -2,7 +2,7 @@
 //! replayer looks for them.
 
 use model::ids::{EnvelopeId, ProjectId};
-use model::trace::{Attachment, ReplayCapture, Score, SetAside};
+use model::trace::{Attachment, RejectedItem, ReplayCapture, Score};
 
 use super::{ColumnSpec, Rows, Table, content_hash_128};
 use crate::columns::{Column, ColumnType};
@@ -144,7 +144,7 @@ impl AttachmentRows {
 
 impl SetAsideRows {
     /// Appends a rejected item.
-    pub fn push(&mut self, project: ProjectId, envelope: EnvelopeId, item: &SetAside<'_>) {
+    pub fn push(&mut self, project: ProjectId, envelope: EnvelopeId, item: &RejectedItem<'_>) {
         self.project_id.push_uuid(project.0);
         self.envelope_id.push_uuid(envelope.0);
         self.item.push_str(&item.item);

@@ -172,7 +172,7 @@ impl KeySource for SharedSource {
         Box::pin(async move {
             let Some(cache_key) = self.cache_key.get() else { return };
             let (mut redis, name) = (self.redis.clone(), RedisKey::api_key(key.public_id));
-            let told = async {
+            let notified = async {
                 let Some(before) = redis::cmd("GET").arg(&name).query_async::<Option<Vec<u8>>>(&mut redis).await?
                 else {
                     return Ok(());
@@ -186,7 +186,7 @@ impl KeySource for SharedSource {
                 let replace = Script::new(REPLACE);
                 replace.key(&name).arg(before).arg(after.unwrap_or_default()).invoke_async::<()>(&mut redis).await
             };
-            if told.await.is_err() {
+            if notified.await.is_err() {
                 counter!("tracebility_key_cache_failures_total").increment(1);
             }
         })

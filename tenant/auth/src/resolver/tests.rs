@@ -190,7 +190,7 @@ async fn expiry_is_checked_on_every_hit() {
 }
 
 #[tokio::test]
-async fn revocation_and_freezing_apply_after_the_ttl_and_are_told_only_to_the_key_holder() {
+async fn revocation_and_freezing_apply_after_the_ttl_and_are_revealed_only_to_the_key_holder() {
     let world = World::new();
     world.resolve().await.unwrap();
     world.change(|record| record.revoked = true);

@@ -19,15 +19,15 @@ pub const POLL_EVERY: Duration = Duration::from_secs(1);
 /// The pause before subscribing is tried again.
 const LISTEN_AGAIN: Duration = Duration::from_millis(250);
 /// The most announcements received ahead of a poll. Beyond it, the poll distrusts every entry.
-const HEARD_MAX: usize = 10_000;
+const RECEIVED_MAX: usize = 10_000;
 
 /// Keeps a resolver up to date until `stop`.
 pub async fn watch(resolver: Resolver, url: SecretUrl, redis: Redis, mut stop: watch::Receiver<bool>) {
-    let heard = tokio::sync::Mutex::new(Heard::default());
+    let received = tokio::sync::Mutex::new(ReceivedAnnouncements::default());
     let listening = async {
         loop {
-            if let Err(error) = listen(&resolver, &url, &heard).await {
-                tracing::warn!(%error, "announcements of changed keys are not heard; they are polled for");
+            if let Err(error) = listen(&resolver, &url, &received).await {
+                tracing::warn!(%error, "announcements of changed keys are not received; they are polled for");
             }
             tokio::time::sleep(LISTEN_AGAIN).await;
         }
@@ -41,7 +41,7 @@ pub async fn watch(resolver: Resolver, url: SecretUrl, redis: Redis, mut stop: w
                 redis::cmd("GET").arg(RedisKey::api_key_epoch()).query_async(&mut redis.clone()).await;
             // While Redis is away no change can be announced; entries expire by themselves.
             let Ok(epoch) = epoch else { continue };
-            if heard.lock().await.missed(epoch.unwrap_or(0)) {
+            if received.lock().await.missed(epoch.unwrap_or(0)) {
                 counter!("tracebility_key_announcements_missed_total").increment(1);
                 resolver.distrust_all();
             }
@@ -54,7 +54,11 @@ pub async fn watch(resolver: Resolver, url: SecretUrl, redis: Redis, mut stop: w
     }
 }
 
-async fn listen(resolver: &Resolver, url: &SecretUrl, heard: &tokio::sync::Mutex<Heard>) -> Result<(), RedisError> {
+async fn listen(
+    resolver: &Resolver,
+    url: &SecretUrl,
+    received: &tokio::sync::Mutex<ReceivedAnnouncements>,
+) -> Result<(), RedisError> {
     let mut subscription = Subscription::open(url, &RedisKey::api_key_invalidate()).await?;
     while let Some(text) = subscription.next().await {
         let Some(announcement) = Announcement::parse(&text) else { continue };
@@ -62,14 +66,14 @@ async fn listen(resolver: &Resolver, url: &SecretUrl, heard: &tokio::sync::Mutex
             resolver.distrust_all();
         }
         announcement.keys.iter().for_each(|key| resolver.forget(key));
-        heard.lock().await.hear(announcement.epoch);
+        received.lock().await.record(announcement.epoch);
     }
     Ok(())
 }
 
 /// Which announcements have arrived, and whether any is missing.
 #[derive(Debug, Default)]
-struct Heard {
+struct ReceivedAnnouncements {
     /// All announcements up to this number are processed; `None` before the first poll.
     all_to: Option<u64>,
     /// Announcements with a higher number that have arrived.
@@ -78,9 +82,9 @@ struct Heard {
     late: Option<u64>,
 }
 
-impl Heard {
-    fn hear(&mut self, epoch: u64) {
-        if self.beyond.len() < HEARD_MAX {
+impl ReceivedAnnouncements {
+    fn record(&mut self, epoch: u64) {
+        if self.beyond.len() < RECEIVED_MAX {
             self.beyond.insert(epoch);
         }
     }
@@ -115,27 +119,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_announcement_not_heard_by_the_second_poll_counts_as_missed() {
-        let mut heard = Heard::default();
-        assert!(!heard.missed(5), "what was announced before the start means nothing here");
-        heard.hear(6);
-        assert!(!heard.missed(6));
-        assert!(!heard.missed(8), "7 and 8 may be under way");
-        heard.hear(8);
-        heard.hear(7);
-        assert!(!heard.missed(9), "9 may be");
-        heard.hear(10);
-        assert!(heard.missed(10), "9 was not heard");
-        assert!(!heard.missed(10));
+    fn an_announcement_not_received_by_the_second_poll_counts_as_missed() {
+        let mut received = ReceivedAnnouncements::default();
+        assert!(!received.missed(5), "what was announced before the start means nothing here");
+        received.record(6);
+        assert!(!received.missed(6));
+        assert!(!received.missed(8), "7 and 8 may be under way");
+        received.record(8);
+        received.record(7);
+        assert!(!received.missed(9), "9 may be");
+        received.record(10);
+        assert!(received.missed(10), "9 was not received");
+        assert!(!received.missed(10));
     }
 
     #[test]
     fn a_redis_that_lost_its_epoch_is_noticed() {
-        let mut heard = Heard::default();
-        assert!(!heard.missed(100));
-        assert!(heard.missed(0));
-        assert!(!heard.missed(1), "may be under way");
-        heard.hear(1);
-        assert!(!heard.missed(1));
+        let mut received = ReceivedAnnouncements::default();
+        assert!(!received.missed(100));
+        assert!(received.missed(0));
+        assert!(!received.missed(1), "may be under way");
+        received.record(1);
+        assert!(!received.missed(1));
     }
 }

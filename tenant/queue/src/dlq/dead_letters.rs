@@ -67,7 +67,7 @@ impl DeadLetters {
     }
 
     /// How many dead letters a source has, and how many bytes they take.
-    pub async fn held(&self, source: Source) -> Result<(u64, u64), DlqError> {
+    pub async fn size(&self, source: Source) -> Result<(u64, u64), DlqError> {
         let mut redis = self.redis.clone();
         let letters = redis::cmd("XLEN").arg(source.letters()).query_async(&mut redis).await?;
         let bytes: Option<u64> = redis::cmd("GET").arg(source.bytes()).query_async(&mut redis).await?;

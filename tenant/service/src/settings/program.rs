@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use super::{Declared, Errors, Need, Values};
+use super::{Declared, Errors, Values, WhenUnset};
 
 /// The exit status of a program whose arguments or settings are wrong.
 const EXIT_USAGE: u8 = 2;
@@ -102,13 +102,13 @@ impl Program {
             self.about, self.name
         );
         for setting in self.settings {
-            let need = match setting.need() {
-                Need::Required(example) => format!("required, for example {example}"),
-                Need::Default(default) => format!("default {default}"),
-                Need::Optional => "optional".to_owned(),
+            let when_unset = match setting.when_unset() {
+                WhenUnset::Required(example) => format!("required, for example {example}"),
+                WhenUnset::Default(default) => format!("default {default}"),
+                WhenUnset::Optional => "optional".to_owned(),
             };
             // Writing to a String cannot fail.
-            let _ok = writeln!(text, "  {}\n      {}\n      [{need}]", setting.name(), setting.help()).is_ok();
+            let _ok = writeln!(text, "  {}\n      {}\n      [{when_unset}]", setting.name(), setting.help()).is_ok();
         }
         text + "\nExample:\n  " + self.example + "\n"
     }
@@ -118,10 +118,10 @@ impl Program {
         let mut text = String::new();
         for setting in self.settings {
             let value = values.text(*setting).map_or_else(String::new, |text| setting.printable(text));
-            let origin = match (values.is_given(*setting), setting.need()) {
+            let origin = match (values.is_given(*setting), setting.when_unset()) {
                 (true, _) => "",
-                (false, Need::Default(_)) => "  # default",
-                (false, Need::Required(_) | Need::Optional) => "  # unset",
+                (false, WhenUnset::Default(_)) => "  # default",
+                (false, WhenUnset::Required(_) | WhenUnset::Optional) => "  # unset",
             };
             // Writing to a String cannot fail.
             let _ok = writeln!(text, "{}={value}{origin}", setting.name()).is_ok();

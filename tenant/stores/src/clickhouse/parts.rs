@@ -12,7 +12,7 @@ use super::refusal::InsertError;
 
 /// The partition of our tables that is closest to its limit of parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fullest {
+pub struct FullestPartition {
     /// The name of the table.
     pub table: String,
     /// The name of the partition.
@@ -25,8 +25,8 @@ pub struct Fullest {
     pub refused_from: u64,
 }
 
-impl Fullest {
-    /// Parts divided by [`Fullest::refused_from`]: ClickHouse refuses inserts at 1.
+impl FullestPartition {
+    /// Parts divided by [`FullestPartition::refused_from`]: ClickHouse refuses inserts at 1.
     pub fn share(&self) -> f64 {
         if self.refused_from == 0 { 0.0 } else { self.parts as f64 / self.refused_from as f64 }
     }
@@ -37,7 +37,7 @@ impl Records {
     /// empty.
     ///
     /// Needs `SELECT` on `system.parts` and `system.merge_tree_settings`.
-    pub async fn fullest_partition(&self) -> Result<Option<Fullest>, InsertError> {
+    pub async fn fullest_partition(&self) -> Result<Option<FullestPartition>, InsertError> {
         // The settings of a single table are only in its definition.
         const SQL: &str = "WITH
               (SELECT toUInt64(value) FROM system.merge_tree_settings WHERE name = 'parts_to_delay_insert') AS delayed,
@@ -55,7 +55,7 @@ impl Records {
         let tables = Table::ALL.map(|table| table.name);
         let query = self.client.query(SQL).param("tables", tables.as_slice());
         let found = within("system.parts", query.fetch_optional::<(String, String, u64, u64, u64)>()).await?;
-        Ok(found.map(|(table, partition, parts, delayed_from, refused_from)| Fullest {
+        Ok(found.map(|(table, partition, parts, delayed_from, refused_from)| FullestPartition {
             table,
             partition,
             parts,

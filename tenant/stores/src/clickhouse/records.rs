@@ -61,7 +61,7 @@ pub struct AuditRow {
 
 /// A row of `audit_reconciliation_gap`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Gap {
+pub struct AuditGap {
     /// The id of the reconciliation run that found the gap.
     pub detection_id: Uuid,
     /// When the gap was found.
@@ -184,7 +184,7 @@ impl Records {
     }
 
     /// Stores gaps. A second row for the same gap and run replaces the first.
-    pub async fn insert_gaps(&self, gaps: &[Gap]) -> Result<(), InsertError> {
+    pub async fn insert_gaps(&self, gaps: &[AuditGap]) -> Result<(), InsertError> {
         const SQL: &str =
             "INSERT INTO audit_reconciliation_gap (detection_id, detected_at, event_id, org_id, event_time,
              event_type, missing_in, is_repaired, schema_version) FORMAT JSONEachRow";
@@ -202,7 +202,7 @@ impl Records {
     }
 
     /// The latest gaps, newest first; at most `limit`.
-    pub async fn gaps(&self, limit: u32) -> Result<Vec<Gap>, InsertError> {
+    pub async fn gaps(&self, limit: u32) -> Result<Vec<AuditGap>, InsertError> {
         const TABLE: &str = "audit_reconciliation_gap";
         const SQL: &str = "SELECT toString(detection_id), toUnixTimestamp64Nano(detected_at), toString(event_id),
                  toString(org_id), toUnixTimestamp64Nano(event_time), CAST(event_type, 'String'), toUInt8(is_repaired)
@@ -212,7 +212,7 @@ impl Records {
         let gaps = rows.into_iter().map(|(detection, detected, event, org, happened, event_type, repaired)| {
             let time = |nanos: i64| OffsetDateTime::from_unix_timestamp_nanos(nanos.into()).ok();
             let gap = || {
-                Some(Gap {
+                Some(AuditGap {
                     detection_id: detection.parse().ok()?,
                     detected_at: time(detected)?,
                     event_id: event.parse().ok()?,

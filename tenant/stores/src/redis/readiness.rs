@@ -20,9 +20,9 @@ use super::ack::{AckClass, AckPolicy, Wait};
 use super::facts::{Facts, is_refusal};
 
 /// How often each process checks Redis by itself.
-pub const LOOK_EVERY: Duration = Duration::from_secs(1);
+pub const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// A caller of [`Readiness::check`] within this time of a check gets the result of that check.
-const LOOK_SHARED: Duration = Duration::from_millis(200);
+const CHECK_SHARED_FOR: Duration = Duration::from_millis(200);
 /// The share of `maxmemory` above which a warning is raised.
 pub const MEMORY_SHARE_MAX: f64 = 0.8;
 /// How long the warning about a postponed write stays up after the last such write.
@@ -128,9 +128,9 @@ impl Warning {
     }
 }
 
-/// The result of a check that found Redis fit for use.
+/// What a check found out about a Redis that may be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fit {
+pub struct Ready {
     /// What an append waits for to get the configured ack class; `None` if the reply is enough.
     pub wait: Option<Wait>,
     /// Problems to mend soon; requests are accepted nevertheless.
@@ -138,36 +138,36 @@ pub struct Fit {
 }
 
 /// The result of one check.
-pub type Seen = Result<Fit, Arc<ConnectError>>;
+pub type CheckResult = Result<Ready, Arc<ConnectError>>;
 
 /// Checks Redis and remembers the result. Cheap to clone; clones share the result.
 #[derive(Clone)]
-pub struct Readiness(Arc<Watched>);
+pub struct Readiness(Arc<Inner>);
 
-struct Watched {
+struct Inner {
     redis: Redis,
     policy: AckPolicy,
-    looks: tokio::sync::Mutex<Looks>,
+    state: tokio::sync::Mutex<CheckState>,
     /// The last check that Redis answered.
-    standing: Mutex<Option<Result<Option<Wait>, Arc<ConnectError>>>>,
+    last_answer: Mutex<Option<Result<Option<Wait>, Arc<ConnectError>>>>,
 }
 
 #[derive(Default)]
-struct Looks {
-    last: Option<(Instant, Seen)>,
-    delayed: Delayed,
+struct CheckState {
+    last: Option<(Instant, CheckResult)>,
+    delayed: DelayedFsyncs,
 }
 
 /// How many writes each server had postponed at the last check.
 #[derive(Default)]
-struct Delayed {
+struct DelayedFsyncs {
     by_server: HashMap<String, u64>,
     grew: Option<Instant>,
 }
 
-impl Delayed {
+impl DelayedFsyncs {
     /// Whether a write was postponed within [`SLOW_FSYNC_SHOWN`].
-    fn look(&mut self, servers: &[Facts], now: Instant) -> bool {
+    fn grew_recently(&mut self, servers: &[Facts], now: Instant) -> bool {
         let counted = servers.iter().filter_map(|facts| Some((facts.run_id.clone(), facts.delayed_fsyncs?)));
         let counted: HashMap<String, u64> = counted.collect();
         // A server seen for the first time: what it counted before does not count.
@@ -182,7 +182,7 @@ impl Delayed {
 impl Readiness {
     /// Checks that Redis against that ack policy.
     pub fn new(redis: Redis, policy: AckPolicy) -> Self {
-        Self(Arc::new(Watched { redis, policy, looks: Default::default(), standing: Mutex::default() }))
+        Self(Arc::new(Inner { redis, policy, state: Default::default(), last_answer: Mutex::default() }))
     }
 
     /// The configured ack policy.
@@ -190,72 +190,73 @@ impl Readiness {
         self.0.policy
     }
 
-    /// Checks Redis now, or returns the result of a check within the last `LOOK_SHARED`.
-    pub async fn check(&self) -> Seen {
-        let mut looks = self.0.looks.lock().await;
-        if let Some((at, seen)) = &looks.last
-            && at.elapsed() < LOOK_SHARED
+    /// Checks Redis now, or returns the result of a check within the last `CHECK_SHARED_FOR`.
+    pub async fn check(&self) -> CheckResult {
+        let mut state = self.0.state.lock().await;
+        if let Some((at, result)) = &state.last
+            && at.elapsed() < CHECK_SHARED_FOR
         {
-            return seen.clone();
+            return result.clone();
         }
-        let seen = look(&self.0.redis, &self.0.policy, &mut looks.delayed).await.map_err(Arc::new);
-        looks.last = Some((Instant::now(), seen.clone()));
-        drop(looks);
-        report(&seen);
+        let result = check_servers(&self.0.redis, &self.0.policy, &mut state.delayed).await.map_err(Arc::new);
+        state.last = Some((Instant::now(), result.clone()));
+        drop(state);
+        report(&result);
         // A Redis that does not answer reports nothing about itself; the append will fail on its own.
-        if !matches!(&seen, Err(error) if matches!(**error, ConnectError::Unreachable(_))) {
-            *self.standing() = Some(seen.as_ref().map(|fit| fit.wait).map_err(Arc::clone));
+        if !matches!(&result, Err(error) if matches!(**error, ConnectError::Unreachable(_))) {
+            *self.last_answer() = Some(result.as_ref().map(|ready| ready.wait).map_err(Arc::clone));
         }
-        seen
+        result
     }
 
     /// What an append has to wait for, by the last check that Redis answered. An error if no request may be
     /// acknowledged.
     pub async fn wait(&self) -> Result<Option<Wait>, Arc<ConnectError>> {
-        let standing = self.standing().clone();
-        match standing {
-            Some(standing) => standing,
-            None => self.check().await.map(|fit| fit.wait),
+        let last_answer = self.last_answer().clone();
+        match last_answer {
+            Some(result) => result,
+            None => self.check().await.map(|ready| ready.wait),
         }
     }
 
-    fn standing(&self) -> std::sync::MutexGuard<'_, Option<Result<Option<Wait>, Arc<ConnectError>>>> {
-        self.0.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_answer(&self) -> std::sync::MutexGuard<'_, Option<Result<Option<Wait>, Arc<ConnectError>>>> {
+        self.0.last_answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Checks every [`LOOK_EVERY`] until `stop`, and logs changes.
+    /// Checks every [`CHECK_EVERY`] until `stop`, and logs changes.
     pub async fn follow(self, mut stop: watch::Receiver<bool>) {
-        let mut looks = tokio::time::interval(LOOK_EVERY);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = tokio::time::interval(CHECK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut before: Option<Result<Vec<Warning>, String>> = None;
         loop {
             tokio::select! {
-                _ = looks.tick() => {}
+                _ = ticks.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            let seen = self.check().await.map(|fit| fit.warnings).map_err(|error| error.to_string());
-            if before.as_ref() != Some(&seen) {
-                match &seen {
+            let result = self.check().await.map(|ready| ready.warnings).map_err(|error| error.to_string());
+            if before.as_ref() != Some(&result) {
+                match &result {
                     Ok(warnings) => warnings.iter().for_each(|warning| tracing::warn!("{}", warning.text())),
                     Err(error) => tracing::warn!("not ready: {error}"),
                 }
             }
-            before = Some(seen);
+            before = Some(result);
         }
     }
 }
 
-/// `tracebility_redis_ready`: 1 when the last check found Redis fit. `tracebility_redis_warning{warning}`: 1 for each
+/// `tracebility_redis_ready`: 1 when the last check found that Redis may be used.
+/// `tracebility_redis_warning{warning}`: 1 for each
 /// warning that is up.
-fn report(seen: &Seen) {
-    gauge!("tracebility_redis_ready").set(if seen.is_ok() { 1.0 } else { 0.0 });
+fn report(result: &CheckResult) {
+    gauge!("tracebility_redis_ready").set(if result.is_ok() { 1.0 } else { 0.0 });
     for warning in Warning::ALL {
-        let holds = seen.as_ref().is_ok_and(|fit| fit.warnings.contains(warning));
+        let holds = result.as_ref().is_ok_and(|ready| ready.warnings.contains(warning));
         gauge!("tracebility_redis_warning", "warning" => warning.as_str()).set(if holds { 1.0 } else { 0.0 });
     }
 }
 
-async fn look(redis: &Redis, policy: &AckPolicy, delayed: &mut Delayed) -> Result<Fit, ConnectError> {
+async fn check_servers(redis: &Redis, policy: &AckPolicy, delayed: &mut DelayedFsyncs) -> Result<Ready, ConnectError> {
     let servers = Facts::read(redis).await?;
     for facts in &servers {
         facts.check()?;
@@ -267,7 +268,7 @@ async fn look(redis: &Redis, policy: &AckPolicy, delayed: &mut Delayed) -> Resul
         AckClass::Queued | AckClass::Replicated => Ok(()),
     };
     let wait = wait_for(policy, &servers, has_waitaof)?;
-    let is_slow = delayed.look(&servers, Instant::now());
+    let is_slow = delayed.grew_recently(&servers, Instant::now());
     let holds = |warning: &&Warning| match warning {
         Warning::SlowFsync => is_slow,
         Warning::NoFsyncOnRewrite => servers.iter().any(|facts| facts.no_fsync_on_rewrite == Some(true)),
@@ -276,7 +277,7 @@ async fn look(redis: &Redis, policy: &AckPolicy, delayed: &mut Delayed) -> Resul
         Warning::NoMaxmemory => servers.iter().any(|facts| facts.maxmemory == Some(0)),
         Warning::ConfigHidden => servers.iter().any(|facts| facts.appendfsync.is_none()),
     };
-    Ok(Fit { wait, warnings: Warning::ALL.iter().filter(holds).copied().collect() })
+    Ok(Ready { wait, warnings: Warning::ALL.iter().filter(holds).copied().collect() })
 }
 
 /// Whether every primary has `WAITAOF` and lets us use it; otherwise the error message of the server.
@@ -369,14 +370,14 @@ mod tests {
 
     #[test]
     fn a_postponed_write_is_warned_of_for_a_while() {
-        let (mut delayed, begun) = (Delayed::default(), Instant::now());
+        let (mut delayed, begun) = (DelayedFsyncs::default(), Instant::now());
         let at =
             |count: u64, run_id: &str| [Facts { delayed_fsyncs: Some(count), run_id: run_id.to_owned(), ..server("") }];
-        assert!(!delayed.look(&at(7, "a"), begun), "what was before the first look is over");
-        assert!(!delayed.look(&at(7, "a"), begun));
-        assert!(delayed.look(&at(8, "a"), begun));
-        assert!(delayed.look(&at(8, "a"), begun + SLOW_FSYNC_SHOWN / 2));
-        assert!(!delayed.look(&at(8, "a"), begun + SLOW_FSYNC_SHOWN));
-        assert!(!delayed.look(&at(9, "b"), begun + SLOW_FSYNC_SHOWN), "another server");
+        assert!(!delayed.grew_recently(&at(7, "a"), begun), "what was before the first check is over");
+        assert!(!delayed.grew_recently(&at(7, "a"), begun));
+        assert!(delayed.grew_recently(&at(8, "a"), begun));
+        assert!(delayed.grew_recently(&at(8, "a"), begun + SLOW_FSYNC_SHOWN / 2));
+        assert!(!delayed.grew_recently(&at(8, "a"), begun + SLOW_FSYNC_SHOWN));
+        assert!(!delayed.grew_recently(&at(9, "b"), begun + SLOW_FSYNC_SHOWN), "another server");
     }
 }

@@ -24,9 +24,9 @@ type Connecting = Shared<BoxFuture<'static, Result<MultiplexedConnection, RedisE
 
 /// A multiplexed connection to whichever node is the primary. Cheap to clone; clones share it.
 #[derive(Clone)]
-pub(super) struct Followed(Arc<Following>);
+pub(super) struct SentinelConnection(Arc<Inner>);
 
-struct Following {
+struct Inner {
     url: SecretUrl,
     response_timeout: Duration,
     database: i64,
@@ -40,12 +40,12 @@ struct Attempt {
     connecting: Connecting,
 }
 
-impl Followed {
+impl SentinelConnection {
     /// No I/O happens here: the first command connects.
     pub(super) fn new(url: &SecretUrl, response_timeout: Duration) -> Result<Self, ConnectError> {
         let database = Watched::of(url)?.redis.db();
         let current = Mutex::new(Attempt { number: 0, connecting: connecting(url, response_timeout, Duration::ZERO) });
-        Ok(Self(Arc::new(Following { url: url.clone(), response_timeout, database, current })))
+        Ok(Self(Arc::new(Inner { url: url.clone(), response_timeout, database, current })))
     }
 
     pub(super) fn database(&self) -> i64 {
@@ -55,7 +55,7 @@ impl Followed {
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, RedisError> {
         let (number, mut connection) = self.connection().await?;
         let sent = connection.send_packed_command(command).await;
-        self.look_for_another(number, sent.as_ref().map_or_else(is_lost, is_replica));
+        self.reconnect_if(number, sent.as_ref().map_or_else(is_lost, is_replica));
         sent
     }
 
@@ -67,7 +67,7 @@ impl Followed {
     ) -> Result<Vec<Value>, RedisError> {
         let (number, mut connection) = self.connection().await?;
         let sent = connection.send_packed_commands(pipeline, offset, count).await;
-        self.look_for_another(number, sent.as_ref().map_or_else(is_lost, |all| all.iter().any(is_replica)));
+        self.reconnect_if(number, sent.as_ref().map_or_else(is_lost, |all| all.iter().any(is_replica)));
         sent
     }
 
@@ -76,7 +76,7 @@ impl Followed {
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), RedisError> {
         let attempt = self.current();
         let connected = attempt.connecting.await;
-        self.look_for_another(attempt.number, connected.is_err());
+        self.reconnect_if(attempt.number, connected.is_err());
         connected.map(|connection| (attempt.number, connection))
     }
 
@@ -85,7 +85,7 @@ impl Followed {
     }
 
     /// Forgets the connection of that attempt, unless that has happened already. The next command asks Sentinel again.
-    fn look_for_another(&self, number: u64, is_gone: bool) {
+    fn reconnect_if(&self, number: u64, is_gone: bool) {
         let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         if is_gone && current.number == number {
             let connecting = connecting(&self.0.url, self.0.response_timeout, RECONNECT_DELAY_MIN);

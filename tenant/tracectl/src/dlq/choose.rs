@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::shards::shard;
 
 /// The most dead letters that one command changes.
-const PICKED_MAX: u64 = 1_000_000;
+const SELECTED_MAX: u64 = 1_000_000;
 
 /// Selects by shard, org and reason.
 #[derive(Args, Debug)]
@@ -32,7 +32,7 @@ pub(crate) struct Filter {
 
 /// Selects by name, or by a filter.
 #[derive(Args, Debug)]
-pub(crate) struct Chosen {
+pub(crate) struct Selector {
     /// The names of dead letters, such as 7/1795241935570-0.
     #[arg(
         value_name = "ID",
@@ -46,13 +46,13 @@ pub(crate) struct Chosen {
     #[command(flatten)]
     filter: Filter,
     /// The most dead letters to take, such as 100, the oldest of each shard first.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=PICKED_MAX))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=SELECTED_MAX))]
     limit: Option<u64>,
 }
 
 /// The dead letters that a command selected when it began.
 #[derive(Debug, Default)]
-pub(crate) struct Picked {
+pub(crate) struct Selection {
     /// The names of the dead letters, and their orgs if known.
     pub(crate) letters: Vec<(DeadLetterId, Option<OrgId>)>,
     /// The number of runs and spans in them.
@@ -63,7 +63,7 @@ pub(crate) struct Picked {
     pub(crate) gone: u64,
 }
 
-impl Picked {
+impl Selection {
     fn add(&mut self, letter: &Listed) {
         self.letters.push((letter.id, letter.description.org));
         self.items += letter.description.items;
@@ -95,7 +95,7 @@ impl Filter {
     pub(crate) async fn walk(
         &self,
         registry: &Registry,
-        desk: &DeadLetters,
+        dead_letters: &DeadLetters,
         after: Option<DeadLetterId>,
     ) -> Result<Filtered, Failure> {
         let org = match &self.org {
@@ -107,20 +107,20 @@ impl Filter {
             (None, true) => *source == Source::Legacy,
             (None, false) => true,
         };
-        let walk = Walk::new(desk.clone(), Source::all().filter(is_meant));
+        let walk = Walk::new(dead_letters.clone(), Source::all().filter(is_meant));
         let walk = after.into_iter().fold(walk, Walk::after);
         Ok(Filtered { walk, org, reason: self.reason })
     }
 
     /// Reads the names of the selected dead letters.
-    pub(crate) async fn pick(
+    pub(crate) async fn select(
         &self,
         registry: &Registry,
-        desk: &DeadLetters,
+        dead_letters: &DeadLetters,
         limit: Option<u64>,
-    ) -> Result<Picked, Failure> {
-        let limit = limit.unwrap_or(PICKED_MAX);
-        let (mut walk, mut picked) = (self.walk(registry, desk, None).await?, Picked::default());
+    ) -> Result<Selection, Failure> {
+        let limit = limit.unwrap_or(SELECTED_MAX);
+        let (mut walk, mut picked) = (self.walk(registry, dead_letters, None).await?, Selection::default());
         while let Some(page) = walk.next().await? {
             for letter in page {
                 if picked.letters.len() as u64 >= limit {
@@ -133,14 +133,14 @@ impl Filter {
     }
 }
 
-impl Chosen {
-    pub(crate) async fn pick(&self, registry: &Registry, desk: &DeadLetters) -> Result<Picked, Failure> {
+impl Selector {
+    pub(crate) async fn select(&self, registry: &Registry, dead_letters: &DeadLetters) -> Result<Selection, Failure> {
         if self.ids.is_empty() {
-            return self.filter.pick(registry, desk, self.limit).await;
+            return self.filter.select(registry, dead_letters, self.limit).await;
         }
-        let mut picked = Picked::default();
+        let mut picked = Selection::default();
         for id in &self.ids {
-            match desk.read(*id).await? {
+            match dead_letters.read(*id).await? {
                 Some(letter) => picked.add(&letter.listed),
                 None => picked.gone += 1,
             }

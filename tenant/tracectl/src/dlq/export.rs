@@ -12,8 +12,8 @@ use queue::dlq::{DeadLetters, PAGE_LETTERS};
 use registry::event::EventType;
 use serde_json::json;
 
-use super::Trail;
-use super::choose::Picked;
+use super::AuditTrail;
+use super::choose::Selection;
 use crate::failure::Failure;
 use crate::output::Answer;
 
@@ -22,10 +22,10 @@ const OWNER_ONLY: u32 = 0o600;
 
 /// Writes a file that appears under its name only when it is complete.
 pub(super) async fn export(
-    desk: &DeadLetters,
-    picked: Picked,
+    dead_letters: &DeadLetters,
+    picked: Selection,
     file: &Path,
-    mut trail: Trail<'_>,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
     let cannot = |error: io::Error| {
         Failure::new(
@@ -43,7 +43,7 @@ pub(super) async fn export(
         trail.write(EventType::DlqShow, "export", some).await?;
         for (id, _) in some {
             // A letter that was replayed or dropped meanwhile is no longer a dead letter.
-            let Some(letter) = desk.read(*id).await? else { continue };
+            let Some(letter) = dead_letters.read(*id).await? else { continue };
             let mut line = serde_json::to_value(&letter.listed)?;
             line["envelope"] = STANDARD.encode(&letter.content).into();
             writeln!(out, "{line}").map_err(cannot)?;

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use wire::envelope::{Envelope, EnvelopeKey};
 use wire::tables::Table;
 
-use super::{Trail, since, slug};
+use super::{AuditTrail, since, slug};
 use crate::failure::Failure;
 use crate::output::{Answer, NONE, moment, or_none};
 
@@ -22,11 +22,11 @@ const LINE_BYTES: usize = 16;
 
 pub(super) async fn show(
     registry: &Registry,
-    desk: &DeadLetters,
+    dead_letters: &DeadLetters,
     id: DeadLetterId,
-    mut trail: Trail<'_>,
+    mut trail: AuditTrail<'_>,
 ) -> Result<Answer, Failure> {
-    let letter = desk.read(id).await?;
+    let letter = dead_letters.read(id).await?;
     let letter = letter.ok_or_else(|| {
         Failure::new(format!("there is no dead letter {id}"), "tracectl dlq ls shows those that there are")
     })?;

@@ -32,13 +32,13 @@ struct ParkedLine {
 }
 
 /// The header data of an envelope.
-struct Sizes {
+struct EnvelopeUsage {
     month: u32,
     /// The billed units by meter, in the order of [`Meter::INGEST`].
     billed: [u64; Meter::INGEST.len()],
 }
 
-impl Sizes {
+impl EnvelopeUsage {
     fn of(envelope: &Verified<Vec<u8>>) -> Result<Self, DecodeError> {
         let mut billed = [0; Meter::INGEST.len()];
         for (sum, meter) in billed.iter_mut().zip(Meter::INGEST) {
@@ -49,9 +49,9 @@ impl Sizes {
 }
 
 /// A parked envelope and its header data. An unreadable one stays parked, and is reported.
-fn read(key: &EnvelopeKey, id: ParkedId, bytes: Vec<u8>) -> Option<(Verified<Vec<u8>>, Sizes)> {
+fn read(key: &EnvelopeKey, id: ParkedId, bytes: Vec<u8>) -> Option<(Verified<Vec<u8>>, EnvelopeUsage)> {
     let envelope = Verified::check(key, bytes).map_err(|unverified| unverified.error);
-    let read = envelope.and_then(|envelope| Sizes::of(&envelope).map(|sizes| (envelope, sizes)));
+    let read = envelope.and_then(|envelope| EnvelopeUsage::of(&envelope).map(|sizes| (envelope, sizes)));
     read.inspect_err(|error| eprintln!("{id} stays parked: {error}")).ok()
 }
 
@@ -93,14 +93,14 @@ pub(super) async fn list(registry: &Registry, redis: Redis, org: Option<&str>) -
 }
 
 async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -> Result<Vec<ParkedLine>, Failure> {
-    if parked.held(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
+    if parked.amount(org.org_id).await.map_err(redis_failed)?.envelopes == 0 {
         return Ok(Vec::new());
     }
     let mut months = BTreeMap::<u32, ParkedLine>::new();
     for id in parked.ids(org.org_id).await.map_err(redis_failed)? {
         let Some(bytes) = parked.read(org.org_id, id).await.map_err(redis_failed)? else { continue };
         let size = bytes.len() as u64;
-        let Some((_, Sizes { month, billed: [items, ..] })) = read(key, id, bytes) else { continue };
+        let Some((_, EnvelopeUsage { month, billed: [items, ..] })) = read(key, id, bytes) else { continue };
         let line = months.entry(month).or_default();
         (line.slug, line.month) = (org.slug.clone(), month);
         line.envelopes += 1;
@@ -111,16 +111,16 @@ async fn of_org(parked: &ParkedEnvelopes, key: &EnvelopeKey, org: &OrgSummary) -
 }
 
 /// How much more of each meter a month allows, cached per month.
-struct FreeRoom<'a> {
+struct RemainingQuota<'a> {
     redis: &'a Redis,
     org: OrgId,
     limits: &'a Limits,
     left: BTreeMap<u32, [Option<u64>; Meter::INGEST.len()]>,
 }
 
-impl FreeRoom<'_> {
+impl RemainingQuota<'_> {
     /// Uses up room for an envelope. False if there is not enough.
-    async fn take(&mut self, sizes: &Sizes) -> Result<bool, Failure> {
+    async fn take(&mut self, sizes: &EnvelopeUsage) -> Result<bool, Failure> {
         if !self.left.contains_key(&sizes.month) {
             let left = self.ask(sizes.month).await?;
             self.left.insert(sizes.month, left);
@@ -174,7 +174,7 @@ pub(super) async fn release(
     let ids = parked.ids(org_id).await.map_err(redis_failed)?;
     let all = ids.len() as u64;
     let most = most.unwrap_or(all).min(all);
-    let mut room = FreeRoom { redis: &redis, org: org_id, limits: &limits, left: BTreeMap::new() };
+    let mut room = RemainingQuota { redis: &redis, org: org_id, limits: &limits, left: BTreeMap::new() };
     let (mut done, mut is_full) = (Released::default(), false);
     for id in ids.into_iter().take(usize::try_from(most).unwrap_or(usize::MAX)) {
         let Some(envelope) = parked.read(org_id, id).await.map_err(redis_failed)? else {
@@ -189,7 +189,7 @@ pub(super) async fn release(
         if done.released == 0 {
             // The audit event comes first: without it, no release.
             let event = NewEvent::new(Some(org_id), EventType::QuotaRelease, actor);
-            let event = event.detail(json!({ "envelopes_at_most": most, "force": force }));
+            let event = event.with_detail(json!({ "envelopes_at_most": most, "force": force }));
             registry.record_events(Some(org_id), &[event]).await?;
         }
         parked.release(org_id, id, &envelope, &key).await.map_err(redis_failed)?;

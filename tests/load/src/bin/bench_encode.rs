@@ -48,7 +48,7 @@ impl<'a> Sink<'a> for Nothing {
     fn span(&mut self, _: &Origin<'a>, span: &mut Span<'a>) {
         black_box(span);
     }
-    fn set_aside(&mut self, _: &Span<'a>, _: SpanError) {}
+    fn reject(&mut self, _: &Span<'a>, _: SpanError) {}
 }
 
 fn main() -> anyhow::Result<()> {

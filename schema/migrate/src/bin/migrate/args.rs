@@ -55,7 +55,7 @@ pub(crate) enum Command {
     Down(Down),
     /// Print the version that each database is at. Changes nothing.
     #[command(after_help = "Examples:\n  migrate version\n  migrate version --target postgres")]
-    Version(Where),
+    Version(TargetArgs),
     /// Say in the journal that VERSION and all before it are applied, and nothing later. Runs no migration.
     ///
     /// For a database that was repaired by hand. Without --i-verified it only explains what it would change.
@@ -75,12 +75,12 @@ pub(crate) enum Command {
 #[derive(Args)]
 pub(crate) struct Up {
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) place: TargetArgs,
     /// Print every statement that would be sent, and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     #[command(flatten)]
-    how: How,
+    how: ClickHouseArgs,
 }
 
 #[derive(Args)]
@@ -92,7 +92,7 @@ pub(crate) struct Down {
     #[arg(long, conflicts_with = "count")]
     all: bool,
     #[command(flatten)]
-    pub(crate) place: Where,
+    pub(crate) place: TargetArgs,
     /// Print every statement that would be sent, and change nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
@@ -100,7 +100,7 @@ pub(crate) struct Down {
     #[arg(long)]
     pub(crate) yes: bool,
     #[command(flatten)]
-    how: How,
+    how: ClickHouseArgs,
 }
 
 #[derive(Args)]
@@ -133,7 +133,7 @@ pub(crate) struct Create {
 }
 
 #[derive(Args)]
-pub(crate) struct Where {
+pub(crate) struct TargetArgs {
     /// The databases that the command is for.
     #[arg(long, value_enum, default_value_t = TargetArg::All)]
     target: TargetArg,
@@ -157,7 +157,7 @@ struct UrlArgs {
 
 /// How ClickHouse is migrated.
 #[derive(Args)]
-struct How {
+struct ClickHouseArgs {
     /// Make ClickHouse's tables on this cluster, replicated: its name in ClickHouse, such as main.
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
@@ -236,7 +236,7 @@ impl Create {
     }
 }
 
-impl Where {
+impl TargetArgs {
     pub(crate) const fn target(&self) -> Target {
         match self.target {
             TargetArg::Postgres => Target::Postgres,
@@ -257,7 +257,7 @@ impl UrlArgs {
     }
 }
 
-impl How {
+impl ClickHouseArgs {
     fn options(&self) -> Options {
         Options {
             cluster: self.cluster.clone(),

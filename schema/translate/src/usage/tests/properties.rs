@@ -16,7 +16,7 @@ fn any_value() -> impl Strategy<Value = Json> {
 }
 
 fn is_readable(name: &str, value: &Json) -> bool {
-    let said = Said::json(value);
+    let said = SentNumber::json(value);
     if name.contains("cost") { said.usd().is_ok() } else { said.count().is_ok() }
 }
 
@@ -60,7 +60,7 @@ proptest! {
             prop_assert!(cache <= prompt && u64::from(reasoning.unwrap_or(0)) <= completion);
         }
         if flat.iter().all(|(name, value)| is_readable(name, value)) && !doubtful {
-            let sent = |n: u32| flat.iter().any(|(_, value)| Said::json(value) == Said::Number(n.into()));
+            let sent = |n: u32| flat.iter().any(|(_, value)| SentNumber::json(value) == SentNumber::Number(n.into()));
             for count in [cached, reasoning].into_iter().flatten() {
                 prop_assert!(sent(count), "{} was not sent: {:?}", count, flat);
             }

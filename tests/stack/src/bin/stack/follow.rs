@@ -7,7 +7,7 @@ use std::time::Duration;
 use stack::{Layout, Name, logs};
 
 /// How often to look for new lines.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const POLL_EVERY: Duration = Duration::from_millis(250);
 
 /// Prints the end of the logs, and with `follow` what is added to them. With several logs each line is marked.
 pub(crate) async fn print(layout: &Layout, names: &[Name], lines: usize, follow: bool) -> anyhow::Result<()> {
@@ -22,7 +22,7 @@ pub(crate) async fn print(layout: &Layout, names: &[Name], lines: usize, follow:
         return Ok(());
     }
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
         for (name, end) in names.iter().zip(&mut ends) {
             write(*name, mark, &added(layout, *name, end)?)?;
         }

@@ -8,17 +8,17 @@ use redis::{AsyncCommands, RedisError, Script};
 use stores::keys::RedisKey;
 use stores::redis::Redis;
 
-static PARK: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("park.lua")));
+static ADD: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("add_dead_letter.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(SETTLE_LUA));
 
 /// Adds dead letters of the legacy stream. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Letters {
+pub struct DeadLetters {
     redis: Redis,
     bytes_max: u64,
 }
 
-impl Letters {
+impl DeadLetters {
     /// Adds to that Redis, up to `bytes_max` bytes in all.
     pub const fn new(redis: Redis, bytes_max: u64) -> Self {
         Self { redis, bytes_max }
@@ -28,7 +28,7 @@ impl Letters {
     /// have been added.
     pub async fn add(&self, token: &str, letter: &Description, data: &[u8]) -> Result<bool, RedisError> {
         let description = serde_json::to_string(letter).unwrap_or_default();
-        let mut call = PARK.key(RedisKey::legacy_dlq());
+        let mut call = ADD.key(RedisKey::legacy_dlq());
         call.key(RedisKey::legacy_dlq_bytes()).key(RedisKey::legacy_dlq_arrivals());
         call.arg(token).arg(description).arg(LEGACY_FIELD).arg(data).arg(self.bytes_max);
         call.arg(SETTLED_KEPT.as_millis() as u64).invoke_async(&mut self.redis.clone()).await

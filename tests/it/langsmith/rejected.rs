@@ -119,7 +119,7 @@ async fn a_request_of_bad_items_only_is_kept_whole() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What is too much for a column is set aside alone, and the run is stored.
+/// What is too much for a column is rejected alone, and the run is stored.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_is_stored_without_its_oversized_field() -> anyhow::Result<()> {
     let world = World::start().await?;

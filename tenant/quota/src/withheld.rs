@@ -25,7 +25,7 @@ const NOTES_KEPT_S: i64 = 40 * 24 * 3600;
 const PARKED: &str = "parked";
 /// In hours: a note for an hour this long ago is deleted once the audit trail has it, since its sum hardly grows any
 /// more.
-const TOLD_HOURS: i64 = 2;
+const RECORDED_HOURS: i64 = 2;
 
 /// Items of a batch that were parked or dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,8 +65,8 @@ async fn mark(redis: &Redis, shard: Shard, org: OrgId, hour: i64) -> Result<(), 
 }
 
 /// Records how many items of a batch were parked or dropped. `batch` must be unique. May be called again.
-pub async fn note(redis: &Redis, shard: Shard, batch: &str, aside: Withheld, items: u64) -> Result<(), RedisError> {
-    let Withheld { org, hour, how } = aside;
+pub async fn note(redis: &Redis, shard: Shard, batch: &str, withheld: Withheld, items: u64) -> Result<(), RedisError> {
+    let Withheld { org, hour, how } = withheld;
     mark(redis, shard, org, hour).await?;
     let reason = match how {
         OverQuota::Park => PARKED,
@@ -102,15 +102,15 @@ pub fn notes(org: OrgId, kept: &WithheldNotes, actor: &str) -> Vec<NewEvent> {
         let received = received.and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
         let name = wire::tables::content_hash_128(format!("{org}{seen}").as_bytes());
         let detail = json!({ "received_in_hour": received, "items": items });
-        NewEvent::new(Some(org), event_type, actor).named(Uuid::from_bytes(name)).detail(detail)
+        NewEvent::new(Some(org), event_type, actor).with_id(Uuid::from_bytes(name)).with_detail(detail)
     };
     sums.into_iter().map(event).collect()
 }
 
 /// Deletes notes of past hours that are in the audit trail.
-pub async fn forget_notes(redis: &Redis, org: OrgId, told: &WithheldNotes, hour: i64) -> Result<(), RedisError> {
-    let past = |field: &&String| hour_and_policy(field).is_none_or(|(of, _)| of < hour - TOLD_HOURS);
-    let past: Vec<&String> = told.keys().filter(past).collect();
+pub async fn forget_notes(redis: &Redis, org: OrgId, recorded: &WithheldNotes, hour: i64) -> Result<(), RedisError> {
+    let past = |field: &&String| hour_and_policy(field).is_none_or(|(of, _)| of < hour - RECORDED_HOURS);
+    let past: Vec<&String> = recorded.keys().filter(past).collect();
     if past.is_empty() {
         return Ok(());
     }
@@ -130,15 +130,15 @@ mod tests {
     fn each_hourly_sum_over_quota_is_one_event() {
         let org = OrgId(Uuid::from_u128(7));
         let mut kept = WithheldNotes::from([("498000:park:3/1-1".to_owned(), 5), ("498000:drop:3/1-2".to_owned(), 2)]);
-        let told = notes(org, &kept, "somebody");
-        assert_eq!(told.len(), 2);
-        let park = told.iter().find(|event| event.event_type == EventType::QuotaPark).unwrap();
-        assert_eq!(park.detail, json!({ "received_in_hour": "2026-10-24T00:00:00Z", "items": 5 }));
+        let events = notes(org, &kept, "somebody");
+        assert_eq!(events.len(), 2);
+        let park = events.iter().find(|event| event.event_type() == EventType::QuotaPark).unwrap();
+        assert_eq!(*park.detail(), json!({ "received_in_hour": "2026-10-24T00:00:00Z", "items": 5 }));
         let again: Vec<Uuid> = notes(org, &kept, "somebody").iter().map(NewEvent::event_id).collect();
-        assert_eq!(again, told.iter().map(NewEvent::event_id).collect::<Vec<_>>(), "the same events");
+        assert_eq!(again, events.iter().map(NewEvent::event_id).collect::<Vec<_>>(), "the same events");
         kept.insert("498000:park:4/1-1".to_owned(), 1);
         let more = notes(org, &kept, "somebody");
-        assert!(more.iter().any(|event| event.detail["items"] == 6 && !again.contains(&event.event_id())));
+        assert!(more.iter().any(|event| event.detail()["items"] == 6 && !again.contains(&event.event_id())));
         assert_eq!(notes(org, &WithheldNotes::from([("of a later release".to_owned(), 1)]), "somebody"), []);
     }
 }
