@@ -140,11 +140,11 @@ mod tests {
     #[test]
     fn ledger_requests_take_an_org_and_hours() {
         let org = "11111111-1111-1111-1111-111111111111";
-        assert_eq!(asked("").unwrap(), (Scope::Everyone, LEDGER_HOURS));
+        assert_eq!(parse_ledger_query("").unwrap(), (Scope::Everyone, LEDGER_HOURS));
         let wanted = Scope::Org(org.parse().unwrap());
         assert_eq!(parse_ledger_query(&format!("org={org}&hours=168")).unwrap(), (wanted, 168));
         for bad in ["org=acme", "hours=0", "hours=169", "hours=x", "days=1", "org=", &format!("organisation={org}")] {
-            assert!(matches!(asked(bad), Err(ApiError::Malformed(_))), "{bad}");
+            assert!(matches!(parse_ledger_query(bad), Err(ApiError::Malformed(_))), "{bad}");
         }
     }
 }
