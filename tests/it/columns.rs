@@ -91,6 +91,7 @@ fn full_span(i: u128) -> Span<'static> {
         end_time: 1_795_241_936_000_000_001,
         trace_state: "k=v".into(),
         flags: 0x101,
+        session_name: "project".into(),
         llm: Llm {
             kind: Kind::Llm,
             model: "m".into(),
@@ -115,6 +116,7 @@ fn full_span(i: u128) -> Span<'static> {
             tags: (0..i % 3).map(|t| format!("t{t}").into()).collect(),
             error_kind: "E".into(),
             error_message: "boom".into(),
+            content_hash: *b"0123456789abcdef",
         },
         attributes: vec![
             attribute("double", Value::Double(f64::NAN)),

@@ -174,8 +174,9 @@ async fn runs_are_captured_and_priced() -> anyhow::Result<()> {
         "parameters": r#"{"langsmith.extra.invocation_params":{"stop":null,"top_p":1}}"#,
         "inputs": r#"{"messages":[]}"#, "outputs": json!({"usage_metadata": usage}).to_string()});
     assert_eq!(rows, [langsmith, native("native", NO_ID), native("nested", &uuid(11))]);
-    let hashes = "SELECT uniqExact(content_hash) FROM replay_capture WHERE kind = 'llm' AND name != 'langsmith'";
-    assert_eq!(world.clickhouse.number(hashes).await?, 1, "run and span are the same call");
+    let hashes =
+        format!("SELECT uniqExact(content_hash) FROM replay_of(org = '{}') WHERE name != 'langsmith'", org.org_id);
+    assert_eq!(world.clickhouse.number(&hashes).await?, 1, "run and span are the same call");
     Ok(())
 }
 

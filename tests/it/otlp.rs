@@ -157,10 +157,11 @@ async fn a_header_sets_the_project_of_spans_that_name_none() -> anyhow::Result<(
     let answer = Http::http2().send(Method::POST, &export, &headers, framed(false, &message.encode_to_vec())).await?;
     assert_eq!(&*answer.body, &framed(false, b"")[..]);
     world.until_number("SELECT count() FROM span", 4).await?;
-    let rows = world.clickhouse.rows("SELECT name, session_name FROM run ORDER BY name").await?;
+    let runs = format!("SELECT name, session_name FROM run_of(org = '{}') ORDER BY name", org.org_id);
+    let rows = world.clickhouse.rows(&runs).await?;
     let wanted = [("1", "café web"), ("2", "of the span"), ("3", "of the resource"), ("4", "over gRPC")];
     assert_eq!(rows, wanted.map(|(name, project)| json!({"name": name, "session_name": project})));
-    let keys = "SELECT uniqExact(workspace_id) FROM run";
+    let keys = "SELECT uniqExact(workspace_id) FROM span";
     world.until_number(keys, 1).await
 }
 

@@ -234,7 +234,8 @@ async fn a_trace_without_its_root_has_a_stand_in_run_until_the_root_arrives() ->
     // The root arrives after all: one run, which is its own, and nothing of the stand-in.
     let root = [timed(1, 9, "the root", long, "")];
     assert_eq!(post(&world, &org, request(&resource, &root)).await?, json!({}));
-    world.until_number("SELECT count() FROM run", 2).await?;
+    world.until_number("SELECT count() FROM span", 8).await?;
+    assert_eq!(world.clickhouse.number("SELECT count() FROM run").await?, 0, "one span, one row");
     assert_eq!(runs().await?, [run("01", "the root", "", 1), odd, outer, whole]);
     let other = world.org("neighbour").await?;
     let query = format!("SELECT count() FROM run_of(org = '{}')", other.org_id);

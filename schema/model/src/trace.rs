@@ -194,6 +194,8 @@ pub struct Llm<'a> {
     pub error_kind: Cow<'a, str>,
     /// The message of the error.
     pub error_message: Cow<'a, str>,
+    /// The hash by which a replayer recognises the same call; zeros where there is nothing to replay.
+    pub content_hash: [u8; 16],
 }
 
 /// An event at one instant during a span.
@@ -270,6 +272,8 @@ pub struct Span<'a> {
     pub trace_state: Cow<'a, str>,
     /// W3C trace flags and OTLP's remote bits.
     pub flags: u32,
+    /// The LangSmith project, or what stands for it in other conventions; empty in a native span, whose run has it.
+    pub session_name: Cow<'a, str>,
     /// The fields that runs and spans have in common.
     pub llm: Llm<'a>,
     /// Everything the client sent that has no column of its own, and small values that have one.
@@ -388,34 +392,6 @@ pub struct Attachment<'a> {
     pub mime_type: Cow<'a, str>,
     /// Content of the file.
     pub content: &'a [u8],
-}
-
-/// A call, in the form in which a replayer finds and recognises it. The call's inputs and outputs are in its run or
-/// span.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct ReplayCapture<'a> {
-    /// Id of the run that the call is, or to which its span belongs.
-    pub run_id: Uuid,
-    /// Id of the span that the call is; nil for a run.
-    pub span_id: Uuid,
-    /// Id of the parent span, or for a run of the parent run.
-    pub parent_span_id: Uuid,
-    /// The kind of operation that is called.
-    pub kind: Kind,
-    /// Name of the called operation.
-    pub name: &'a str,
-    /// The model, if a model is called.
-    pub model: &'a str,
-    /// The provider that serves the model.
-    pub provider: &'a str,
-    /// When the call began.
-    pub start_time: UnixNanos,
-    /// When the call ended; 0 if the call had not ended yet.
-    pub end_time: UnixNanos,
-    /// The call's parameters beside its inputs, as a JSON object.
-    pub parameters: &'a str,
-    /// The hash by which the same call is recognised.
-    pub content_hash: [u8; 16],
 }
 
 /// A rejected item, as the client sent it.

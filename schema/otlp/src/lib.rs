@@ -2,8 +2,8 @@
 //!
 //! `wire_format` and `protobuf` read the protobuf form, `json` the JSON form. Both fill the same [`Span`] and hand it
 //! to a [`Sink`]. `forms` says in which forms a value may come, and what becomes of a value that cannot be read.
-//! [`Translator`] is the sink that stores: it finds a span's LLM fields ([`semantics`]), derives a run from a root
-//! span, and writes rows.
+//! [`Translator`] is the sink that stores: it finds a span's LLM fields ([`semantics`]) and writes its row. The run that a
+//! root span stands for is derived when it is read (view `run_of`).
 
 pub mod encoding;
 mod forms;
@@ -26,13 +26,11 @@ pub use wire_format::Malformed;
 use std::borrow::Cow;
 
 use model::ids::ProjectId;
-use model::trace::{Attribute, Origin, Run, RunOp, Span, UnixNanos, Value};
+use model::trace::{Attribute, Origin, Span, UnixNanos, Value};
 use translate::batch::{Batch, origin_bytes};
-use translate::prices::COST_SOURCE;
 use translate::{times, unique};
 use uuid::Uuid;
 use wire::envelope::Header;
-use wire::tables::content_hash;
 
 /// Receives what a decoder finds.
 pub trait Sink<'a> {
@@ -136,7 +134,7 @@ impl<'b> Translator<'b> {
     }
 }
 
-impl<'a> Sink<'a> for Translator<'_> {
+impl<'a, 'b: 'a> Sink<'a> for Translator<'b> {
     fn origin(&mut self) {
         self.same_origin = false;
     }
@@ -150,19 +148,13 @@ impl<'a> Sink<'a> for Translator<'_> {
         }
         limits::apply(span);
         semantics::interpret(span);
-        let time_flag = times::of_span(span.start_time, span.end_time, self.received_at);
-        if let Some(flag) = &time_flag {
-            span.attributes.push(flag.clone());
+        if let Some(flag) = times::of_span(span.start_time, span.end_time, self.received_at) {
+            span.attributes.push(flag);
             unique::keep_last(&mut span.attributes);
         }
+        span.session_name = session_name(origin, span, self.session_name);
         self.batch.push_span(self.project, origin, self.same_origin, span);
         self.same_origin = true;
-        if is_root(span) {
-            let mut run = run_of_root(origin, span, self.session_name);
-            run.attributes.extend(time_flag);
-            run.attributes.extend(span.attributes.iter().rev().find(|a| a.key == COST_SOURCE).cloned());
-            self.batch.push_derived_run(self.project, &run, content_hash(span.span_id.as_bytes()));
-        }
     }
 
     fn reject(&mut self, span: &Span<'a>, error: SpanError) {
@@ -170,39 +162,18 @@ impl<'a> Sink<'a> for Translator<'_> {
     }
 }
 
-/// A parent that cannot be read still makes the span a child.
-fn is_root(span: &Span<'_>) -> bool {
-    span.parent_span_id.is_nil() && span.attributes.iter().all(|attribute| attribute.key != forms::PARENT)
-}
-
 fn hex_ids(span: &Span<'_>) -> String {
     let hex = |id: Uuid, from: usize| id.simple().to_string()[from..].to_owned();
     format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
 }
 
-/// The run that a trace's root span stands for. Totals over the trace are computed from its spans when it is read.
-fn run_of_root<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Run<'a> {
-    let resource = |key| text_of(&origin.resource_attributes, key);
-    // The project as the client names it; without one, the service.
+/// The LangSmith project as the client names it, in an attribute, in the request's header or in OpenInference's way; without
+/// one, the service.
+fn session_name<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Cow<'a, str> {
     let named = [
         text_of(&span.attributes, "langsmith.trace.session_name"),
         Cow::Borrowed(header),
-        resource("openinference.project.name"),
+        text_of(&origin.resource_attributes, "openinference.project.name"),
     ];
-    let session_name = named.into_iter().find(|name| !name.is_empty());
-    Run {
-        run_id: span.run_id,
-        trace_id: span.run_id,
-        parent_run_id: Uuid::nil(),
-        op: RunOp::Complete,
-        name: span.name.clone(),
-        status: Some(span.status),
-        start_time: span.start_time,
-        end_time: span.end_time,
-        session_name: session_name.unwrap_or_else(|| origin.service_name.clone()),
-        sdk: resource("telemetry.sdk.name"),
-        sdk_version: resource("telemetry.sdk.version"),
-        llm: span.llm.clone(),
-        ..Run::default()
-    }
+    named.into_iter().find(|name| !name.is_empty()).unwrap_or_else(|| origin.service_name.clone())
 }

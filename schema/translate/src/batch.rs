@@ -8,12 +8,10 @@ use model::meter::Meter;
 use model::trace::{Origin, Run, Span, Value};
 use wire::columns::Column;
 use wire::envelope::{EXPANDED_BYTES_MAX, Header, SECTION_ROWS_MAX, Writer};
-use wire::tables::{
-    AttachmentRows, BillingRows, ReplayRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128,
-};
+use wire::tables::{AttachmentRows, BillingRows, Rows, RunRows, ScoreRows, SetAsideRows, SpanRows, content_hash_128};
 
 use super::prices::Prices;
-use super::replay::Capturer;
+use super::replay::CallHasher;
 use super::{prices, unique};
 
 /// Most rejected items per request that the answer names; further ones are only counted.
@@ -34,8 +32,7 @@ pub const REJECTED_WORDS_BYTES_MAX: usize = 1 << 10;
 pub struct Batch {
     runs: RunRows,
     spans: SpanRows,
-    calls: ReplayRows,
-    capturer: Capturer,
+    call_hasher: CallHasher,
     prices: Arc<Prices>,
     /// Rows of `eval_score`, one per feedback object of LangSmith.
     pub scores: ScoreRows,
@@ -48,9 +45,6 @@ pub struct Batch {
     kept_bytes: usize,
     /// Number of rejected items beyond [`REJECTED_ITEMS_MAX`].
     omitted: u64,
-    /// Number of runs that we derived from a span: they are stored, but not billed, because the client did not send
-    /// them.
-    derived_runs: u32,
     /// Bytes that the repeated origins of spans take when written out.
     origin_bytes: usize,
     rejected: u64,
@@ -125,7 +119,7 @@ impl Batch {
         })
     }
 
-    /// Adds a span and the rows that follow from it. `same_origin` promises that `origin` is that of the span before.
+    /// Adds a span. `same_origin` promises that `origin` is that of the span before.
     pub fn push_span(&mut self, project: ProjectId, origin: &Origin<'_>, same_origin: bool, span: &mut Span<'_>) {
         let sent = span.attributes.len();
         self.prices.fill(&mut span.llm, &mut span.attributes);
@@ -133,26 +127,16 @@ impl Batch {
             // The client may have sent an attribute with the name of one that was added here.
             unique::keep_last(&mut span.attributes);
         }
-        if let Some(call) = self.capturer.of_span(span) {
-            self.calls.push(project, &call);
-        }
+        span.llm.content_hash = self.call_hasher.hash(&span.name, &span.llm, &span.attributes);
         self.spans.push(project, origin, same_origin, span);
     }
 
-    /// Adds one write of a run and the rows that follow from it. `op_hash` identifies the write, see [`RunRows::push`].
+    /// Adds one write of a run. `op_hash` identifies the write, see [`RunRows::push`].
     pub fn push_run(&mut self, project: ProjectId, run: &mut Run<'_>, op_hash: u64) {
         self.prices.fill(&mut run.llm, &mut run.attributes);
         unique::keep_last(&mut run.attributes);
-        if let Some(call) = self.capturer.of_run(run) {
-            self.calls.push(project, &call);
-        }
+        run.llm.content_hash = self.call_hasher.hash(&run.name, &run.llm, &run.attributes);
         self.runs.push(project, run, op_hash);
-    }
-
-    /// Adds a run that was derived from a span; the span must be added by itself.
-    pub fn push_derived_run(&mut self, project: ProjectId, run: &Run<'_>, op_hash: u64) {
-        self.runs.push(project, run, op_hash);
-        self.derived_runs += 1;
     }
 
     /// Number of writes of runs so far.
@@ -204,7 +188,7 @@ impl Batch {
     /// The counts of the items so far.
     pub fn counts(&self) -> Counts {
         Counts {
-            runs: self.runs.rows() - self.derived_runs,
+            runs: self.runs.rows(),
             spans: self.spans.rows(),
             scores: self.scores.rows(),
             attachments: self.attachments.rows(),
@@ -228,14 +212,14 @@ impl Batch {
         }
         let (runs, spans) = (self.runs.rows(), self.spans.rows());
         let (scores, attachments, rejected) = (self.scores.rows(), self.attachments.rows(), self.rejected_rows.rows());
-        if [runs, spans, scores, attachments, self.calls.rows()].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
-            let what = "number of runs, spans, calls, scores or attachments in the request";
+        if [runs, spans, scores, attachments].into_iter().any(|rows| rows > SECTION_ROWS_MAX) {
+            let what = "number of runs, spans, scores or attachments in the request";
             return Err(TooLarge { what, limit: SECTION_ROWS_MAX as usize, unit: "" });
         }
         if runs + spans + scores + attachments + rejected == 0 {
             return Ok(None);
         }
-        let items = u64::from(runs - self.derived_runs) + u64::from(spans);
+        let items = u64::from(runs) + u64::from(spans);
         let bills = [(Meter::SpanIngested, items), (Meter::SpanBytes, body_bytes as u64)];
         for (meter, quantity) in bills.into_iter().filter(|(_, quantity)| *quantity > 0) {
             let Header { project_id, api_key_id, envelope_id, received_at, .. } = *header;
@@ -249,7 +233,6 @@ impl Batch {
         let mut writer = Writer::new(header, self.byte_len() + ENVELOPE_OVERHEAD_BYTES);
         writer.section(&self.runs);
         writer.section(&self.spans);
-        writer.section(&self.calls);
         writer.section(&self.scores);
         writer.section(&self.attachments);
         writer.section(&self.rejected_rows);
@@ -260,7 +243,6 @@ impl Batch {
     fn clear(&mut self) {
         self.runs.clear();
         self.spans.clear();
-        self.calls.clear();
         self.scores.clear();
         self.attachments.clear();
         self.bills.clear();
@@ -268,7 +250,6 @@ impl Batch {
         self.kept_items.clear();
         self.kept_bytes = 0;
         self.omitted = 0;
-        self.derived_runs = 0;
         self.origin_bytes = 0;
         self.rejected = 0;
         self.reasons.clear();
@@ -285,7 +266,7 @@ impl Batch {
 
     fn len_of_rows(&self, len: impl Fn(&Column) -> usize) -> usize {
         let beside = sum(&self.scores, &len) + sum(&self.attachments, &len) + sum(&self.rejected_rows, &len);
-        sum(&self.runs, &len) + sum(&self.spans, &len) + sum(&self.calls, &len) + beside + sum(&self.bills, &len)
+        sum(&self.runs, &len) + sum(&self.spans, &len) + beside + sum(&self.bills, &len)
     }
 }
 

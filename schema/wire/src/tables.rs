@@ -120,7 +120,7 @@ macro_rules! table {
 
 table! {
     /// Rows of `span`, one per span.
-    SpanRows, SPAN = 2 v 2 "span" {
+    SpanRows, SPAN = 2 v 3 "span" {
         project_id: Uuid,
         run_id: Uuid,
         span_id: Uuid,
@@ -182,12 +182,15 @@ table! {
         schema_version: UInt16,
         // New in version 2.
         cache_write_tokens: UInt32,
+        // New in version 3.
+        content_hash: FixedString16,
+        session_name: String,
     }
 }
 
 table! {
     /// Rows of `run`, one per write: a run is put together from its posts and patches when it is read.
-    RunRows, RUN = 1 v 2 "run" {
+    RunRows, RUN = 1 v 3 "run" {
         project_id: Uuid,
         run_id: Uuid,
         op: UInt8,
@@ -228,6 +231,8 @@ table! {
         schema_version: UInt16,
         // New in version 2.
         cache_write_tokens: UInt32,
+        // New in version 3.
+        content_hash: FixedString16,
     }
 }
 
@@ -247,9 +252,7 @@ table! {
 mod attached;
 pub(crate) mod versions;
 
-pub use attached::{
-    AttachmentRows, EVAL_SCORE, REPLAY_CAPTURE, RUN_ATTACHMENT, ReplayRows, SET_ASIDE, ScoreRows, SetAsideRows,
-};
+pub use attached::{AttachmentRows, EVAL_SCORE, REPLAY_CAPTURE, RUN_ATTACHMENT, SET_ASIDE, ScoreRows, SetAsideRows};
 
 /// Pushes the columns that runs and spans share.
 macro_rules! push_llm {
@@ -276,6 +279,7 @@ macro_rules! push_llm {
         rows.tags.push_strs(llm.tags.iter());
         rows.error_kind.push_str(&llm.error_kind);
         rows.error_message.push_str(&llm.error_message);
+        rows.content_hash.push_fixed(llm.content_hash);
     }};
 }
 
@@ -297,6 +301,7 @@ impl SpanRows {
         self.end_time.push_fixed(span.end_time.to_le_bytes());
         self.trace_state.push_str(&span.trace_state);
         self.flags.push_fixed(span.flags.to_le_bytes());
+        self.session_name.push_str(&span.session_name);
         self.push_origin(origin, same_origin);
         push_llm!(&mut *self, &span.llm);
         let mut tags = String::new();
@@ -447,14 +452,14 @@ pub fn framed_hash_128(parts: &[&[u8]]) -> [u8; 16] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::trace::{Attachment, RejectedItem, ReplayCapture, Score};
+    use model::trace::{Attachment, RejectedItem, Score};
 
     #[test]
     fn every_column_gets_every_row() {
         let (project, origin) = (ProjectId(uuid::Uuid::nil()), Origin::default());
         let (mut spans, mut runs, mut bills) = (SpanRows::default(), RunRows::default(), BillingRows::default());
         let (mut scores, mut attachments) = (ScoreRows::default(), AttachmentRows::default());
-        let (mut set_aside, mut calls) = (SetAsideRows::default(), ReplayRows::default());
+        let mut set_aside = SetAsideRows::default();
         for i in 0..3 {
             let span =
                 Span { events: vec![Event::default(); i], links: vec![Link::default(); i], ..Default::default() };
@@ -464,13 +469,12 @@ mod tests {
             scores.push(project, &Score::default());
             attachments.push(project, &Attachment::default());
             set_aside.push(project, EnvelopeId(project.0), &RejectedItem::default());
-            calls.push(project, &ReplayCapture::default());
         }
         fn lengths(rows: &impl Rows) -> Vec<(&'static str, u32)> {
             rows.table().columns.iter().map(|c| c.name).zip(rows.columns().map(Column::rows)).collect()
         }
         let first = [lengths(&spans), lengths(&runs), lengths(&bills)];
-        let second = [lengths(&scores), lengths(&attachments), lengths(&set_aside), lengths(&calls)];
+        let second = [lengths(&scores), lengths(&attachments), lengths(&set_aside)];
         for (name, rows) in first.into_iter().chain(second).flatten() {
             assert_eq!(rows, 3, "{name}");
         }

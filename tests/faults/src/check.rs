@@ -44,11 +44,6 @@ impl Found {
             let row = Row::Run(uuid(fields.next())?, fields.next().unwrap_or_default().parse()?);
             *found.rows.entry(row).or_default() += 1;
         }
-        for line in clickhouse.text("SELECT run_id, span_id FROM replay_capture").await?.lines() {
-            let mut fields = line.split('\t');
-            let row = Row::Capture(uuid(fields.next())?, uuid(fields.next())?);
-            *found.rows.entry(row).or_default() += 1;
-        }
         let billed = "SELECT org_id, sum(quantity) FROM billing_meter WHERE meter = 'span_ingested' GROUP BY org_id";
         for line in clickhouse.text(billed).await?.lines() {
             let mut fields = line.split('\t');
@@ -95,17 +90,14 @@ impl Verdict {
         let mut verdict = Self::default();
         let (mut known, mut owed, mut poisoned) = (0, HashMap::<OrgId, u64>::new(), Vec::new());
         for request in sent {
-            // The run of an OTLP trace is made of its first span, and is no item of its own.
-            let has_spans = request.rows.iter().any(|row| matches!(row, Row::Span(_)));
-            let is_item = |row: &&Row| matches!(row, Row::Span(_)) || !has_spans && matches!(row, Row::Run(..));
             // Only the runs of a poisoned request come before the table that refuses it.
             let wanted = |row: &Row| !request.poison || matches!(row, Row::Run(..));
             let count = |row: &Row| found.rows.get(row).copied().unwrap_or_default();
             let there = request.rows.iter().filter(|row| count(row) > 0).count();
+            verdict.stored += there as u64;
             let is_whole = request.rows.iter().all(|row| (count(row) > 0) == wanted(row));
             known += there;
             verdict.duplicated += request.rows.iter().map(|row| count(row).saturating_sub(1)).sum::<u64>();
-            verdict.stored += request.rows.iter().filter(is_item).filter(|row| count(row) > 0).count() as u64;
             if request.acked {
                 verdict.acked += request.items;
                 verdict.lost += request.rows.iter().filter(|row| wanted(row) && count(row) == 0).count() as u64;
@@ -187,8 +179,8 @@ mod tests {
     fn request(id: u128, acked: bool) -> Sent {
         let at = *BEGUN + Duration::from_secs(id as u64);
         let id = self::id(id);
-        let rows = vec![Row::Span(id), Row::Capture(id, id), Row::Run(id, 2)];
-        Sent { org: org(), rows, items: 1, at, acked, poison: false }
+        let rows = vec![Row::Span(id), Row::Run(id, 1), Row::Run(id, 2)];
+        Sent { org: org(), rows, items: 3, at, acked, poison: false }
     }
 
     fn stored(requests: &[&Sent]) -> Found {
@@ -202,7 +194,7 @@ mod tests {
         let sent = [request(1, true), request(2, false), request(3, false)];
         let verdict = Verdict::of(&sent, &stored(&[&sent[0], &sent[1]]), 0);
         assert!(verdict.holds(), "{verdict:?}");
-        assert_eq!((verdict.acked, verdict.stored), (1, 2));
+        assert_eq!((verdict.acked, verdict.stored), (3, 6));
     }
 
     #[test]
@@ -219,7 +211,7 @@ mod tests {
         assert_eq!(with(|found| found.billed_again = 1).duplicated, 1);
         let changes: [fn(&mut Found); 6] = [
             |found| *found.billed.entry(org()).or_default() += 1,
-            |found| found.rows.retain(|row, _| *row != Row::Capture(id(2), id(2))),
+            |found| found.rows.retain(|row, _| *row != Row::Run(id(2), 1)),
             |found| found.rows.extend([(Row::Span(id(9)), 1)]),
             |found| found.under_way = 1,
             |found| found.waiting = 1,
@@ -254,7 +246,7 @@ mod tests {
             code: 469,
             detail: String::new(),
             tables: Vec::new(),
-            items: 1,
+            items: 3,
         };
         let rows = HashMap::from([(poisoned.rows[2], 1)]);
         let found = Found { rows, letters: vec![letter], ..Found::default() };

@@ -29,7 +29,7 @@ const WORKER: [(&str, &str); 3] = [
     ("TRACEBILITY_READ_AHEAD_MAX", "1MiB"),
 ];
 /// The tables that the load fills.
-pub(crate) const TABLES: [&str; 4] = ["run", "span", "replay_capture", "billing_meter"];
+pub(crate) const TABLES: [&str; 3] = ["run", "span", "billing_meter"];
 /// No part is ever merged, or a merge would hide what was stored twice; and there may be as many as that makes.
 const NO_MERGES: &str = "max_bytes_to_merge_at_max_space_in_pool = 1, max_bytes_to_merge_at_min_space_in_pool = 1, \
                          parts_to_delay_insert = 1000000, parts_to_throw_insert = 1000000, max_parts_in_total = 10000000";

@@ -73,8 +73,10 @@ async fn captured_requests_arrive() -> anyhow::Result<()> {
             roots.map(|span| (span["trace_id"].as_str().unwrap().to_owned(), named(span))).collect();
         wanted.sort();
         wanted.dedup();
-        let query =
-            format!("SELECT replaceAll(toString(run_id), '-', '') AS id, session_name FROM run {of_org} ORDER BY id");
+        let query = format!(
+            "SELECT replaceAll(toString(run_id), '-', '') AS id, session_name FROM run_of(org = '{}') ORDER BY id",
+            org.org_id
+        );
         let runs = world.clickhouse.rows(&query).await?;
         let found: Vec<_> =
             runs.iter().map(|run| (super::as_text(&run["id"]), super::as_text(&run["session_name"]))).collect();

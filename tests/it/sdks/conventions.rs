@@ -2,7 +2,7 @@
 //! them.
 
 use serde_json::{Value, json};
-use tests::{World, sdk};
+use tests::{Org, World, sdk};
 
 use super::{borrowed, check, environment};
 
@@ -46,9 +46,9 @@ fn with(mut wanted: Value, more: &Value) -> Value {
 }
 
 /// The trace is one run, with the session and the user of its root.
-async fn one_run(world: &World, name: &str, wanted: Value) -> anyhow::Result<()> {
-    let query = "SELECT name, kind, status, session_name, session_id, user_id, tags FROM run FINAL WHERE name = ";
-    let runs = world.clickhouse.rows(&format!("{query}'{name}'")).await?;
+async fn one_run(world: &World, org: &Org, name: &str, wanted: Value) -> anyhow::Result<()> {
+    let query = "SELECT name, kind, status, session_name, session_id, user_id, tags FROM run_of(org = ";
+    let runs = world.clickhouse.rows(&format!("{query}'{}') WHERE name = '{name}'", org.org_id)).await?;
     let [run] = &runs[..] else { panic!("{runs:?}") };
     for (column, value) in wanted.as_object().unwrap() {
         assert_eq!(&run[column], value, "{column} of {run}");
@@ -78,7 +78,8 @@ async fn openinference_spans_are_understood() -> anyhow::Result<()> {
     assert_eq!(asked[1]["message"]["content"], "How is the weather? about How is the weather? 漢😀");
     let call = &payload(&stored, "Model", "outputs")[0]["message"]["tool_calls"][0]["tool_call"];
     assert_eq!((&call["id"], &call["function"]["name"]), (&json!("call_7"), &json!("get_weather")));
-    one_run(&world, "answer", with(json!({"kind": "chain", "status": "ok", "session_name": "weather"}), &caller)).await
+    one_run(&world, &org, "answer", with(json!({"kind": "chain", "status": "ok", "session_name": "weather"}), &caller))
+        .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,7 +104,7 @@ async fn openllmetry_spans_are_understood() -> anyhow::Result<()> {
     assert_eq!(payload(&stored, "openai.chat", "outputs")[0]["parts"][1]["arguments"], json!({"city": "Paris"}));
     failed(&stored, "ValueError");
     let run = json!({"kind": "chain", "status": "ok", "session_name": "sdk-test"});
-    one_run(&world, "answer.workflow", with(run, &caller)).await
+    one_run(&world, &org, "answer.workflow", with(run, &caller)).await
 }
 
 /// By Langfuse's own variables: Basic credentials at a path of Langfuse's own.
@@ -131,7 +132,7 @@ async fn langfuse_spans_are_understood() -> anyhow::Result<()> {
     let message = &stored.iter().find(|span| span["status"] == "error").unwrap()["error_message"];
     assert_eq!(message, "no such city");
     let run = json!({"kind": "agent", "status": "ok", "session_name": "sdk-test"});
-    one_run(&world, "answer", with(run, &caller)).await
+    one_run(&world, &org, "answer", with(run, &caller)).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -184,7 +185,7 @@ async fn logfire_and_pydantic_ai_spans_are_understood() -> anyhow::Result<()> {
         assert_eq!(agent["attributes"][format!("gen_ai.aggregated_usage.{said}")], sum.to_string(), "{said}");
         assert!(sum > 0);
     }
-    one_run(&world, "answer {question}", json!({"status": "ok", "session_name": "sdk-test"})).await
+    one_run(&world, &org, "answer {question}", json!({"status": "ok", "session_name": "sdk-test"})).await
 }
 
 /// The AI SDK, as OpenTelemetry's conventions have it.
@@ -210,7 +211,7 @@ async fn ai_sdk_spans_are_understood() -> anyhow::Result<()> {
     understood(&stored, "embeddings text-embedding-3-small", with(embedding, &caller));
     embedded_once(&stored);
     let run = json!({"kind": "agent", "status": "ok", "session_name": "sdk-test"});
-    one_run(&world, "invoke_agent gpt-4o-mini", with(run, &caller)).await
+    one_run(&world, &org, "invoke_agent gpt-4o-mini", with(run, &caller)).await
 }
 
 /// Versions 4 and 5 pass on what Anthropic counts, which leaves out what is cached; version 6 adds it up. All mean the
@@ -264,7 +265,7 @@ async fn ai_sdk_with_its_own_attribute_names() -> anyhow::Result<()> {
     understood(&stored, "ai.embed", json!({"kind": "chain", "inputs": "\"weather\"", "total_tokens": 0}));
     embedded_once(&stored);
     let run = json!({"kind": "chain", "status": "ok", "session_name": "sdk-test"});
-    one_run(&world, "ai.generateText", with(run, &caller)).await
+    one_run(&world, &org, "ai.generateText", with(run, &caller)).await
 }
 
 /// The embedding's four tokens are counted on one of its two spans.

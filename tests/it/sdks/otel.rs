@@ -28,8 +28,11 @@ async fn agents(world: &World, org: &Org, sent: &str, source: &str) -> anyhow::R
         }
     }
     // Each root span stands for a run.
-    let runs = "SELECT count() FROM run FINAL WHERE startsWith(name, 'agent') AND kind = 'agent'";
-    world.until_number(runs, TRACES as u64).await
+    let runs = format!(
+        "SELECT count() FROM run_of(org = '{}') WHERE startsWith(name, 'agent') AND kind = 'agent'",
+        org.org_id
+    );
+    world.until_number(&runs, TRACES as u64).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,5 +132,6 @@ async fn langsmith_python_in_otel_mode() -> anyhow::Result<()> {
     assert!(as_text(&llm["inputs"]).contains("How is the weather?"), "{llm}");
     assert!(as_text(&llm["outputs"]).contains("Mild."), "{llm}");
     // One trace per call, its root being the chain.
-    world.until_number("SELECT count() FROM run FINAL WHERE name = 'answer' AND kind = 'chain'", 3).await
+    let runs = format!("SELECT count() FROM run_of(org = '{}') WHERE name = 'answer' AND kind = 'chain'", org.org_id);
+    world.until_number(&runs, 3).await
 }

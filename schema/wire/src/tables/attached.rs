@@ -1,8 +1,7 @@
-//! Tables beside runs and spans: verdicts on runs, files of runs, rejected items, and calls in the form in which a
-//! replayer looks for them.
+//! Tables beside runs and spans: verdicts on runs, files of runs, rejected items, and the calls of earlier releases.
 
 use model::ids::{EnvelopeId, ProjectId};
-use model::trace::{Attachment, RejectedItem, ReplayCapture, Score};
+use model::trace::{Attachment, RejectedItem, Score};
 
 use super::{ColumnSpec, Rows, Table, content_hash_128};
 use crate::columns::{Column, ColumnType};
@@ -69,28 +68,36 @@ table! {
     }
 }
 
-table! {
-    /// Rows of `replay_capture`. Inputs, outputs and errors are in the run or span and are not copied; these columns
-    /// hold what was captured before there were orgs.
-    ReplayRows, REPLAY_CAPTURE = 7 v 1 "replay_capture" {
-        project_id: Uuid,
-        run_id: Uuid,
-        span_id: Uuid,
-        parent_span_id: Uuid,
-        kind: String,
-        name: String,
-        model: String,
-        provider: String,
-        start_time: DateTime64,
-        end_time: DateTime64,
-        inputs: String,
-        outputs: String,
-        parameters: String,
-        content_hash: FixedString16,
-        error_message: String,
-        schema_version: UInt16,
+/// The columns of `replay_capture`. Nothing writes it any more: `content_hash` in `span` and `run` says which calls can be
+/// replayed (docs/decisions/0023-one-row-per-span.md). Envelopes of earlier releases still have rows of it.
+pub static REPLAY_CAPTURE: Table = {
+    const fn column(name: &'static str, ty: ColumnType) -> ColumnSpec {
+        ColumnSpec { name, ty }
     }
-}
+    Table {
+        id: 7,
+        version: 1,
+        name: "replay_capture",
+        columns: &[
+            column("project_id", ColumnType::Uuid),
+            column("run_id", ColumnType::Uuid),
+            column("span_id", ColumnType::Uuid),
+            column("parent_span_id", ColumnType::Uuid),
+            column("kind", ColumnType::String),
+            column("name", ColumnType::String),
+            column("model", ColumnType::String),
+            column("provider", ColumnType::String),
+            column("start_time", ColumnType::DateTime64),
+            column("end_time", ColumnType::DateTime64),
+            column("inputs", ColumnType::String),
+            column("outputs", ColumnType::String),
+            column("parameters", ColumnType::String),
+            column("content_hash", ColumnType::FixedString16),
+            column("error_message", ColumnType::String),
+            column("schema_version", ColumnType::UInt16),
+        ],
+    }
+};
 
 impl ScoreRows {
     /// Appends a verdict on a run. The columns that only an evaluator of ours knows (its version, its model, its cost)
@@ -153,27 +160,5 @@ impl SetAsideRows {
         self.content_bytes.push_fixed(item.content_bytes.to_le_bytes());
         self.content_hash.push_fixed(item.content_hash);
         self.schema_version.push_fixed(SET_ASIDE.version.to_le_bytes());
-    }
-}
-
-impl ReplayRows {
-    /// Appends a call that a replayer can find.
-    pub fn push(&mut self, project: ProjectId, call: &ReplayCapture<'_>) {
-        self.project_id.push_uuid(project.0);
-        self.run_id.push_uuid(call.run_id);
-        self.span_id.push_uuid(call.span_id);
-        self.parent_span_id.push_uuid(call.parent_span_id);
-        self.kind.push_str(call.kind.as_str());
-        self.name.push_str(call.name);
-        self.model.push_str(call.model);
-        self.provider.push_str(call.provider);
-        self.start_time.push_fixed(call.start_time.to_le_bytes());
-        self.end_time.push_fixed(call.end_time.to_le_bytes());
-        self.inputs.push_str("");
-        self.outputs.push_str("");
-        self.parameters.push_str(call.parameters);
-        self.content_hash.push_fixed(call.content_hash);
-        self.error_message.push_str("");
-        self.schema_version.push_fixed(REPLAY_CAPTURE.version.to_le_bytes());
     }
 }

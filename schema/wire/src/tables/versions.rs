@@ -6,7 +6,8 @@ use super::{RUN, SPAN, Table};
 
 /// Versions before the newest. Each has the first columns of the version after it. A version may be removed from this
 /// list when no stream, no dead letter and no parked envelope can have it any more.
-pub(super) static OLDER: [Table; 2] = [before(&SPAN, 1, 1), before(&RUN, 1, 1)];
+pub(super) static OLDER: [Table; 4] =
+    [before(&SPAN, 1, 3), before(&SPAN, 2, 2), before(&RUN, 1, 2), before(&RUN, 2, 1)];
 
 /// A table at an earlier version, without the last `added` columns.
 const fn before(newest: &Table, version: u16, added: usize) -> Table {

@@ -68,7 +68,7 @@ async fn with_settings(scene: &mut Scene<'_>, settings: &'static str) -> anyhow:
 }
 
 pub(super) async fn too_many_parts(scene: &mut Scene<'_>) -> anyhow::Result<()> {
-    let tables = ["span", "replay_capture"];
+    let tables = ["span", "run"];
     scene.alter(&tables, "ALTER TABLE {} MODIFY SETTING parts_to_throw_insert = 1").await?;
     outage(scene).await;
     scene.alter(&tables, "ALTER TABLE {} MODIFY SETTING parts_to_throw_insert = 1000000").await?;

@@ -113,7 +113,7 @@ pub(super) async fn dead_letters_full(scene: &mut Scene<'_>) -> anyhow::Result<(
         })
         .await?;
     // The other shards go on, and ClickHouse forgets what it stored of the waiting ones.
-    let tables = ["run", "span", "replay_capture", "billing_meter"];
+    let tables = ["run", "span", "billing_meter"];
     scene.alter(&tables, "ALTER TABLE {} MODIFY SETTING non_replicated_deduplication_window = 1").await?;
     tokio::time::sleep(scene.size.of(FULL)).await;
     scene.more(20).await?;
