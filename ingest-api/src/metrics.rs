@@ -1,4 +1,5 @@
-//! Every metric of `ingest-api`. Label values are from fixed sets: nothing that a client sends becomes a label value.
+//! The metrics of `ingest-api` itself; crates below it have some of their own, and `docs/reference/metrics.md` has all.
+//! Label values are from fixed sets: nothing that a client sends becomes a label value.
 
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ pub fn refused(code: &'static str) {
     counter!("tracebility_refused_total", "code" => code).increment(1);
 }
 
-/// `tracebility_items_total{table,outcome}`: runs, spans, scores and attachments accepted, and items rejected.
+/// `tracebility_items_total{table,outcome}`: runs, spans, scores and attachments `accepted`, and items `set_aside`.
 pub fn items(counts: &Counts) {
     counter!("tracebility_items_total", "table" => "run", "outcome" => "accepted").increment(counts.runs.into());
     counter!("tracebility_items_total", "table" => "span", "outcome" => "accepted").increment(counts.spans.into());

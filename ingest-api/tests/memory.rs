@@ -11,7 +11,7 @@ use otlp::encoding::Encoding;
 use otlp::untraced;
 use otlp::untraced::Signal;
 use uuid::Uuid;
-use wire::envelope::{ContentId, Header, Source};
+use wire::envelope::{ContentId, Header};
 
 const MIB: usize = 1 << 20;
 /// Size of each body, in bytes.
@@ -55,25 +55,27 @@ fn memory_stays_small_for_json_of_many_tiny_values() {
     let span = format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{{{ids}"#);
     let value = |inside: &str| format!(r#"{span},"attributes":[{{"key":"k","value":{inside}"#);
     let run = r#"{"runs":[{"run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n","kind":"llm","start_time":"2026-01-02T03:04:05Z""#;
-    for (source, before_items, item, after) in [
-        (Source::OtlpJson, r#"{"resourceSpans":["#, "{}", "]}"),
-        (Source::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":["#, "{}", "]}]}"),
-        (Source::OtlpJson, r#"{"resourceSpans":[{"scopeSpans":[{"spans":["#, "7", "]}]}]}"),
-        (Source::OtlpJson, r#"{"resourceSpans":[{"resource":{"attributes":["#, "{}", "]}}]}"),
-        (Source::OtlpJson, &format!(r#"{span},"events":["#), "{}", "]}]}]}]}"),
-        (Source::OtlpJson, &value(r#"{"arrayValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
-        (Source::OtlpJson, &value(r#"{"kvlistValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
-        (Source::Native, r#"{"runs":["#, "7", "]}"),
-        (Source::Native, &format!(r#"{run},"spans":["#), "7", "]}]}"),
-        (Source::Native, &format!(r#"{run},"tags":["#), r#""""#, "]}]}"),
-        (Source::Native, &format!(r#"{run},"metadata":{{"#), r#""":1"#, "}}]}"),
-        (Source::Native, &format!(r#"{run},"inputs":["#), "{}", "]}]}"),
-        (Source::Native, "{", r#""":1"#, "}"),
+    let otlp = &Decoder::OtlpJson(String::new());
+    let native = &Decoder::Native;
+    for (decoder, before_items, item, after) in [
+        (otlp, r#"{"resourceSpans":["#, "{}", "]}"),
+        (otlp, r#"{"resourceSpans":[{"scopeSpans":["#, "{}", "]}]}"),
+        (otlp, r#"{"resourceSpans":[{"scopeSpans":[{"spans":["#, "7", "]}]}]}"),
+        (otlp, r#"{"resourceSpans":[{"resource":{"attributes":["#, "{}", "]}}]}"),
+        (otlp, &format!(r#"{span},"events":["#), "{}", "]}]}]}]}"),
+        (otlp, &value(r#"{"arrayValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
+        (otlp, &value(r#"{"kvlistValue":{"values":["#), "{}", "]}}}]}]}]}]}"),
+        (native, r#"{"runs":["#, "7", "]}"),
+        (native, &format!(r#"{run},"spans":["#), "7", "]}]}"),
+        (native, &format!(r#"{run},"tags":["#), r#""""#, "]}]}"),
+        (native, &format!(r#"{run},"metadata":{{"#), r#""":1"#, "}}]}"),
+        (native, &format!(r#"{run},"inputs":["#), "{}", "]}]}"),
+        (native, "{", r#""":1"#, "}"),
     ] {
         let body = filled(before_items, item, after);
-        let decoder = if source == Source::Native { Decoder::Native } else { Decoder::OtlpJson(String::new()) };
         let budget = Budget::new(BODY_BYTES, BODY_BYTES);
-        let done = decoder.decode(&header(source), body.as_bytes(), &budget).map(|(counts, _)| counts.accepted());
+        let done =
+            decoder.decode(&header(decoder.source()), body.as_bytes(), &budget).map(|(counts, _)| counts.accepted());
         let grown = peak_bytes() - before;
         assert!(grown < GROWTH_MAX, "{grown} bytes for {before_items}{item}: {done:?}");
     }

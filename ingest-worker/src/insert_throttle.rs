@@ -12,6 +12,8 @@ use stores::clickhouse::Records;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::metrics;
+
 /// How often the throttle asks ClickHouse how full the fullest partition is.
 pub const POLL_EVERY: Duration = Duration::from_secs(5);
 /// Share of the number of parts at which ClickHouse refuses inserts. From this share on, inserts become less frequent.
@@ -53,7 +55,7 @@ impl InsertThrottle {
                     if self.slower.swap(slower, Ordering::Relaxed) != slower {
                         tracing::warn!(slower, ?fullest, "the throttle of inserts follows the parts in ClickHouse");
                     }
-                    metrics::gauge!("tracebility_insert_throttle_factor").set(slower);
+                    metrics::throttled(slower);
                 }
                 Err(error) => tracing::debug!(%error, "could not see how many parts there are"),
             }

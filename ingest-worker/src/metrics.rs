@@ -1,4 +1,5 @@
-//! Every metric of `ingest-worker`. Label values are from fixed sets.
+//! The metrics of `ingest-worker` itself; crates below it have some of their own, and `docs/reference/metrics.md` has
+//! all. Label values are from fixed sets.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,6 +20,11 @@ pub fn inserted(table: &'static str, rows: u64, bytes: usize, took: Duration, ok
     } else {
         counter!("tracebility_insert_failures_total", "table" => table).increment(1);
     }
+}
+
+/// `tracebility_insert_throttle_factor`: by what factor the shards wait longer than configured between two inserts.
+pub fn throttled(factor: u32) {
+    gauge!("tracebility_insert_throttle_factor").set(factor);
 }
 
 /// `tracebility_finished_envelopes_total{shard}`: envelopes that were inserted and whose entries were deleted.

@@ -9,6 +9,7 @@ mod crashes;
 mod cutover;
 mod derived;
 mod dlq;
+mod documented;
 mod envelopes;
 mod faults;
 

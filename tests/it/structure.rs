@@ -23,21 +23,21 @@ const HOT_PATH: [&str; 12] = [
     "ingest-api",
 ];
 
-struct Package {
+pub(crate) struct Package {
     name: String,
-    directory: PathBuf,
+    pub(crate) directory: PathBuf,
     /// The packages of this workspace that it needs.
     dependencies: BTreeSet<String>,
     /// The packages from elsewhere that it needs.
     external: BTreeSet<String>,
 }
 
-fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
 /// Every member of the workspace.
-fn packages() -> BTreeMap<String, Package> {
+pub(crate) fn packages() -> BTreeMap<String, Package> {
     let manifest = fs::read_to_string(root().join("Cargo.toml")).unwrap();
     let members = manifest.split_once("members = [").unwrap().1.split_once("\n]").unwrap().0;
     let directories =
@@ -68,21 +68,26 @@ fn packages() -> BTreeMap<String, Package> {
 }
 
 /// The crates that are shipped.
-fn product(packages: &BTreeMap<String, Package>) -> impl Iterator<Item = &Package> {
+pub(crate) fn product(packages: &BTreeMap<String, Package>) -> impl Iterator<Item = &Package> {
     packages.values().filter(|package| !package.directory.starts_with(root().join("tests")))
 }
 
 fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
+    files(directory, "rs")
+}
+
+/// The files with that extension, at any depth.
+pub(crate) fn files(directory: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
     for entry in fs::read_dir(directory).into_iter().flatten() {
         let path = entry.unwrap().path();
         if path.is_dir() && path.file_name().is_none_or(|name| name != "target" && name != "node_modules") {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|found| found == extension) {
+            found.push(path);
         }
     }
-    files
+    found
 }
 
 /// A cycle, if there is one.

@@ -125,7 +125,7 @@ impl<'a> LegacyEnvelope<'a> {
             // Each entry is moved once, and a request that was sent twice was accepted twice.
             content_id: ContentId::NONE,
             received_at: self.received_at,
-            source: source.as_deref().and_then(Source::named).unwrap_or(Source::Native),
+            source: source.as_deref().and_then(|name| name.parse().ok()).unwrap_or(Source::Native),
         };
         let payload = payload.get();
         let envelope = Batch::with(|batch| {

@@ -30,6 +30,7 @@
 use model::ids::{ApiKeyId, EnvelopeId, OrgId, ProjectId, WorkspaceId};
 use model::meter::Meter;
 use model::trace::UnixNanos;
+use model::words;
 
 use crate::columns::{MAX_SEGMENTS, SegmentBytes};
 use crate::tables::{BILLING_METER, Rows, Table, versions};
@@ -58,35 +59,31 @@ pub const SECTION_ROWS_MAX: u32 = 500_000;
 /// any amount of memory.
 pub const EXPANDED_BYTES_MAX: usize = 160 << 20;
 
-/// The protocol of the request. Stored by name in the `source` column.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-#[allow(missing_docs)]
-pub enum Source {
-    OtlpProtobuf = 1,
-    OtlpJson = 2,
-    Native = 3,
-    OtlpGrpc = 4,
-    LangSmith = 5,
+words! {
+    /// The protocol of the request. Its word is stored in the `source` column.
+    Source, "protocol" {
+        /// OTLP/HTTP in protobuf.
+        OtlpProtobuf = "otlp_protobuf",
+        /// OTLP/HTTP in JSON.
+        OtlpJson = "otlp_json",
+        /// A batch in JSON of our own protocol.
+        Native = "native",
+        /// OTLP/gRPC.
+        OtlpGrpc = "otlp_grpc",
+        /// LangSmith's protocol.
+        LangSmith = "langsmith",
+    }
 }
 
 impl Source {
-    const ALL: [Source; 5] =
-        [Source::OtlpProtobuf, Source::OtlpJson, Source::Native, Source::OtlpGrpc, Source::LangSmith];
-
-    /// The protocol with that name.
-    pub fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|source| source.as_str() == name)
-    }
-
-    /// The name stored in the `source` column.
-    pub const fn as_str(self) -> &'static str {
+    /// The number in an envelope. One that was given is never given again: envelopes of other releases may have it.
+    pub const fn number(self) -> u8 {
         match self {
-            Source::OtlpProtobuf => "otlp_protobuf",
-            Source::OtlpJson => "otlp_json",
-            Source::Native => "native",
-            Source::OtlpGrpc => "otlp_grpc",
-            Source::LangSmith => "langsmith",
+            Self::OtlpProtobuf => 1,
+            Self::OtlpJson => 2,
+            Self::Native => 3,
+            Self::OtlpGrpc => 4,
+            Self::LangSmith => 5,
         }
     }
 }
@@ -134,7 +131,7 @@ impl Writer {
         }
         out.extend_from_slice(&header.content_id.0);
         out.extend_from_slice(&header.received_at.to_le_bytes());
-        out.push(header.source as u8);
+        out.push(header.source.number());
         out.push(0);
         out.extend_from_slice(&[0; SEAL_BYTES]);
         Self { out }
@@ -365,6 +362,14 @@ pub(crate) mod tests {
         assert_eq!(envelope.header, header());
         let tables: Vec<_> = envelope.sections.iter().map(|s| (s.table.name, s.rows)).collect();
         assert_eq!(tables, [("span", 5), ("run", 1), ("billing_meter", 1)]);
+    }
+
+    #[test]
+    fn the_number_of_a_protocol_is_its_own() {
+        for source in Source::ALL {
+            let same = Source::ALL.iter().filter(|other| other.number() == source.number()).count();
+            assert_eq!((same, source.number() & EXEMPT), (1, 0), "{source}");
+        }
     }
 
     #[test]

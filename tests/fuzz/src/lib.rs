@@ -31,7 +31,7 @@ pub struct Target {
     pub check: fn(&[u8]),
 }
 
-/// Every fuzz target, as `just fuzz` runs them.
+/// Every fuzz target. `just fuzz` runs the programs of the same names in `libfuzzer/fuzz_targets`.
 pub const TARGETS: [Target; 9] = [
     Target { name: "otlp_protobuf", check: otlp_protobuf },
     Target { name: "otlp_json", check: otlp_json },

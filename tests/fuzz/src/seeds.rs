@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use flate2::Compression;
 use serde_json::Value;
 use wire::envelope::Source;
@@ -31,6 +31,9 @@ struct Request {
     body: Vec<u8>,
 }
 
+/// Where a captured gRPC request went.
+const GRPC_EXPORT: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
 /// Native batches and feedback are not among the captured requests.
 const NATIVE: &str = r#"{"schema_version":1,"sdk":"a","sdk_version":"1","runs":[{
     "run_id":"0190b7a4-0000-7000-8000-000000000001","name":"n","kind":"llm","status":"ok","model":"gpt-4o","provider":"openai",
@@ -55,7 +58,7 @@ pub fn all() -> Result<Vec<Seed>> {
     });
     for request in &requests {
         let mut add = |target, bytes| seeds.push(Seed { target, name: request.name.clone(), bytes });
-        let (target, input) = request.input();
+        let (target, input) = request.input()?;
         add(target, input);
         add("decompress_gzip", gzip(&request.body)?);
         add("decompress_deflate", zlib(&request.body)?);
@@ -100,30 +103,32 @@ fn parts() -> Result<Vec<u8>> {
 
 impl Request {
     /// Which target takes it, and as what.
-    fn input(&self) -> (&'static str, Vec<u8>) {
+    fn input(&self) -> Result<(&'static str, Vec<u8>)> {
         let after = |head: &[u8]| [head, &self.body].concat();
-        match (self.path.as_str(), self.method.as_str()) {
+        Ok(match (self.path.as_str(), self.method.as_str()) {
             ("/v1/runs", _) => ("native", self.body.clone()),
             ("/runs", _) => ("langsmith_json", after(&[0])),
             (_, "PATCH") => ("langsmith_json", after(&[1])),
             ("/runs/batch", _) => ("langsmith_json", after(&[2])),
             ("/feedback", _) => ("langsmith_json", after(&[3])),
             ("/runs/multipart", _) => ("langsmith_multipart", after(format!("{}\n", self.content_type).as_bytes())),
-            _ if self.body.starts_with(b"{") => ("otlp_json", self.body.clone()),
-            _ => ("otlp_protobuf", self.body.clone()),
-        }
+            ("/v1/traces" | "/otel/v1/traces", _) if self.body.starts_with(b"{") => ("otlp_json", self.body.clone()),
+            ("/v1/traces" | "/otel/v1/traces" | GRPC_EXPORT, _) => ("otlp_protobuf", self.body.clone()),
+            (path, _) => bail!("no target takes a request to {path}"),
+        })
     }
 
     /// Its rows as the edge publishes them.
     fn envelope(&self) -> Result<Option<Vec<u8>>> {
-        let translated = match self.input().0 {
+        let translated = match self.input()?.0 {
             "native" => translated(&header(Source::Native), &self.body),
             "otlp_json" => translated(&header(Source::OtlpJson), &self.body),
             "otlp_protobuf" => translated(&header(Source::OtlpProtobuf), &self.body),
-            _ => {
+            "langsmith_json" | "langsmith_multipart" => {
                 let route = ingest_api::routes::langsmith_at(&self.path).with_context(|| self.path.clone())?;
                 langsmith_translated(&header(Source::LangSmith), &route.body(&self.content_type)?, &self.body)
             }
+            target => bail!("nothing makes an envelope of what {target} takes"),
         };
         Ok(translated?.1.map(|envelope| envelope.finish(&key())))
     }
@@ -174,7 +179,7 @@ fn plain(encoding: &str, body: Vec<u8>) -> Result<Vec<u8>> {
         "" => return Ok(body),
         "gzip" => flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut plain)?,
         "zstd" => zstd::stream::read::Decoder::new(&body[..])?.read_to_end(&mut plain)?,
-        other => anyhow::bail!("unknown encoding {other}"),
+        other => bail!("unknown encoding {other}"),
     };
     Ok(plain)
 }

@@ -2,6 +2,7 @@
 
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use fuzz::TARGETS;
@@ -16,6 +17,24 @@ fn seeds_pass() {
         let own = seeds.iter().filter(|seed| seed.target == target.name);
         let passed = own.map(|seed| (target.check)(&seed.bytes)).count();
         assert!(passed > 0, "{} has no seed", target.name);
+    }
+}
+
+/// A target that is only here is never fuzzed.
+#[test]
+fn every_target_has_a_program_a_dictionary_and_a_description() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).unwrap();
+    let names: BTreeSet<String> = TARGETS.iter().map(|target| target.name.to_owned()).collect();
+    for directory in ["libfuzzer/fuzz_targets", "dictionaries"] {
+        let files = std::fs::read_dir(root.join(directory)).unwrap().map(|entry| entry.unwrap().path());
+        let files: BTreeSet<_> = files.map(|file| file.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        assert_eq!(files, names, "{directory}");
+    }
+    let (programs, description) = (read("libfuzzer/Cargo.toml"), read("../../docs/testing/fuzzing.md"));
+    for name in names {
+        assert!(programs.contains(&format!("path = \"fuzz_targets/{name}.rs\"")), "{name} is no program");
+        assert!(description.contains(&format!("`{name}`")), "{name} is not described");
     }
 }
 

@@ -48,7 +48,7 @@ pub(crate) fn settings(
 const fn redis_user(name: Name) -> User {
     match name {
         Name::IngestApi => User::RedisApi,
-        _ => User::RedisWorker,
+        Name::IngestWorker | Name::Postgres | Name::Redis | Name::Clickhouse => User::RedisWorker,
     }
 }
 

@@ -71,7 +71,7 @@ impl<'a> Reader<'a> {
             api_key_id: ApiKeyId(api_key_id),
             content_id,
             received_at,
-            source: Source::ALL.into_iter().find(|s| *s as u8 == source).ok_or(DecodeError::Source(source))?,
+            source: *Source::ALL.iter().find(|s| s.number() == source).ok_or(DecodeError::Source(source))?,
         };
         Ok((header, is_exempt, sections))
     }

@@ -84,7 +84,7 @@ impl SharedSource {
     async fn read(&self, public_id: &str) -> Cached {
         let key = RedisKey::api_key(public_id);
         let mut pipe = redis::pipe();
-        pipe.get(&key).pttl(&key);
+        pipe.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
         let mut redis = self.redis.clone();
         let asked = tokio::time::timeout(READ_TIMEOUT, pipe.query_async::<(Option<Vec<u8>>, i64)>(&mut redis)).await;
         let (value, ttl_ms) = match asked {

@@ -246,8 +246,7 @@ impl Readiness {
 }
 
 /// `tracebility_redis_ready`: 1 when the last check found that Redis may be used.
-/// `tracebility_redis_warning{warning}`: 1 for each
-/// warning that is up.
+/// `tracebility_redis_warning{warning}`: 1 for each warning that is up.
 fn report(result: &CheckResult) {
     gauge!("tracebility_redis_ready").set(if result.is_ok() { 1.0 } else { 0.0 });
     for warning in Warning::ALL {
