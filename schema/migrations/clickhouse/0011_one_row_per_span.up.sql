@@ -22,7 +22,8 @@ ALTER TABLE run ADD COLUMN IF NOT EXISTS content_hash FixedString(16) AFTER erro
 -- without one it is running until it has an end. LangSmith's writes tell of errors only: their ok says no more than that there
 -- is an end. `attributes` are merged key by key, with their types; an empty value (type e) gives way to any other.
 --
--- A root span is a write of its run, with op 2. (The root spans of schema versions 1 and 2 have a row in `run` for that.)
+-- A root span that came over OTLP is a write of its run, with op 2. (The root spans of schema versions 1 and 2 have a row in `run`
+-- for that, and so have the runs of our own protocol.)
 --
 -- A trace of which spans arrived, and neither a root span nor a write of a run (its root was lost or never sent, or its parent is
 -- in a system that does not send here), has a run, too: its span that began first, of those that began together the one that
@@ -234,6 +235,7 @@ FROM
             FROM span
             WHERE org_id = {org:UUID}
                 AND schema_version >= 3
+                AND startsWith(span.source, 'otlp')
                 AND parent_span_id = toUUID('00000000-0000-0000-0000-000000000000')
                 AND NOT mapContains(span.attributes, 'otlp.parentSpanId')
         ) AS run
@@ -328,6 +330,7 @@ FROM
             project_id,
             run_id,
             schema_version >= 3
+                AND startsWith(span.source, 'otlp')
                 AND parent_span_id = toUUID('00000000-0000-0000-0000-000000000000')
                 AND NOT mapContains(span.attributes, 'otlp.parentSpanId') AS is_run,
             -- The first to begin (0 is not given, and comes last), of those the last to end.
