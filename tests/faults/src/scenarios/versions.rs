@@ -7,6 +7,8 @@ use crate::scene::{Moment, Scene};
 
 /// In the environment of a process: the newest version of a table that it knows (schema/wire/src/tables/versions.rs).
 const VERSION_MAX: &str = "TEST_TABLE_VERSION_MAX";
+/// The version of the older release. That of `run` and `span` after it is the newest.
+const OLDER: &str = "2";
 /// Requests that wait while no worker runs: half of them from either release of the API.
 const BACKLOG: [u64; 3] = [30, 60, 400];
 
@@ -15,11 +17,11 @@ const BACKLOG: [u64; 3] = [30, 60, 400];
 pub(super) async fn side_by_side(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     // Everything of the older release first. The load has begun with the newer one, so what that has queued goes before
     // its workers.
-    scene.world.api.set_env(VERSION_MAX, "1");
+    scene.world.api.set_env(VERSION_MAX, OLDER);
     scene.world.api.restart().await?;
     scene.recovers(Moment::now()).await?;
     for number in 0..scene.workers() {
-        scene.worker(number).set_env(VERSION_MAX, "1");
+        scene.worker(number).set_env(VERSION_MAX, OLDER);
         scene.worker(number).restart().await?;
     }
     scene.settled(scene.workers()).await?;
@@ -36,20 +38,20 @@ pub(super) async fn side_by_side(scene: &mut Scene<'_>) -> anyhow::Result<()> {
     backlog(scene, None).await?;
     start_workers(scene).await?;
     killed(scene, 0, When::After).await?;
-    let [old, new] = [rows(scene, 1).await?, rows(scene, 2).await?];
-    ensure!(old > 0 && new > 0, "{old} spans of version 1 and {new} of version 2: not two releases");
+    let [old, new] = [rows(scene, "=").await?, rows(scene, ">").await?];
+    ensure!(old > 0 && new > 0, "{old} spans of the older version and {new} of the newer: not two releases");
 
     // And back.
     stop_workers(scene).await?;
-    backlog(scene, Some("1")).await?;
+    backlog(scene, Some(OLDER)).await?;
     start_workers(scene).await?;
     killed(scene, 1, When::After).await?;
     // What the newer release has queued is stored before its last worker goes.
     scene.recovers(Moment::now()).await?;
-    scene.worker(1).set_env(VERSION_MAX, "1");
+    scene.worker(1).set_env(VERSION_MAX, OLDER);
     killed(scene, 1, When::Before).await?;
     killed(scene, 0, When::Before).await?;
-    scene.worker(0).set_env(VERSION_MAX, "1");
+    scene.worker(0).set_env(VERSION_MAX, OLDER);
     killed(scene, 0, When::Before).await?;
     scene.more(20).await?;
     scene.notes.push(format!("{old} rows of the older version, {new} of the newer before it went back"));
@@ -71,10 +73,10 @@ async fn killed(scene: &mut Scene<'_>, victim: usize, when: When) -> anyhow::Res
     Ok(())
 }
 
-/// Spans that a release of that version has written.
-async fn rows(scene: &Scene<'_>, version: u16) -> anyhow::Result<u64> {
-    let count = scene.clickhouse().text(&format!("SELECT count() FROM span WHERE schema_version = {version}")).await?;
-    Ok(count.trim().parse()?)
+/// Spans whose version compares to [`OLDER`] like that.
+async fn rows(scene: &Scene<'_>, comparison: &str) -> anyhow::Result<u64> {
+    let sql = format!("SELECT count() FROM span WHERE schema_version {comparison} {OLDER}");
+    Ok(scene.clickhouse().text(&sql).await?.trim().parse()?)
 }
 
 /// Requests that wait: first of the API as it is, and then of the other release.
