@@ -45,8 +45,9 @@ bench-encode *args:
     cargo run --release -p load --bin bench-encode -- {{ args }}
 
 # What a span costs each process, how long it takes, what stays on disk; compared with the last run. --help has more
+[positional-arguments]
 bench *args:
-    cargo run --release -p load --bin bench -- {{ args }}
+    cargo run --release -p load --bin bench -- "$@"
 
 # What it costs ClickHouse to have an insert on disk before it answers
 bench-durable *args:
