@@ -32,16 +32,18 @@ const WARM_UP_SPANS: usize = 10_000;
 /// Phases have different numbers, so that no id occurs twice.
 const PACED_PHASE: u64 = 1 << 32;
 const WARM_UP_PHASE: u64 = 1 << 33;
+const KEYS_PHASE: u64 = 1 << 34;
 const MIB: f64 = 1024.0 * 1024.0;
 
-/// Sends what is not counted: every org once, and more.
+/// Sends what is not counted: a span from every org, whose key is known from then on, and then requests of the shape.
 pub(super) async fn warm_up(target: &Arc<Target>, shape: &Shape, options: &Options) -> anyhow::Result<()> {
     let before = count(target).await?;
+    let single = Shape { per_request: 1, ..shape.clone() };
+    closed_loop(target, single.bodies_of(shape.orgs, KEYS_PHASE, |n| n)?, options.connections).await?;
     let requests = WARM_UP_REQUESTS.max(WARM_UP_SPANS / shape.per_request).min(shape.requests(options));
-    let requests = requests.max(shape.orgs);
-    let bodies = shape.bodies_of(requests, WARM_UP_PHASE, |n| n % shape.orgs)?;
-    closed_loop(target, bodies, options.connections).await?;
-    settle(target, before.map(|before| before + (requests * shape.per_request) as u64)).await
+    closed_loop(target, shape.bodies(requests, WARM_UP_PHASE)?, options.connections).await?;
+    let spans = shape.orgs + requests * shape.per_request;
+    settle(target, before.map(|before| before + spans as u64)).await
 }
 
 /// Measures one round. `number` is that of the round, from 0.

@@ -36,7 +36,7 @@ pub(super) struct Shape {
     pub(super) orgs: usize,
     pub(super) spread: Spread,
     /// Another in every run, so that no id is sent to the same endpoint twice.
-    seed: u64,
+    pub(super) seed: u64,
 }
 
 impl Shape {
