@@ -44,9 +44,10 @@ deny *checks:
 bench-encode *args:
     cargo run --release -p load --bin bench-encode -- {{ args }}
 
-# CPU per span of each process, from request to rows in ClickHouse
-bench-ingest *args:
-    cargo run --release -p load --bin bench-ingest -- {{ args }}
+# What a span costs each process, how long it takes, what stays on disk; compared with the last run. --help has more
+[positional-arguments]
+bench *args:
+    cargo run --release -p load --bin bench -- "$@"
 
 # What it costs ClickHouse to have an insert on disk before it answers
 bench-durable *args:

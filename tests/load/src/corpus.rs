@@ -45,6 +45,7 @@ const TRACE_SPANS: usize = 5;
 #[derive(Debug)]
 pub struct Corpus {
     rng: StdRng,
+    is_small: bool,
 }
 
 /// An OTLP request and which spans are in it.
@@ -59,7 +60,12 @@ pub struct Request {
 impl Corpus {
     /// A corpus of its own.
     pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed) }
+        Self { rng: StdRng::seed_from_u64(seed), is_small: false }
+    }
+
+    /// A corpus of HTTP requests, of about 300 bytes each: what figures of others are often quoted for.
+    pub fn small(seed: u64) -> Self {
+        Self { rng: StdRng::seed_from_u64(seed), is_small: true }
     }
 
     /// A request of `n` spans that began at `now` (Unix nanoseconds) or shortly before.
@@ -79,7 +85,11 @@ impl Corpus {
                 trace_id = self.rng.random::<[u8; 16]>().to_vec();
                 root_id.clear();
             }
-            let span = self.span(&trace_id, &root_id, now);
+            let span = if self.is_small {
+                self.small_span(&trace_id, &root_id, now)
+            } else {
+                self.span(&trace_id, &root_id, now)
+            };
             if root_id.is_empty() {
                 root_id.clone_from(&span.span_id);
             }
@@ -108,6 +118,34 @@ impl Corpus {
                 }],
                 ..Default::default()
             }],
+        }
+    }
+
+    fn small_span(&mut self, trace_id: &[u8], root_id: &[u8], now: u64) -> Span {
+        let rng = &mut self.rng;
+        let number: u32 = rng.random_range(1_000_000..10_000_000);
+        let (status, port) =
+            (*[200, 200, 200, 201, 404, 500].choose(rng).unwrap_or(&200), rng.random_range(1_024..65_000));
+        let end = now.saturating_sub(rng.random_range(0..1_000_000_000));
+        Span {
+            trace_id: trace_id.to_vec(),
+            span_id: rng.random::<[u8; 8]>().to_vec(),
+            parent_span_id: root_id.to_vec(),
+            name: "GET /v1/orders/{id}".into(),
+            kind: 2,
+            start_time_unix_nano: end.saturating_sub(rng.random_range(100_000..400_000_000)),
+            end_time_unix_nano: end,
+            attributes: vec![
+                text("http.request.method", "GET".into()),
+                text("http.route", "/v1/orders/{id}".into()),
+                text("url.path", format!("/v1/orders/{number}")),
+                value("http.response.status_code", any_value::Value::IntValue(status)),
+                text("server.address", "shop.example.com".into()),
+                text("client.address", format!("10.{}.{}.{}", port % 256, number % 256, port / 256)),
+                value("client.port", any_value::Value::IntValue(port)),
+            ],
+            status: Some(Status::default()),
+            ..Default::default()
         }
     }
 
@@ -175,5 +213,8 @@ mod tests {
         let request = Corpus::new(1).request(1_000, 1_795_241_935_570_826_453);
         let bytes = request.body.len() / request.span_ids.len();
         assert!((1_150..1_400).contains(&bytes), "{bytes} bytes per span");
+        let request = Corpus::small(1).request(1_000, 1_795_241_935_570_826_453);
+        let bytes = request.body.len() / request.span_ids.len();
+        assert!((260..360).contains(&bytes), "{bytes} bytes per small span");
     }
 }

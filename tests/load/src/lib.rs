@@ -2,6 +2,7 @@
 //!
 //! * [`corpus`]: realistic spans, as OTLP requests.
 //! * [`demo`]: what `cargo demo` sends and shows.
+//! * [`bench`]: what `just bench` measures, and how.
 //! * [`table`]: tables of text.
 //! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
 
@@ -9,6 +10,7 @@ pub use base64;
 pub use opentelemetry_proto;
 pub use prost;
 
+pub mod bench;
 pub mod client;
 pub mod corpus;
 pub mod demo;

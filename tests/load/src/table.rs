@@ -13,8 +13,8 @@ impl Table {
     }
 
     /// Adds a row, with one cell per heading.
-    pub fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.push(cells.to_vec());
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.0.push(cells.into_iter().collect());
     }
 }
 
