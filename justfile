@@ -57,6 +57,10 @@ bench-durable *args:
 bench-tenant *args:
     cargo run --release -p load --bin bench-tenant -- {{ args }}
 
+# How many instructions a span costs, step by step, beside the baseline; --save writes it anew (docs/testing/instructions.md)
+instructions *args:
+    cargo run --quiet --profile counted -p instructions -- {{ args }}
+
 # Run the fuzz targets, each for so many seconds (`cargo install cargo-fuzz --locked`); a table in the end
 fuzz target="all" seconds="600":
     tests/fuzz/run {{ target }} {{ seconds }}
