@@ -90,17 +90,15 @@ impl Verdict {
         let mut verdict = Self::default();
         let (mut known, mut owed, mut poisoned) = (0, HashMap::<OrgId, u64>::new(), Vec::new());
         for request in sent {
-            // Only the runs of a poisoned request come before the table that refuses it.
-            let wanted = |row: &Row| !request.poison || matches!(row, Row::Run(..));
             let count = |row: &Row| found.rows.get(row).copied().unwrap_or_default();
             let there = request.rows.iter().filter(|row| count(row) > 0).count();
             verdict.stored += there as u64;
-            let is_whole = request.rows.iter().all(|row| (count(row) > 0) == wanted(row));
+            let is_whole = request.rows.iter().all(|row| (count(row) > 0) != request.poison);
             known += there;
             verdict.duplicated += request.rows.iter().map(|row| count(row).saturating_sub(1)).sum::<u64>();
             if request.acked {
                 verdict.acked += request.items;
-                verdict.lost += request.rows.iter().filter(|row| wanted(row) && count(row) == 0).count() as u64;
+                verdict.lost += request.rows.iter().filter(|row| !request.poison && count(row) == 0).count() as u64;
             } else if there > 0 && !is_whole {
                 verdict.wrong.push(format!("{there} of {} rows of an unanswered request", request.rows.len()));
             }
@@ -248,8 +246,7 @@ mod tests {
             tables: Vec::new(),
             items: 3,
         };
-        let rows = HashMap::from([(poisoned.rows[2], 1)]);
-        let found = Found { rows, letters: vec![letter], ..Found::default() };
+        let found = Found { letters: vec![letter], ..Found::default() };
         let sent = [poisoned];
         let verdict = Verdict::of(&sent, &found, 0);
         assert!(verdict.holds(), "{verdict:?}");

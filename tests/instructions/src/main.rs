@@ -24,7 +24,7 @@ mod steps;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// How far a count may be from the baseline.
-const TOLERANCE: f64 = 0.03;
+const TOLERANCE_PERCENT: u64 = 3;
 /// The profile in the workspace's Cargo.toml, and with that the name of the directory that the program is in.
 const PROFILE: &str = "counted";
 
@@ -98,17 +98,14 @@ fn table(before: &Counts, counts: &Counts) -> Vec<&'static str> {
             continue;
         };
         let ratio = *now as f64 / *baseline as f64;
-        let mark = if is_close(ratio) { "" } else { "  <-" };
+        let is_close = now.abs_diff(*baseline) * 100 <= TOLERANCE_PERCENT * baseline;
+        let mark = if is_close { "" } else { "  <-" };
         println!("{name:<18} {baseline:>10} {now:>10} {ratio:>7.3}{mark}");
-        if !is_close(ratio) {
+        if !is_close {
             changed.push(name);
         }
     }
     changed
-}
-
-fn is_close(ratio: f64) -> bool {
-    (ratio - 1.0).abs() <= TOLERANCE
 }
 
 fn advice(changed: &[&str]) -> String {
