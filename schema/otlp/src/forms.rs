@@ -10,8 +10,8 @@ use model::trace::{Attribute, Status, UnixNanos, Value};
 use serde::Deserialize;
 use translate::json_text;
 
-/// Prefix of the attribute that keeps the value of a field. The view `run_of` knows one of them, `otlp.parentSpanId`: a span
-/// whose parent cannot be read is still a child.
+/// Prefix of the attribute that keeps the value of a field. The view `run_of` knows one of them, `otlp.parentSpanId`: a
+/// span whose parent cannot be read is still a child.
 const PREFIX: &str = "otlp.";
 /// The attribute on a span whose status the client has set to OK. A span with an unset status ended without an error
 /// too, and has the same `status` column.

@@ -2,8 +2,8 @@
 //!
 //! `wire_format` and `protobuf` read the protobuf form, `json` the JSON form. Both fill the same [`Span`] and hand it
 //! to a [`Sink`]. `forms` says in which forms a value may come, and what becomes of a value that cannot be read.
-//! [`Translator`] is the sink that stores: it finds a span's LLM fields ([`semantics`]) and writes its row. The run that a
-//! root span stands for is derived when it is read (view `run_of`).
+//! [`Translator`] is the sink that stores: it finds a span's LLM fields ([`semantics`]) and writes its row. The run
+//! that a root span stands for is derived when it is read (view `run_of`).
 
 pub mod encoding;
 mod forms;
@@ -167,8 +167,8 @@ fn hex_ids(span: &Span<'_>) -> String {
     format!("trace {} span {}", hex(span.run_id, 0), hex(span.span_id, 16))
 }
 
-/// The LangSmith project as the client names it, in an attribute, in the request's header or in OpenInference's way; without
-/// one, the service.
+/// The LangSmith project as the client names it, in an attribute, in the request's header or in OpenInference's way;
+/// without one, the service.
 fn session_name<'a>(origin: &Origin<'a>, span: &Span<'a>, header: &'a str) -> Cow<'a, str> {
     let named = [
         text_of(&span.attributes, "langsmith.trace.session_name"),

@@ -1,7 +1,7 @@
 //! The hash by which a replayer recognises a call: column `content_hash` of `span` and `run`.
 //!
-//! It is over everything that decides the call's answer. The same call has the same hash however often it is sent and in
-//! whatever order its maps are written. The same call in another convention may have another hash.
+//! It is over everything that decides the call's answer. The same call has the same hash however often it is sent and
+//! in whatever order its maps are written. The same call in another convention may have another hash.
 
 use std::sync::LazyLock;
 

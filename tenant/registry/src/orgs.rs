@@ -195,8 +195,8 @@ impl Registry {
         rows.iter().map(summary).collect()
     }
 
-    /// The ids of all orgs, sorted, those after `after`; at most [`LIST_MAX`]. By a function of `0005_reconcilers`, which
-    /// says nothing else of an org.
+    /// The ids of all orgs, sorted, those after `after`; at most [`LIST_MAX`]. By a function of `0005_reconcilers`,
+    /// which says nothing else of an org.
     pub async fn org_ids(&self, after: Option<OrgId>, limit: u32) -> Result<Vec<OrgId>, RegistryError> {
         let rows = sqlx::query("SELECT id FROM org_ids($1, $2)")
             .bind(after.map(|org| org.0))

@@ -1,4 +1,4 @@
-//! `just instructions`: how many instructions each step of the hot path executes per span, beside the checked-in counts.
+//! `just instructions`: how many instructions each step of the hot path executes per span, and how many it did before.
 //!
 //! Time depends on the machine and on what else it does. The number of instructions hardly does, so that a change of a
 //! few per cent is seen; `docs/testing/instructions.md` says what it does not see.

@@ -74,7 +74,7 @@ async fn captured_requests_arrive() -> anyhow::Result<()> {
         wanted.sort();
         wanted.dedup();
         let query = format!(
-            "SELECT replaceAll(toString(run_id), '-', '') AS id, session_name FROM run_of(org = '{}') ORDER BY id",
+            "SELECT replaceAll(toString(run_id), '-', '') AS id, session_name FROM run_of(org = '{}') WHERE writes > 0 ORDER BY id",
             org.org_id
         );
         let runs = world.clickhouse.rows(&query).await?;

@@ -12,8 +12,8 @@ use crate::support::{clickhouse_schema, empty, migrate, must, owner, stores};
 /// How many runs are killed at the same time.
 const AT_ONCE: usize = 6;
 
-/// At which moment of a request to kill a run of `up` and a run of `down`; `up` and `down` are killed only at every n-th
-/// request.
+/// At which moment of a request to kill a run of `up` and a run of `down`; `up` and `down` are killed only at every
+/// n-th request.
 #[derive(Clone, Copy)]
 struct Plan {
     up: Moment,

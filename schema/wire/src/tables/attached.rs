@@ -68,8 +68,8 @@ table! {
     }
 }
 
-/// The columns of `replay_capture`. Nothing writes it any more: `content_hash` in `span` and `run` says which calls can be
-/// replayed (docs/decisions/0023-one-row-per-span.md). Envelopes of earlier releases still have rows of it.
+/// The columns of `replay_capture`. Nothing writes it any more: `content_hash` in `span` and `run` says which calls can
+/// be replayed (docs/decisions/0023-one-row-per-span.md). Envelopes of earlier releases still have rows of it.
 pub static REPLAY_CAPTURE: Table = {
     const fn column(name: &'static str, ty: ColumnType) -> ColumnSpec {
         ColumnSpec { name, ty }
