@@ -1,11 +1,13 @@
 //! The way of an ingest request, in any protocol: find the tenant, read the body, decode it, check the limits, append.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use admission::{Admission, Cost, RateLimitStatus};
 use auth::context::scope;
 use auth::{Resolver, TenantContext};
+use futures_util::FutureExt;
 use http::HeaderMap;
 use hyper::body::Incoming;
 use model::ids::EnvelopeId;
@@ -27,6 +29,7 @@ use crate::body::{Budget, ReadBody};
 use crate::decoder::Decoder;
 use crate::error::ApiError;
 use crate::health::Health;
+use crate::uncancelled::Uncancelled;
 use crate::{body, credentials, metrics};
 
 /// Bodies above this many bytes are decoded in a blocking section, so that the thread's other tasks go on elsewhere.
@@ -171,8 +174,10 @@ impl App {
             Some(envelope) => {
                 let cost = Cost { items: counts.billed(), bytes };
                 let stored = self.clone().pay_and_append(Arc::clone(&tenant), cost, received_at, envelope, items());
-                // In a task of its own: when a client goes away, each charge and each item must still get its end.
-                tokio::spawn(stored).await.map_err(|_panicked| ApiError::Defect)??
+                // When a client goes away, each charge and each item must still get its end. A panic is this request's
+                // alone.
+                let stored = Uncancelled::new(AssertUnwindSafe(stored).catch_unwind());
+                stored.await.map_err(|_panicked| ApiError::Defect)??
             }
             None => {
                 let rate_limit = self.charge_request(&tenant).await.map_err(|error| items().refused(error))?;

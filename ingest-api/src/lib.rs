@@ -23,3 +23,4 @@ pub mod operator;
 pub mod prices;
 pub mod routes;
 pub mod server;
+mod uncancelled;

@@ -46,6 +46,7 @@ pub(crate) fn settings(state: &State, bind: &str, port: u16) -> String {
          maxmemory-policy noeviction\n\
          appendonly yes\n\
          appendfsync everysec\n\
+         auto-aof-rewrite-min-size 512mb\n\
          save \"\"\n"
     ) + &users(state)
 }
