@@ -30,7 +30,7 @@ pub const MONTHS_MAX: usize = 2;
 #[derive(Debug, Default)]
 pub struct Batch {
     entries: Vec<EntryId>,
-    set_aside: Vec<(u32, Verdict)>,
+    withheld: Vec<(u32, Verdict)>,
     months: Vec<u32>,
     blocks: Vec<Block>,
     opened: Option<Instant>,
@@ -42,7 +42,7 @@ impl Batch {
     /// Adds an envelope's rows. With a verdict, adds only the entry, or its rows without the billing rows.
     pub fn add(&mut self, id: EntryId, envelope: &Envelope<'_>, verdict: Option<Verdict>, now: Instant) {
         if let Some(verdict) = verdict {
-            self.set_aside.push((self.entries.len() as u32, verdict));
+            self.withheld.push((self.entries.len() as u32, verdict));
         }
         if matches!(verdict, None | Some(Verdict::Repeated)) {
             let month = period(envelope.header.received_at);
@@ -127,7 +127,7 @@ impl Batch {
             is_prefix: oldest.is_none_or(|oldest| last.is_some_and(|last| *last < oldest)),
             targets: blocks.iter().map(|block| Target::from(block.table())).collect(),
             entries: self.entries,
-            set_aside: self.set_aside,
+            withheld: self.withheld,
             ..Intent::default()
         };
         (intent, blocks)
@@ -226,7 +226,7 @@ mod tests {
         let tables: Vec<_> = blocks.iter().map(|b| (b.table().name, b.rows())).collect();
         assert_eq!(tables, [("span", 1), ("billing_meter", 1)]);
         let targets = [&SPAN, &BILLING_METER].map(Target::from).to_vec();
-        assert_eq!((intent.targets, intent.set_aside), (targets, vec![(1, Verdict::Drop)]));
+        assert_eq!((intent.targets, intent.withheld), (targets, vec![(1, Verdict::Drop)]));
         assert_eq!(intent.entries, [EntryId::new(3, 0), EntryId::new(1, 0)], "in the order in which they were added");
     }
 

@@ -35,8 +35,8 @@ mod handover;
 mod insert;
 mod refused;
 mod retry;
-mod set_aside;
 mod stored;
+mod withhold;
 
 use insert::Inserted;
 
@@ -185,8 +185,8 @@ impl Deliverer {
                         }
                     }
                 }
-                Step::SetAside(intent) => {
-                    self.set_aside(&batch.id, &intent).await?;
+                Step::Withhold(intent) => {
+                    self.withhold(&batch.id, &intent).await?;
                     delivery.done();
                 }
                 Step::Commit(intent) => {

@@ -33,7 +33,7 @@ pub fn finished(shard: Shard, envelopes: usize) {
 }
 
 /// `tracebility_dead_letters_total{shard}`: entries moved to the dead letters.
-pub fn parked(shard: Shard, envelopes: usize) {
+pub fn dead_lettered(shard: Shard, envelopes: usize) {
     counter!("tracebility_dead_letters_total", "shard" => shard.number().to_string()).increment(envelopes as u64);
 }
 
@@ -73,10 +73,10 @@ pub fn stored_despite_error(table: &'static str) {
     counter!("tracebility_stored_despite_error_total", "table" => table).increment(1);
 }
 
-/// `tracebility_rejected_items_total{how}`: runs and spans of orgs over a monthly limit that were parked or dropped,
+/// `tracebility_withheld_items_total{how}`: runs and spans of orgs over a monthly limit that were parked or dropped,
 /// and `repeated` ones, which are not billed because they are a client's retry of a request that the shard had already.
-pub fn set_aside(how: &'static str, items: u64) {
-    counter!("tracebility_rejected_items_total", "how" => how).increment(items);
+pub fn withheld(how: &'static str, items: u64) {
+    counter!("tracebility_withheld_items_total", "how" => how).increment(items);
 }
 
 /// `tracebility_over_quota_stored_total`: envelopes of orgs over a monthly limit that were stored, because there was no

@@ -28,8 +28,8 @@ static ANNOUNCE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream
 static NOTE: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/note.lua")));
 static COMMIT: LazyLock<Script> =
     LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/commit.lua"))));
-static PARK: LazyLock<Script> =
-    LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/park.lua"))));
+static DEAD_LETTER: LazyLock<Script> =
+    LazyLock::new(|| owners(&format!("{DEAD_LETTER_LUA}\n{}", include_str!("stream/dead_letter.lua"))));
 static WAIT: LazyLock<Script> = LazyLock::new(|| owners(include_str!("stream/wait.lua")));
 static FIRST: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/first.lua")));
 static UNDER_WAY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("stream/under_way.lua")));
@@ -62,7 +62,7 @@ pub enum Write<'a> {
     /// Commit the batch. The descriptions are those of its refused entries, which become dead letters.
     Commit(&'a IntentId, &'a Intent, &'a [Description]),
     /// Move an entry that cannot be read to the dead letters.
-    Park(&'a Description),
+    DeadLetter(&'a Description),
 }
 
 /// The result of a change.
@@ -162,16 +162,16 @@ impl Stream {
             Write::Announce(..) => &ANNOUNCE,
             Write::Note(..) => &NOTE,
             Write::Commit(..) => &COMMIT,
-            Write::Park(_) => &PARK,
+            Write::DeadLetter(_) => &DEAD_LETTER,
         };
         let mut call = script.key(RedisKey::shard_lease(self.shard));
-        if !matches!(write, Write::Park(_)) {
+        if !matches!(write, Write::DeadLetter(_)) {
             call.key(RedisKey::shard_intent(self.shard));
         }
         if matches!(write, Write::Announce(..)) {
             call.key(RedisKey::shard_recent(self.shard));
         }
-        if matches!(write, Write::Commit(..) | Write::Park(_)) {
+        if matches!(write, Write::Commit(..) | Write::DeadLetter(_)) {
             call.key(&self.key).key(RedisKey::shard_dlq(self.shard)).key(RedisKey::shard_dlq_bytes(self.shard));
         }
         call.arg(owner.owner()).arg(owner.epoch());
@@ -196,7 +196,7 @@ impl Stream {
                     call.arg(entry.to_string());
                 }
             }
-            Write::Park(letter) => {
+            Write::DeadLetter(letter) => {
                 call.arg(self.dlq_bytes_max).arg(&letter.entry).arg(described(letter));
             }
         }

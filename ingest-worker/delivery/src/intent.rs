@@ -35,7 +35,7 @@ pub struct Intent {
     /// The tables (with versions) that the entries have rows for, in the order of insertion.
     pub targets: Vec<Target>,
     /// Entries that are not stored or not billed, by their index in `entries`, and what becomes of each. In order.
-    pub set_aside: Vec<(u32, Verdict)>,
+    pub withheld: Vec<(u32, Verdict)>,
     /// What became known after the body was written.
     pub noted: Noted,
 }
@@ -146,12 +146,12 @@ impl Intent {
         // The rows of a repeated request are stored again, because a change back to an earlier value is a change. They
         // are not billed again.
         let is_bill = piece.target.table == BILLING_METER.id;
-        let is_set_aside = move |entry: &u32| {
-            let found = self.set_aside.binary_search_by_key(entry, |(at, _)| *at);
-            found.is_ok_and(|at| is_bill || self.set_aside[at].1 != Verdict::Repeated)
+        let is_withheld = move |entry: &u32| {
+            let found = self.withheld.binary_search_by_key(entry, |(at, _)| *at);
+            found.is_ok_and(|at| is_bill || self.withheld[at].1 != Verdict::Repeated)
         };
         let is_left_out = move |entry: &u32| {
-            is_set_aside(entry)
+            is_withheld(entry)
                 || self.noted.refused.get(entry).is_some_and(|refused| place(refused.target) <= place_of_piece)
         };
         piece.entries.clone().filter(move |entry| !is_left_out(entry)).map(|entry| entry as usize)
@@ -233,8 +233,8 @@ impl Intent {
         for target in &self.targets {
             put_target(&mut out, *target);
         }
-        put(&mut out, self.set_aside.len() as u64);
-        for (entry, verdict) in &self.set_aside {
+        put(&mut out, self.withheld.len() as u64);
+        for (entry, verdict) in &self.withheld {
             put(&mut out, u64::from(*entry) << 2 | *verdict as u64);
         }
         out
@@ -254,17 +254,17 @@ impl Intent {
             Ok(EntryId::new(before as u64, seq))
         })?;
         let targets = reader.list(Reader::target)?;
-        let set_aside = reader.list(|r| {
+        let withheld = reader.list(|r| {
             let n = r.number()?;
             let entry = u32::try_from(n >> 2).map_err(|_| IntentError::Broken)?;
             let verdict = Verdict::ALL.into_iter().find(|verdict| *verdict as u64 == n & 3);
             Ok((entry, verdict.ok_or(IntentError::Broken)?))
         })?;
-        let mut intent = Self { entries, is_prefix: *is_prefix == 1, targets, set_aside, ..Self::default() };
+        let mut intent = Self { entries, is_prefix: *is_prefix == 1, targets, withheld, ..Self::default() };
         let count = intent.entries.len() as u32;
         let is_sound = reader.0.is_empty()
-            && intent.set_aside.iter().all(|(at, _)| *at < count)
-            && intent.set_aside.is_sorted_by_key(|(at, _)| *at);
+            && intent.withheld.iter().all(|(at, _)| *at < count)
+            && intent.withheld.is_sorted_by_key(|(at, _)| *at);
         if !is_sound {
             return Err(IntentError::Broken);
         }

@@ -83,7 +83,7 @@ enum What {
     /// The intent's notes from that number on.
     Note(usize, Vec<Vec<u8>>),
     Commit,
-    SetAside(Vec<u8>),
+    Withhold(Vec<u8>),
     Insert {
         table: u8,
         entries: Vec<EntryId>,
@@ -142,7 +142,7 @@ impl World {
             Step::Announce(intent) => What::Announce(intent.encode()),
             Step::Note(intent, first) => What::Note(first, intent.notes()[first..].iter().map(Note::encode).collect()),
             Step::Judge(..) => return None,
-            Step::SetAside(intent) => What::SetAside(intent.encode()),
+            Step::Withhold(intent) => What::Withhold(intent.encode()),
             Step::Commit(_) => What::Commit,
             Step::Insert(intent, piece) => insert(&intent, &piece),
         };
@@ -167,9 +167,9 @@ impl World {
             }
             // Parked envelopes are in a store of their org, which does not know the shard's lease. Parking the same
             // entry twice parks it once, and a released entry is not parked again.
-            What::SetAside(bytes) => {
+            What::Withhold(bytes) => {
                 let intent = Intent::decode(&bytes, NO_NOTES).unwrap();
-                let entries = intent.set_aside.iter().map(|(at, _)| intent.entries[*at as usize]);
+                let entries = intent.withheld.iter().map(|(at, _)| intent.entries[*at as usize]);
                 redis.parked.extend(entries.filter(|entry| !redis.released.contains_key(entry)));
             }
             _ if fenced => return Reply::Fenced,
@@ -330,9 +330,9 @@ impl Model for TwoWorkers {
             Action::Gather { worker, first, count, over } => {
                 let entries: Vec<EntryId> = world.redis.stream.iter().skip(first).take(count).copied().collect();
                 let over = entries.iter().position(|entry| over && *entry == OVER_QUOTA);
-                let set_aside = over.map(|at| (at as u32, Verdict::Park)).into_iter().collect();
+                let withheld = over.map(|at| (at as u32, Verdict::Park)).into_iter().collect();
                 let targets = TABLES.map(|table| Target { table, version: 1 }).to_vec();
-                let intent = Intent { entries, is_prefix: first == 0, targets, set_aside, ..Intent::default() };
+                let intent = Intent { entries, is_prefix: first == 0, targets, withheld, ..Intent::default() };
                 let guard = world.workers[worker].as_mut()?;
                 guard.batches += 1;
                 guard.delivery = Some(((guard.epoch, guard.batches), Delivery::new(intent)));

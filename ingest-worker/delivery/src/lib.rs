@@ -2,7 +2,7 @@
 //! driver reports the result of that step. All I/O is in the driver, the deliverer of `ingest-worker`.
 //!
 //! ```text
-//! Announce ─▶ Insert (target, piece) ─▶ … ─▶ SetAside ─▶ Commit ─▶ over
+//! Announce ─▶ Insert (target, piece) ─▶ … ─▶ Withhold ─▶ Commit ─▶ over
 //!               │        ▲        ▲
 //!       refused ▼        │        │ the table may be broken: try again
 //!              Note ─────┘        │
@@ -72,7 +72,7 @@ enum At {
     Judge {
         target: usize,
     },
-    SetAside,
+    Withhold,
     Commit,
     Over,
 }
@@ -91,7 +91,7 @@ pub enum Step {
     /// [`Delivery::try_again`].
     Judge(Arc<Intent>, Vec<Refused>),
     /// Set aside envelopes: park or drop those of orgs that are over a monthly limit, and count the repeated ones.
-    SetAside(Arc<Intent>),
+    Withhold(Arc<Intent>),
     /// Move refused entries to the dead letters, delete the batch's entries and forget the intent, all in one step.
     Commit(Arc<Intent>),
 }
@@ -129,7 +129,7 @@ impl Delivery {
             At::Judge { .. } => {
                 Some(Step::Judge(intent, self.suspects.iter().map(|suspect| suspect.refused).collect()))
             }
-            At::SetAside => Some(Step::SetAside(intent)),
+            At::Withhold => Some(Step::Withhold(intent)),
             At::Commit => Some(Step::Commit(intent)),
             At::Over => None,
         }
@@ -151,7 +151,7 @@ impl Delivery {
                 self.insert_or_later(target)
             }
             At::Judge { target } => At::Judge { target },
-            At::SetAside => At::Commit,
+            At::Withhold => At::Commit,
             At::Commit | At::Over => At::Over,
         }
     }
@@ -280,7 +280,7 @@ impl Delivery {
             self.stored.clear();
             self.refused_since_accepted = None;
         }
-        if self.intent.set_aside.is_empty() { At::Commit } else { At::SetAside }
+        if self.intent.withheld.is_empty() { At::Commit } else { At::Withhold }
     }
 
     /// While the table accepts rows: the first piece that is left. Otherwise a single entry, or else the largest piece,

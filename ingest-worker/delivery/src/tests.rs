@@ -62,7 +62,7 @@ fn run(mut delivery: Delivery, bad: impl Fn(u8, u32, usize) -> bool, broken: usi
                 assert!(first < intent.notes().len(), "a note of nothing");
                 outcome.done.push("note".into());
             }
-            Step::SetAside(_) => outcome.done.push("set aside".into()),
+            Step::Withhold(_) => outcome.done.push("withheld".into()),
         }
         delivery.done();
     }
@@ -92,10 +92,10 @@ fn only_the_bad_entry_is_left_out_and_is_not_billed() {
 #[test]
 fn entries_of_an_org_over_quota_are_inserted_nowhere() {
     let mut one = intent(2, &[2]);
-    one.set_aside = vec![(0, Verdict::Park)];
-    assert_eq!(run(Delivery::found(one.clone()), |_, _, _| false, 0).done, ["2:[1]", "set aside"]);
-    one.set_aside.push((1, Verdict::Drop));
-    assert_eq!(run(Delivery::found(one), |_, _, _| false, 0).done, ["set aside"]);
+    one.withheld = vec![(0, Verdict::Park)];
+    assert_eq!(run(Delivery::found(one.clone()), |_, _, _| false, 0).done, ["2:[1]", "withheld"]);
+    one.withheld.push((1, Verdict::Drop));
+    assert_eq!(run(Delivery::found(one), |_, _, _| false, 0).done, ["withheld"]);
 }
 
 #[test]

@@ -16,10 +16,10 @@ impl Deliverer {
     pub(crate) async fn dead_letter(&self, letter: &Description) -> Result<(), LeaseLost> {
         let (shard, entry, reason) = (self.stream.shard(), &letter.entry, &letter.detail);
         tracing::error!(shard = shard.number(), entry, reason, "an entry is not readable; it goes to the dead letters");
-        self.write("park an entry", Write::Park(letter)).await?;
+        self.write("move an entry to the dead letters", Write::DeadLetter(letter)).await?;
         self.ledger.refused_unread(letter.org, Outcome::DeadLettered, letter.reason.as_str());
         self.dead_letters.note(Source::Shard(shard), letter);
-        metrics::parked(shard, 1);
+        metrics::dead_lettered(shard, 1);
         Ok(())
     }
 
@@ -58,6 +58,6 @@ impl Deliverer {
             }
             self.dead_letters.note(Source::Shard(self.stream.shard()), letter);
         }
-        metrics::parked(self.stream.shard(), letters.len());
+        metrics::dead_lettered(self.stream.shard(), letters.len());
     }
 }

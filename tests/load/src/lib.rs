@@ -2,7 +2,7 @@
 //!
 //! * [`corpus`]: realistic spans, as OTLP requests, from a crate of its own, so that `instructions` builds quickly.
 //! * [`demo`]: what `cargo demo` sends and shows.
-//! * [`bench`]: what `just bench` measures, and how.
+//! * [`mod@bench`]: what `just bench` measures, and how.
 //! * [`table`]: tables of text.
 //! * [`client`]: a small HTTP client for the ingest API and for ClickHouse's HTTP interface.
 

@@ -15,11 +15,11 @@ fn intents() -> impl Strategy<Value = Intent> {
     (entries, any::<bool>(), vec(any::<(u32, usize)>(), 0..4), notes).prop_map(|(entries, is_prefix, aside, notes)| {
         let count = entries.len() as u32;
         let verdict = |n: usize| Verdict::ALL[n % Verdict::ALL.len()];
-        let mut set_aside: Vec<_> = aside.into_iter().map(|(at, n)| (at % count, verdict(n))).collect();
-        set_aside.sort_by_key(|(at, _)| *at);
-        set_aside.dedup_by_key(|(at, _)| *at);
+        let mut withheld: Vec<_> = aside.into_iter().map(|(at, n)| (at % count, verdict(n))).collect();
+        withheld.sort_by_key(|(at, _)| *at);
+        withheld.dedup_by_key(|(at, _)| *at);
         let targets = (1..4).map(target).collect();
-        let mut intent = Intent { entries, is_prefix, targets, set_aside, ..Intent::default() };
+        let mut intent = Intent { entries, is_prefix, targets, withheld, ..Intent::default() };
         for (is_cut, n, a, b) in notes {
             let note = if is_cut {
                 Note::Cut { target: target(n % 4), before: vec![1 + a % (count - 1), 1 + b % (count - 1)] }
@@ -94,7 +94,7 @@ fn an_insert_token_depends_on_the_version_and_the_included_entries() {
     let next = Piece { target: Target { version: 2, ..SPAN }, entries: 0..3 };
     assert_ne!(three().token("s", &next), token, "the same entries, other columns");
     let mut without = three();
-    without.set_aside.push((1, Verdict::Park));
+    without.withheld.push((1, Verdict::Park));
     assert_ne!(without.token("s", &whole), token, "the same ends, other rows");
     let mut earlier = three();
     earlier.note(refused(1, 1)).unwrap();
@@ -108,7 +108,7 @@ fn an_insert_token_depends_on_the_version_and_the_included_entries() {
 #[test]
 fn a_repeated_entry_is_stored_and_not_billed() {
     let mut intent = three();
-    intent.set_aside = vec![(0, Verdict::Drop), (1, Verdict::Repeated)];
+    intent.withheld = vec![(0, Verdict::Drop), (1, Verdict::Repeated)];
     let included = |table| {
         let target = Target { table, version: 1 };
         intent.included(&Piece { target, entries: 0..3 }).collect::<Vec<_>>()

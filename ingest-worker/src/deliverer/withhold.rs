@@ -17,17 +17,17 @@ use crate::metrics;
 use crate::stream::IntentId;
 
 /// How many entries are read in one round trip. Each may be as large as a request.
-const SET_ASIDE_ENTRIES: usize = 16;
+const WITHHOLD_ENTRIES: usize = 16;
 
 impl Deliverer {
     /// Parks envelopes, and counts per org what is parked, dropped or repeated. All of it may be done again: by the
     /// next owner of the shard, and also, late, by an earlier one.
-    pub(super) async fn set_aside(&self, id: &IntentId, intent: &Intent) -> Result<(), LeaseLost> {
+    pub(super) async fn withhold(&self, id: &IntentId, intent: &Intent) -> Result<(), LeaseLost> {
         let shard = self.stream.shard();
         let parked = quota::ParkedEnvelopes::new(self.redis.clone());
         let mut sums = BTreeMap::<Withheld, u64>::new();
         let mut repeated = BTreeMap::<(OrgId, i64), u64>::new();
-        for some in intent.set_aside.chunks(SET_ASIDE_ENTRIES) {
+        for some in intent.withheld.chunks(WITHHOLD_ENTRIES) {
             let entries: Vec<EntryId> = some.iter().map(|(at, _)| intent.entries[*at as usize]).collect();
             let found = self.fetch(&entries).await?;
             for (entry, (_, verdict)) in entries.into_iter().zip(some) {
@@ -63,16 +63,16 @@ impl Deliverer {
             tracing::warn!(org_id = %aside.org, items, "over its quota: {}", aside.how);
             let mut backoff = Backoff::new();
             while let Err(error) = quota::note(&self.redis, shard, &batch, aside, items).await {
-                self.wait_for_redis(&mut backoff, "note what is set aside", &error.into()).await?;
+                self.wait_for_redis(&mut backoff, "note what is withheld", &error.into()).await?;
             }
-            metrics::set_aside(aside.how.as_str(), items);
+            metrics::withheld(aside.how.as_str(), items);
         }
         for ((org, hour), items) in repeated {
             let mut backoff = Backoff::new();
             while let Err(error) = quota::note_repeated(&self.redis, shard, &batch, org, hour, items).await {
                 self.wait_for_redis(&mut backoff, "note what was sent again", &error.into()).await?;
             }
-            metrics::set_aside("repeated", items);
+            metrics::withheld("repeated", items);
         }
         Ok(())
     }
