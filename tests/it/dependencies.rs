@@ -24,8 +24,8 @@ fn listed(deny: &str, start: &str) -> Vec<String> {
     }
 }
 
-/// Whether one licence of each part of an SPDX expression is allowed. Parentheses are ignored, which may refuse what could
-/// be allowed, and not the other way round.
+/// Whether one licence of each part of an SPDX expression is allowed. Parentheses are ignored, which may refuse what
+/// could be allowed, and not the other way round.
 fn is_allowed(expression: &str, allowed: &[String]) -> bool {
     let expression = expression.replace(['(', ')'], "").replace('/', " OR ");
     expression.split(" AND ").all(|part| part.split(" OR ").any(|licence| allowed.iter().any(|a| a == licence.trim())))
