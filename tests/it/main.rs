@@ -7,6 +7,7 @@ mod cli;
 mod columns;
 mod crashes;
 mod cutover;
+mod demo;
 mod dependencies;
 mod derived;
 mod dlq;

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
+use model::trace::RunOp;
 use serde_json::{Value, json};
 use stack::{Endpoints, Layout};
 use uuid::Uuid;
@@ -184,8 +185,9 @@ async fn send_langsmith(http: &Http, ingest_url: &str, key: &str, n: usize) -> a
         (format!("patch.{llm}"), call),
         (format!("patch.{llm}.outputs"), json!({"role": "assistant", "content": "Mild.", "usage_metadata": usage})),
     ];
-    let post = send_multipart(http, ingest_url, key, &posts, format!("{chain} 1")).await?;
-    let patch = send_multipart(http, ingest_url, key, &patches, format!("{chain} 2")).await?;
+    let row = |op: RunOp| format!("{chain} {}", op as u8);
+    let post = send_multipart(http, ingest_url, key, &posts, row(RunOp::Post)).await?;
+    let patch = send_multipart(http, ingest_url, key, &patches, row(RunOp::Patch)).await?;
     Ok([post, patch])
 }
 
