@@ -8,6 +8,7 @@ use anyhow::{Context, bail};
 use crate::steps::Step;
 
 const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/baseline.txt");
+const TOOLS: &str = "# Tools: ";
 /// The only kind of processor that the checked-in counts are of.
 pub(crate) const ARCHITECTURE: &str = "x86_64";
 
@@ -19,15 +20,23 @@ pub(crate) fn read() -> anyhow::Result<Counts> {
     parse(&fs::read_to_string(PATH).context(PATH)?).context(PATH)
 }
 
+/// The tools that the file's counts were made with, as [`crate::count::tools`] names them.
+pub(crate) fn tools() -> anyhow::Result<String> {
+    let text = fs::read_to_string(PATH).context(PATH)?;
+    let tools = text.lines().find_map(|line| line.strip_prefix(TOOLS));
+    Ok(tools.context("tests/instructions/baseline.txt does not say by which tools; --save it")?.to_owned())
+}
+
 /// Replaces the file.
-pub(crate) fn write(counts: &[(Step, u64)]) -> anyhow::Result<()> {
-    fs::write(PATH, format(counts)).context(PATH)?;
+pub(crate) fn write(counts: &[(Step, u64)], tools: &str) -> anyhow::Result<()> {
+    fs::write(PATH, format(counts, tools)).context(PATH)?;
     println!("\nwritten to {PATH}");
     Ok(())
 }
 
-fn format(counts: &[(Step, u64)]) -> String {
-    let mut text = format!("# Instructions per span on {ARCHITECTURE}, by `just instructions --save`.\n");
+fn format(counts: &[(Step, u64)], tools: &str) -> String {
+    let mut text =
+        format!("# Instructions per span on {ARCHITECTURE}, by `just instructions --save`.\n{TOOLS}{tools}\n");
     for (step, count) in counts {
         _ = writeln!(text, "{} {count}", step.name());
     }
@@ -51,7 +60,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let counts: Counts = Step::ALL.into_iter().zip(1..).collect();
-        assert_eq!(parse(&format(&counts)).unwrap(), counts);
+        assert_eq!(parse(&format(&counts, "t")).unwrap(), counts);
         assert!(parse("gone 1\n").unwrap_err().to_string().contains("no step gone"));
         assert!(parse("walk\n").is_err() && parse("walk much\n").is_err());
     }

@@ -59,6 +59,18 @@ fn refs(said: &str) -> Option<u64> {
     count.trim().replace(',', "").parse().ok()
 }
 
+/// The versions of the tools that decide what is counted: valgrind and the C library.
+pub(crate) fn tools() -> anyhow::Result<String> {
+    let first_line = |program: &str| {
+        let output = Command::new(program).arg("--version").output();
+        let output = output.with_context(|| format!("{program} does not start; apt-get install valgrind libc-bin"))?;
+        anyhow::Ok(String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned())
+    };
+    // `ldd (Debian GLIBC 2.36-9+deb12u14) 2.36`
+    let libc = first_line("ldd")?;
+    Ok(format!("{}, glibc {}", first_line("valgrind")?, libc.rsplit(' ').next().unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

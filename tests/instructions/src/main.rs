@@ -78,7 +78,9 @@ fn main() -> anyhow::Result<ExitCode> {
     let counts = count::count(&steps)?;
     let changed = table(&before, &counts);
     if options.save {
-        baseline::write(&counts)?;
+        baseline::write(&counts, &count::tools()?)?;
+    } else if options.check && count::tools()? != baseline::tools()? {
+        println!("\nnot compared: the baseline was made with {}, and this is {}", baseline::tools()?, count::tools()?);
     } else if options.check && !changed.is_empty() {
         eprintln!("\n{}", advice(&changed));
         return Ok(ExitCode::FAILURE);
