@@ -180,6 +180,69 @@ async fn runs_are_captured_and_priced() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Rows as releases before one row per span wrote them: a call beside its span, and the run of a root span.
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_and_calls_of_earlier_releases_are_shown_once() -> anyhow::Result<()> {
+    let world = World::start().await?;
+    let org = world.org("earlier").await?;
+    let key = format!("'{0}', '{0}', '{0}'", org.org_id);
+    let times = "now64(9), now64(9)";
+    let insert =
+        async |into: &str, rows: String| world.clickhouse.text(&format!("INSERT INTO {into} VALUES {rows}")).await;
+    // Three root spans. The first two are of an earlier release, the second was sent again to this one.
+    let span = |id: u128, version: u8, received: u8, hash: &str| {
+        format!(
+            "({key}, '{0}', '{0}', 'root {id}', 'llm', 'in', 'otlp_json', {times}, now64(9) + {received}, {version}, unhex('{hash}'))",
+            uuid(id)
+        )
+    };
+    let (none, new) = ("00".repeat(16), "ab".repeat(16));
+    let spans = [span(1, 2, 0, &none), span(2, 2, 0, &none), span(2, 3, 1, &new), span(3, 3, 0, &new)];
+    insert(
+        "span (org_id, workspace_id, project_id, run_id, span_id, name, kind, inputs, source, start_time, end_time, \
+         received_at, schema_version, content_hash)",
+        spans.join(", "),
+    )
+    .await?;
+    let run = |id: u128| {
+        format!("({key}, '{0}', 2, {id}, '{0}', 'root {id}', 'llm', 'otlp_json', {times}, now64(9), 2)", uuid(id))
+    };
+    insert(
+        "run (org_id, workspace_id, project_id, run_id, op, op_hash, trace_id, name, kind, source, start_time, end_time, \
+         received_at, schema_version)",
+        [run(1), run(2)].join(", "),
+    )
+    .await?;
+    let call = |id: u128| {
+        let hash = "cd".repeat(16);
+        format!(
+            "({key}, '{0}', '{0}', 'llm', 'root {id}', '{{}}', unhex('{hash}'), 'otlp_json', {times}, now64(9), 1)",
+            uuid(id)
+        )
+    };
+    insert(
+        "replay_capture (org_id, workspace_id, project_id, run_id, span_id, kind, name, parameters, content_hash, source, \
+         start_time, end_time, received_at, schema_version)",
+        [call(1), call(2)].join(", "),
+    )
+    .await?;
+    let of = format!("(org = '{}') ORDER BY name", org.org_id);
+    let runs = world.clickhouse.rows(&format!("SELECT name, toUInt8(writes) AS writes FROM run_of{of}")).await?;
+    // The second has the row of the earlier release and the root span of this one.
+    assert_eq!(runs, [(1, 1), (2, 2), (3, 1)].map(|(id, n)| json!({"name": format!("root {id}"), "writes": n})));
+    let calls = world
+        .clickhouse
+        .rows(&format!("SELECT name, inputs, lower(hex(content_hash)) AS hash FROM replay_of{of}"))
+        .await?;
+    let hashes = ["cd", "ab", "ab"].map(|byte| byte.repeat(16));
+    let wanted: Vec<_> = (1..)
+        .zip(hashes)
+        .map(|(id, hash)| json!({"name": format!("root {id}"), "inputs": "in", "hash": hash}))
+        .collect();
+    assert_eq!(calls, wanted);
+    Ok(())
+}
+
 fn prices(date: &str, input: &str) -> String {
     format!(
         "source: ours\ndate: {date}\ncurrency: USD\nper_tokens: 1000000\n\

@@ -68,9 +68,9 @@ words! {
         OtlpJson = "otlp_json",
         /// A batch in JSON of our own protocol.
         Native = "native",
-        /// OTLP/gRPC.
+        /// OTLP over gRPC, whose messages are protobuf.
         OtlpGrpc = "otlp_grpc",
-        /// LangSmith's protocol.
+        /// LangSmith's own protocol: single runs, batches and multipart bodies.
         LangSmith = "langsmith",
     }
 }

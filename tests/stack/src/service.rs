@@ -38,9 +38,9 @@ pub struct Service {
 /// Both services on the same stores.
 #[derive(Debug)]
 pub struct Services {
-    /// `ingest-api`, ready.
+    /// `ingest-api`, which was ready when this was returned.
     pub api: Service,
-    /// `ingest-worker`, ready.
+    /// `ingest-worker`, which was ready when this was returned.
     pub worker: Service,
 }
 

@@ -46,12 +46,12 @@ impl Figure {
         }
     }
 
-    /// The smallest.
+    /// The smallest value of any round.
     pub(super) fn min(&self) -> f64 {
         self.values.iter().copied().min_by(f64::total_cmp).unwrap_or_default()
     }
 
-    /// The largest.
+    /// The largest value of any round.
     pub(super) fn max(&self) -> f64 {
         self.values.iter().copied().max_by(f64::total_cmp).unwrap_or_default()
     }

@@ -143,7 +143,7 @@ impl fmt::Display for Shape {
     }
 }
 
-/// One request.
+/// A request that is ready to be sent: its body, and whose it is.
 #[derive(Clone, Debug)]
 pub(super) struct Sending {
     pub(super) body: Bytes,
